@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what laos is built from: Debian 12, Debian 13 or Ubuntu 24.04 packages, nothing else.
+# Does nothing when all of them are there. Needs root, or sudo.
+set -euo pipefail
+
+packages=(
+  g++                   # C++20 compiler
+  cmake                 # build system, 3.25 or later
+  ninja-build           # runs the build
+  pkg-config            # finds PCRE2 and utf8proc
+  libdnnl-dev           # oneDNN: every matrix product
+  libhwy-dev            # Highway: SIMD kernels from one source for every instruction set
+  libyaml-cpp-dev       # recipes
+  nlohmann-json3-dev    # config.json, tokenizer.json, descriptions, --json
+  libcli11-dev          # command-line flags
+  libpcre2-dev          # the tokenizer's split expression
+  libutf8proc-dev       # the tokenizer's Unicode normalisation
+  libgtest-dev          # tests
+  libgmock-dev          # matchers for tests
+  libbenchmark-dev      # benchmarks
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  exit 0
+fi
+echo "installing: ${missing[*]}"
+sudo=()
+if ((EUID != 0)); then sudo=(sudo); fi
+"${sudo[@]}" apt-get update -qq
+DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
