@@ -1,0 +1,269 @@
+#include "model/checkpoint.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "core/error.h"
+#include "core/threads.h"
+#include "hf/model_tensors.h"
+
+namespace laos::model {
+namespace {
+
+constexpr int64_t kGrain = int64_t{1} << 18;  // elements a task converts
+
+// Elements of a float tensor as they lie in a file. is_finite looks at bits, so that a check costs
+// no conversion; to_float is exact for finite values. Both are plain integer and float arithmetic:
+// the loops below must vectorise, for they see every weight of a model.
+struct Bf16Element {
+  using Bits = uint16_t;
+  static bool is_finite(Bits bits) noexcept { return (bits & 0x7f80u) != 0x7f80u; }
+  static float to_float(Bits bits) noexcept { return bf16_to_float(bits); }
+};
+struct F16Element {
+  using Bits = uint16_t;
+  static bool is_finite(Bits bits) noexcept { return (bits & 0x7c00u) != 0x7c00u; }
+  // Exponent and mantissa moved to their places in f32, the difference of the exponents' biases
+  // multiplied back: right for subnormals too.
+  static float to_float(Bits bits) noexcept {
+    const float magnitude =
+        std::bit_cast<float>(static_cast<uint32_t>(bits & 0x7fffu) << 13) * 0x1p112f;
+    const uint32_t not_finite = is_finite(bits) ? 0u : 0x7f800000u;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | not_finite |
+                                static_cast<uint32_t>(bits & 0x8000u) << 16);
+  }
+};
+struct F32Element {
+  using Bits = uint32_t;
+  static bool is_finite(Bits bits) noexcept { return (bits & 0x7f800000u) != 0x7f800000u; }
+  static float to_float(Bits bits) noexcept { return std::bit_cast<float>(bits); }
+};
+
+// memcpy because file data has no alignment; compilers turn it into plain loads.
+template <class Element>
+typename Element::Bits bits_at(const std::byte* source, int64_t i) noexcept {
+  typename Element::Bits bits;
+  std::memcpy(&bits, source + i * static_cast<int64_t>(sizeof bits), sizeof bits);
+  return bits;
+}
+
+template <class Element>
+void widen(const std::byte* source, int64_t n, float* target) noexcept {
+  for (int64_t i = 0; i < n; ++i) target[i] = Element::to_float(bits_at<Element>(source, i));
+}
+
+// Index of the first element that is NaN or infinite, n when there is none.
+template <class Element>
+int64_t first_not_finite(const std::byte* source, int64_t n) noexcept {
+  constexpr int64_t kBlock = 4096;  // no early exit inside a block
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(n, begin + kBlock);
+    uint32_t bad = 0;
+    for (int64_t i = begin; i < end; ++i)
+      bad |= Element::is_finite(bits_at<Element>(source, i)) ? 0u : 1u;
+    if (bad == 0) continue;
+    for (int64_t i = begin; i < end; ++i)
+      if (!Element::is_finite(bits_at<Element>(source, i))) return i;
+  }
+  return n;
+}
+
+// f(Element{}) for the element type of `dtype`, which is F32, BF16 or F16.
+template <class F>
+auto with_element(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f(Bf16Element{});
+  if (dtype == DType::kF16) return f(F16Element{});
+  LAOS_ASSERT(dtype == DType::kF32);
+  return f(F32Element{});
+}
+
+enum class Check { kNone, kFinite };
+
+// Elements [begin, end) of `tensor`, checked and, unless `target` is null, widened to f32.
+void read_elements(const TensorView& tensor, int64_t begin, int64_t end, Check check,
+                   float* target) {
+  with_element(tensor.dtype, [&](auto element) {
+    using Element = decltype(element);
+    parallel_for_ranges(end - begin, kGrain, [&](int64_t from, int64_t to) {
+      const std::byte* source =
+          tensor.data + (begin + from) * static_cast<int64_t>(sizeof(typename Element::Bits));
+      const int64_t n = to - from;
+      if (target != nullptr) widen<Element>(source, n, target + from);
+      if (check == Check::kNone) return;
+      const int64_t bad = first_not_finite<Element>(source, n);
+      if (bad == n) return;
+      const int64_t index = begin + from + bad;
+      const int64_t cols = tensor.shape.back();
+      throw Error(ErrorCode::kNumeric,
+                  {.what = "a weight is NaN or infinite",
+                   .where = tensor.name + ", row " + std::to_string(index / cols) + ", column " +
+                            std::to_string(index % cols),
+                   .fix = "download the checkpoint again, or use one that was trained to the end"});
+    });
+  });
+}
+
+Mat<float> load_finite(const TensorView& tensor) {
+  const bool is_vector = tensor.shape.size() == 1;
+  Mat<float> result(is_vector ? 1 : tensor.shape[0], tensor.shape.back());
+  read_elements(tensor, 0, result.size(), Check::kFinite, result.data());
+  return result;
+}
+
+std::string layer_tensor(int64_t layer_idx, std::string_view path) {
+  return "model.layers." + std::to_string(layer_idx) + "." + std::string(path) + ".weight";
+}
+
+bool is_float(DType dtype) noexcept {
+  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
+}
+
+// At most this many problems of a kind are listed: a config of another size makes all tensors
+// wrong.
+constexpr size_t kMaxListed = 100;
+
+void throw_if_any(const std::vector<Problem>& problems, ErrorCode code) {
+  if (problems.empty()) return;
+  std::vector<Problem> listed(
+      problems.begin(),
+      problems.begin() + static_cast<int64_t>(std::min(problems.size(), kMaxListed)));
+  if (problems.size() > kMaxListed)
+    listed.push_back(
+        {.what = "and " + std::to_string(problems.size() - kMaxListed) + " problems more",
+         .where = "",
+         .fix = ""});
+  throw Error(code, std::move(listed));
+}
+
+bool is_rotary_buffer(const std::string& name) noexcept {
+  return name.ends_with("rotary_emb.inv_freq");
+}
+
+void check_tensors(const std::filesystem::path& directory, const hf::Config& config,
+                   const io::TensorFiles& files) {
+  std::vector<Problem> format, shape;
+  std::set<std::string> expected;
+  for (const hf::WeightModule& module : hf::weight_modules(config)) {
+    const std::string name = module.weight_name();
+    expected.insert(name);
+    const bool is_tied_head =
+        module.kind == hf::WeightModule::Kind::kHead && config.tie_word_embeddings;
+    if (is_tied_head) continue;  // may be there, and is not read
+    const TensorView* tensor = files.find(name);
+    if (tensor == nullptr) {
+      format.push_back(
+          {.what = "the tensor " + name + " is missing",
+           .where = directory.string(),
+           .fix = module.kind == hf::WeightModule::Kind::kHead
+                      ? "set tie_word_embeddings to true if the model shares it with embed_tokens"
+                      : "check that config.json belongs to these weights"});
+      continue;
+    }
+    const std::string where = files.file_of(name) + ": " + name;
+    if (!is_float(tensor->dtype))
+      format.push_back(
+          {.what = "the dtype " + std::string(to_string(tensor->dtype)) + " is not a float",
+           .where = where,
+           .fix = "use the float checkpoint (BF16, F16 or F32)"});
+    if (tensor->shape != module.shape)
+      shape.push_back({.what = "the shape is " + to_string(tensor->shape) +
+                               ", config.json implies " + to_string(module.shape),
+                       .where = where,
+                       .fix = "check that config.json belongs to these weights"});
+  }
+  for (const auto& [name, tensor] : files.tensors())
+    if (!expected.contains(name) && !is_rotary_buffer(name))
+      format.push_back(
+          {.what = "the tensor is not part of a " + config.architecture + " of this config",
+           .where = files.file_of(name) + ": " + name,
+           .fix = "check that config.json belongs to these weights"});
+  throw_if_any(format, ErrorCode::kFormat);
+  throw_if_any(shape, ErrorCode::kShape);
+}
+
+}  // namespace
+
+std::string_view path_of(Linear linear) noexcept {
+  static constexpr std::array<std::string_view, kNumLinears> kPaths = {
+      "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+      "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+  return kPaths[static_cast<size_t>(linear)];
+}
+
+std::string name_of(int64_t layer_idx, Linear linear) {
+  return "model.layers." + std::to_string(layer_idx) + "." + std::string(path_of(linear));
+}
+
+int64_t out_features(const hf::Config& config, Linear linear) noexcept {
+  switch (linear) {
+    case Linear::kQProj:
+      return config.num_attention_heads * config.head_dim;
+    case Linear::kKProj:
+    case Linear::kVProj:
+      return config.num_key_value_heads * config.head_dim;
+    case Linear::kGateProj:
+    case Linear::kUpProj:
+      return config.intermediate_size;
+    case Linear::kOProj:
+    case Linear::kDownProj:
+      break;
+  }
+  return config.hidden_size;
+}
+
+int64_t in_features(const hf::Config& config, Linear linear) noexcept {
+  if (linear == Linear::kOProj) return config.num_attention_heads * config.head_dim;
+  if (linear == Linear::kDownProj) return config.intermediate_size;
+  return config.hidden_size;
+}
+
+Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
+  Checkpoint checkpoint;
+  checkpoint.directory_ = directory;
+  checkpoint.config_ = hf::read_config(directory);
+  checkpoint.files_ = io::TensorFiles::open(directory, "model");
+  check_tensors(directory, checkpoint.config_, checkpoint.files_);
+  return checkpoint;
+}
+
+LayerWeights Checkpoint::load_layer(int64_t layer_idx) const {
+  LAOS_ASSERT(layer_idx >= 0 && layer_idx < config_.num_hidden_layers);
+  const auto load = [&](std::string_view path) {
+    return load_finite(files_.at(layer_tensor(layer_idx, path)));
+  };
+  LayerWeights weights;
+  for (const Linear linear : kAllLinears) weights[linear] = load(path_of(linear));
+  weights.input_layernorm = load("input_layernorm");
+  weights.post_attention_layernorm = load("post_attention_layernorm");
+  weights.q_norm = load("self_attn.q_norm");
+  weights.k_norm = load("self_attn.k_norm");
+  return weights;
+}
+
+TensorView Checkpoint::embed_tokens() const { return files_.at("model.embed_tokens.weight"); }
+
+TensorView Checkpoint::lm_head() const {
+  return config_.tie_word_embeddings ? embed_tokens() : files_.at("lm_head.weight");
+}
+
+Mat<float> Checkpoint::final_norm() const { return load_finite(files_.at("model.norm.weight")); }
+
+void Checkpoint::check_head_finite() const {
+  std::vector<TensorView> tensors = {embed_tokens(), files_.at("model.norm.weight")};
+  if (!config_.tie_word_embeddings) tensors.push_back(lm_head());
+  for (const TensorView& tensor : tensors)
+    read_elements(tensor, 0, num_elements(tensor.shape), Check::kFinite, nullptr);
+}
+
+Mat<float> rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end) {
+  LAOS_ASSERT(tensor.shape.size() == 2 && begin >= 0 && begin <= end && end <= tensor.shape[0]);
+  const int64_t cols = tensor.shape[1];
+  Mat<float> rows(end - begin, cols);
+  read_elements(tensor, begin * cols, end * cols, Check::kNone, rows.data());
+  return rows;
+}
+
+}  // namespace laos::model

@@ -1,0 +1,251 @@
+#include "hf/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "support/synthetic.h"
+#include "support/temporary_directory.h"
+
+namespace laos::hf {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using Json = nlohmann::json;
+
+// What transformers 4 writes for Qwen3-8B.
+Json qwen3_8b() {
+  return Json::parse(R"({
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+    "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu",
+    "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 12288,
+    "max_position_embeddings": 40960, "max_window_layers": 36, "model_type": "qwen3",
+    "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06, "rope_scaling": null, "rope_theta": 1000000, "sliding_window": null,
+    "tie_word_embeddings": false, "torch_dtype": "bfloat16", "transformers_version": "4.51.0",
+    "use_cache": true, "use_sliding_window": false, "vocab_size": 151936})");
+}
+
+Config read_text_as_config(const std::string& text) {
+  const test::TemporaryDirectory dir;
+  std::ofstream(dir / "config.json") << text;
+  return read_config(dir.path());
+}
+Config read(const Json& json) { return read_text_as_config(json.dump()); }
+
+// The 8B config with one field changed; null removes it.
+Json with(const std::string& field, const Json& value) {
+  Json json = qwen3_8b();
+  if (value.is_null())
+    json.erase(field);
+  else
+    json[field] = value;
+  return json;
+}
+
+std::string problem_of_text(const std::string& text, ErrorCode code) {
+  try {
+    read_text_as_config(text);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    EXPECT_THAT(error.what(), HasSubstr("config.json"));
+    return error.what();
+  }
+  return "";
+}
+std::string problem(const Json& json, ErrorCode code) { return problem_of_text(json.dump(), code); }
+
+TEST(ReadConfig, ReadsWhatTransformers4Writes) {
+  const Config config = read(qwen3_8b());
+  EXPECT_EQ(config.architecture, "Qwen3ForCausalLM");
+  EXPECT_EQ(config.hidden_size, 4096);
+  EXPECT_EQ(config.intermediate_size, 12288);
+  EXPECT_EQ(config.num_hidden_layers, 36);
+  EXPECT_EQ(config.num_attention_heads, 32);
+  EXPECT_EQ(config.num_key_value_heads, 8);
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_EQ(config.vocab_size, 151936);
+  EXPECT_EQ(config.max_position_embeddings, 40960);
+  EXPECT_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_EQ(config.rope_theta, 1e6);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_EQ(config.dtype, DType::kBF16);
+  EXPECT_EQ(config.eos_token_id, 151645);
+}
+
+TEST(ReadConfig, ReadsTheSameFromWhatTransformers5Writes) {
+  Json json = qwen3_8b();
+  for (const char* field : {"rope_theta", "rope_scaling", "torch_dtype"}) json.erase(field);
+  json["rope_parameters"] = {{"rope_theta", 1e6}, {"rope_type", "default"}};
+  json["dtype"] = "float16";
+  json["layer_types"] = std::vector<std::string>(36, "full_attention");
+  json["pad_token_id"] = nullptr;
+  const Config config = read(json);
+  EXPECT_EQ(config.rope_theta, 1e6);
+  EXPECT_EQ(config.dtype, DType::kF16);
+}
+
+TEST(ReadConfig, GivesAbsentFieldsTheDefaultsOfQwen3) {
+  Json json = qwen3_8b();
+  for (const char* field :
+       {"rope_theta", "rope_scaling", "rms_norm_eps", "head_dim", "tie_word_embeddings",
+        "eos_token_id", "max_position_embeddings", "attention_bias", "hidden_act"})
+    json.erase(field);
+  const Config config = read(json);
+  EXPECT_EQ(config.rope_theta, 10000.0);
+  EXPECT_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_EQ(config.eos_token_id, -1);
+  EXPECT_EQ(config.max_position_embeddings, 32768);
+}
+
+TEST(ReadConfig, TakesTheFirstOfSeveralEndTokens) {
+  EXPECT_EQ(read(with("eos_token_id", {151645, 151643})).eos_token_id, 151645);
+  EXPECT_THAT(problem(with("eos_token_id", "x"), ErrorCode::kFormat), HasSubstr("eos_token_id"));
+  EXPECT_THAT(problem(with("eos_token_id", -5), ErrorCode::kFormat), HasSubstr("eos_token_id"));
+}
+
+TEST(ReadConfig, NamesKnownArchitecturesWhenItRefusesOne) {
+  EXPECT_THAT(problem(with("architectures", {"LlamaForCausalLM"}), ErrorCode::kUnsupported),
+              AllOf(HasSubstr("LlamaForCausalLM"), HasSubstr("Qwen3ForCausalLM")));
+  EXPECT_THAT(problem(with("architectures", nullptr), ErrorCode::kFormat),
+              HasSubstr("architectures: is missing"));
+  EXPECT_THAT(problem(with("architectures", Json::array()), ErrorCode::kFormat),
+              HasSubstr("list of one string"));
+  EXPECT_THAT(problem(with("architectures", "Qwen3ForCausalLM"), ErrorCode::kFormat),
+              HasSubstr("list of one string"));
+}
+
+TEST(ReadConfig, RefusesEveryVariantThatComputesSomethingElse) {
+  const std::vector<std::tuple<std::string, Json, std::string>> cases = {
+      {"use_sliding_window", true, "sliding-window"},
+      {"attention_bias", true, "biases"},
+      {"hidden_act", "gelu", "\"gelu\""},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}, "\"yarn\""},
+      {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}, "\"linear\""},
+      {"rope_scaling", {{"factor", 4.0}}, "rope scaling"},
+      {"rope_parameters", {{"rope_type", "dynamic"}, {"rope_theta", 1e6}}, "\"dynamic\""},
+      {"rope_parameters",
+       {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}},
+       "partial_rotary_factor"},
+      {"rope_parameters", {{"full_attention", {{"rope_theta", 1e6}}}}, "per layer type"},
+      {"torch_dtype", "float8_e4m3fn", "float8_e4m3fn"},
+      {"quantization_config", {{"quant_method", "gptq"}}, "already quantized"},
+  };
+  for (const auto& [field, value, message] : cases)
+    EXPECT_THAT(problem(with(field, value), ErrorCode::kUnsupported),
+                AllOf(HasSubstr(message), HasSubstr(field)))
+        << field;
+  Json types = qwen3_8b();
+  types["layer_types"] = std::vector<std::string>(36, "full_attention");
+  types["layer_types"][7] = "sliding_attention";
+  EXPECT_THAT(problem(types, ErrorCode::kUnsupported), HasSubstr("sliding_attention"));
+}
+
+TEST(ReadConfig, AcceptsVariantsThatAreSwitchedOff) {
+  EXPECT_NO_THROW(read(with("rope_scaling", {{"rope_type", "default"}})));
+  EXPECT_NO_THROW(read(with("sliding_window", 4096)));  // counts only with use_sliding_window
+}
+
+TEST(ReadConfig, RefusesMissingAndSenselessSizes) {
+  for (const char* field : {"hidden_size", "intermediate_size", "num_hidden_layers",
+                            "num_attention_heads", "num_key_value_heads", "vocab_size"}) {
+    EXPECT_THAT(problem(with(field, nullptr), ErrorCode::kFormat),
+                HasSubstr(std::string(field) + ": is missing"));
+    for (const Json& value :
+         {Json(0), Json(-1), Json(int64_t{1} << 40), Json(std::numeric_limits<uint64_t>::max()),
+          Json(1.5), Json("4096"), Json(true), Json::array({4096}), Json(1e300)})
+      EXPECT_THAT(problem(with(field, value), ErrorCode::kFormat), HasSubstr(field)) << value;
+  }
+}
+
+TEST(ReadConfig, RefusesWrongTypesAndValues) {
+  const std::vector<std::pair<std::string, Json>> cases = {
+      {"rms_norm_eps", "x"},
+      {"rms_norm_eps", 0.0},
+      {"rms_norm_eps", -1e-6},
+      {"rope_theta", 0},
+      {"rope_theta", "1e6"},
+      {"tie_word_embeddings", 1},
+      {"torch_dtype", 16},
+      {"torch_dtype", nullptr},
+      {"layer_types", "full_attention"},
+      {"use_sliding_window", "yes"},
+      {"rope_scaling", "yarn"},
+      {"head_dim", 127},
+      {"num_key_value_heads", 5},
+      {"attention_bias", "none"},
+      {"layer_types", {"full_attention"}},
+  };
+  for (const auto& [field, value] : cases)
+    EXPECT_THAT(problem(with(field, value), ErrorCode::kFormat), HasSubstr(field))
+        << field << " " << value;
+}
+
+TEST(ReadConfig, RefusesOldAndNewSpellingsThatDisagree) {
+  EXPECT_THAT(problem(with("dtype", "float32"), ErrorCode::kFormat), HasSubstr("differs"));
+  EXPECT_NO_THROW(read(with("dtype", "bfloat16")));
+  EXPECT_THAT(problem(with("rope_parameters", {{"rope_theta", 5.0}, {"rope_type", "default"}}),
+                      ErrorCode::kFormat),
+              HasSubstr("differs"));
+}
+
+TEST(ReadConfig, ListsAllProblemsOfAKindAtOnce) {
+  Json json = with("hidden_size", "x");
+  json["vocab_size"] = -3;
+  json.erase("intermediate_size");
+  EXPECT_THAT(problem(json, ErrorCode::kFormat),
+              AllOf(HasSubstr("3 problems"), HasSubstr("hidden_size"), HasSubstr("vocab_size"),
+                    HasSubstr("intermediate_size")));
+  json["attention_bias"] = true;
+  json["use_sliding_window"] = true;
+  EXPECT_THAT(problem(json, ErrorCode::kUnsupported), HasSubstr("2 problems"));
+}
+
+TEST(ReadConfig, RefusesMalformedFiles) {
+  for (const std::string& text : std::vector<std::string>{
+           "", "{", "[]", "null", "3", "{\"a\":\"\xff\"}", "{\"hidden_size\": NaN}"})
+    EXPECT_NE(problem_of_text(text, ErrorCode::kFormat), "") << text;
+  EXPECT_NE(problem_of_text(std::string(200'000, '['), ErrorCode::kFormat), "");
+  EXPECT_NE(problem_of_text("{\"a\":" + std::string(200'000, '['), ErrorCode::kFormat), "");
+  EXPECT_NE(problem_of_text(std::string(2'000'000, ' ') + "{}", ErrorCode::kIo), "");
+}
+
+TEST(ReadConfig, RefusesAKeyThatStandsTwice) {
+  std::string text = qwen3_8b().dump();
+  text.insert(1, R"("hidden_size":8,)");
+  EXPECT_THAT(problem_of_text(text, ErrorCode::kFormat), HasSubstr("\"hidden_size\" stands twice"));
+}
+
+TEST(ReadConfig, ReportsAMissingFile) {
+  const test::TemporaryDirectory dir;
+  try {
+    read_config(dir.path());
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIo);
+    EXPECT_THAT(error.what(), HasSubstr("config.json"));
+  }
+}
+
+TEST(ReadConfig, ReadsSyntheticConfigsOfBothSpellings) {
+  for (const bool transformers5 : {false, true}) {
+    const test::TemporaryDirectory dir;
+    const Config expected = test::qwen3_config("tiny", 3, 300);
+    test::write_synthetic({.config = expected, .transformers5 = transformers5}, dir.path());
+    const Config config = read_config(dir.path());
+    EXPECT_EQ(config.hidden_size, expected.hidden_size);
+    EXPECT_EQ(config.num_hidden_layers, 3);
+    EXPECT_EQ(config.vocab_size, 300);
+    EXPECT_EQ(config.rope_theta, 1e6);
+    EXPECT_EQ(config.eos_token_id, 256);
+  }
+}
+
+}  // namespace
+}  // namespace laos::hf
