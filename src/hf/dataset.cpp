@@ -1,0 +1,202 @@
+#include "hf/dataset.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+#include "core/threads.h"
+#include "hf/jsonl.h"
+#include "io/file.h"
+
+namespace laos::hf {
+namespace {
+
+namespace fs = std::filesystem;
+
+using Samples = std::vector<std::vector<int32_t>>;
+
+constexpr size_t kMaxFileBytes = size_t{4} << 30;
+constexpr size_t kMaxProblems = 20;
+constexpr std::string_view kTextField = "inputs_pretokenized";
+
+struct Text {
+  std::string text;
+  std::string where;
+};
+
+// Problems of a file's lines or items, the first of them spelled out.
+class LineProblems {
+ public:
+  void add(Problem problem) {
+    if (++count_ <= kMaxProblems) problems_.add(std::move(problem));
+  }
+  void throw_if_any(const std::string& file) {
+    if (count_ > kMaxProblems)
+      problems_.add({std::to_string(count_ - kMaxProblems) + " more problems", file, ""});
+    problems_.throw_if_any(ErrorCode::kData);
+  }
+
+ private:
+  Problems problems_;
+  size_t count_ = 0;
+};
+
+io::MappedFile open_file(const fs::path& file) {
+  io::MappedFile mapped(file);
+  if (mapped.bytes().size() > kMaxFileBytes)
+    throw Error(ErrorCode::kData, {.what = "the file has more than 4 GiB",
+                                   .where = file.string(),
+                                   .fix = "use a part of it"});
+  return mapped;
+}
+
+std::string_view text_of(const io::MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t\r") == std::string_view::npos;
+}
+
+std::vector<Text> jsonl_texts(std::string_view lines, const std::string& file,
+                              LineProblems& problems) {
+  std::vector<Text> texts;
+  for (int64_t number = 1; !lines.empty(); ++number) {
+    std::string_view line = lines.substr(0, lines.find('\n'));
+    lines.remove_prefix(std::min(lines.size(), line.size() + 1));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (is_blank(line)) continue;
+    std::string where = file + ":" + std::to_string(number);
+    try {
+      std::optional<std::string> text = string_field(line, kTextField, where);
+      texts.push_back({text ? std::move(*text) : std::string(line), std::move(where)});
+    } catch (const Error& error) {
+      for (const Problem& problem : error.problems()) problems.add(problem);
+    }
+  }
+  return texts;
+}
+
+std::vector<Text> json_texts(std::string_view json, const std::string& file) {
+  std::vector<Text> texts;
+  for (std::string& text : string_list(json, file))
+    texts.push_back({std::move(text), file + ": item " + std::to_string(texts.size())});
+  return texts;
+}
+
+Samples encode_all(const std::vector<Text>& texts, const Tokenizer& tokenizer,
+                   LineProblems& problems) {
+  Samples samples(texts.size());
+  std::vector<std::optional<Problem>> found(texts.size());
+  parallel_for(std::ssize(texts), [&](int64_t i) {
+    const auto index = static_cast<size_t>(i);
+    const Text& text = texts[index];
+    try {
+      samples[index] = tokenizer.encode(text.text);
+      if (samples[index].empty())
+        found[index] = {"a sample of no tokens", text.where, "remove it, or give it text"};
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kData) throw;
+      found[index] = error.problems().front();
+      found[index]->where = text.where;
+    }
+  });
+  for (std::optional<Problem>& problem : found)
+    if (problem) problems.add(std::move(*problem));
+  return samples;
+}
+
+// The tokens of a whole text file; problems carry the file's name.
+std::vector<int32_t> encode_file(const fs::path& file, const Tokenizer& tokenizer) {
+  const io::MappedFile mapped = open_file(file);
+  try {
+    return tokenizer.encode(text_of(mapped));
+  } catch (const Error& error) {
+    std::vector<Problem> problems = error.problems();
+    for (Problem& problem : problems)
+      problem.where = file.string() + (problem.where.empty() ? "" : ": " + problem.where);
+    throw Error(error.code(), std::move(problems));
+  }
+}
+
+// Cuts of `length` tokens; the last may be shorter.
+Samples cut(const std::vector<int32_t>& ids, int64_t length) {
+  Samples cuts;
+  for (auto begin = ids.begin(); begin != ids.end();) {
+    const auto end = begin + std::min<int64_t>(length, ids.end() - begin);
+    cuts.emplace_back(begin, end);
+    begin = end;
+  }
+  return cuts;
+}
+
+bool is_file(const fs::path& path) {
+  std::error_code ignored;  // what cannot be looked at is no file to us
+  return fs::is_regular_file(path, ignored);
+}
+
+}  // namespace
+
+fs::path find_dataset(const std::string& dataset, const fs::path& recipe_directory,
+                      const std::vector<fs::path>& calib_directories) {
+  std::vector<fs::path> places = {dataset};
+  if (!fs::path(dataset).is_absolute()) {
+    if (!recipe_directory.empty()) places.push_back(recipe_directory / dataset);
+    for (const fs::path& directory : calib_directories) places.push_back(directory / dataset);
+  }
+  std::string tried;
+  for (const fs::path& place : places) {
+    if (is_file(place)) return place;
+    tried += (tried.empty() ? "" : ", ") + place.string();
+  }
+  throw Error(ErrorCode::kData, {.what = "dataset \"" + dataset + "\" not found",
+                                 .where = "tried " + tried,
+                                 .fix = "give its path, or put it in one of these places"});
+}
+
+Samples load_samples(const fs::path& file, const Tokenizer& tokenizer, int64_t seq_len) {
+  LAOS_ASSERT(seq_len > 0);
+  const fs::path suffix = file.extension();
+  Samples samples;
+  LineProblems problems;
+  if (suffix == ".jsonl") {
+    const io::MappedFile mapped = open_file(file);
+    samples =
+        encode_all(jsonl_texts(text_of(mapped), file.string(), problems), tokenizer, problems);
+  } else if (suffix == ".json") {
+    const io::MappedFile mapped = open_file(file);
+    samples = encode_all(json_texts(text_of(mapped), file.string()), tokenizer, problems);
+  } else if (suffix == ".txt") {
+    samples = cut(encode_file(file, tokenizer), seq_len);
+    if (!samples.empty() && samples.back().size() < 2 && seq_len > 1) samples.pop_back();
+  } else {
+    throw Error(ErrorCode::kData, {.what = "a dataset cannot end in \"" + suffix.string() + "\"",
+                                   .where = file.string(),
+                                   .fix = "use a .jsonl, .json or .txt file"});
+  }
+  problems.throw_if_any(file.string());
+  if (samples.empty())
+    throw Error(ErrorCode::kData, {.what = "the dataset has no samples",
+                                   .where = file.string(),
+                                   .fix = "use a file with text in it"});
+  return samples;
+}
+
+Samples token_windows(const fs::path& text_file, const Tokenizer& tokenizer, int64_t seq_len) {
+  LAOS_ASSERT(seq_len > 0);
+  const std::vector<int32_t> ids = encode_file(text_file, tokenizer);
+  Samples windows = cut(ids, seq_len);
+  if (!windows.empty() && std::ssize(windows.back()) < seq_len) windows.pop_back();
+  if (windows.empty())
+    throw Error(ErrorCode::kData,
+                {.what = "the text has " + std::to_string(ids.size()) +
+                         " tokens, less than one window of " + std::to_string(seq_len),
+                 .where = text_file.string(),
+                 .fix = "use more text or shorter windows"});
+  return windows;
+}
+
+}  // namespace laos::hf
