@@ -1,0 +1,31 @@
+// Matrix products. oneDNN appears in this folder only.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+
+namespace laos::linalg {
+
+enum class Trans { kNo, kYes };
+
+// c = alpha * op(a) * op(b) + beta * c, with op(x) = x or its transpose; op(a) [m, k], op(b) [k,
+// n], c [m, n]; c must not overlap a or b. f32 products accumulate in f32. Deterministic: work is
+// cut into tiles by shape alone and each tile is one thread's, so that any number of threads gives
+// the same bits. Called inside a parallel_for task it runs on that task's thread.
+void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, MatView<const float> b,
+          float beta, MatView<float> c);
+// The definition: three loops, f64. For tests and for the gradients' truth.
+void gemm(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,
+          MatView<const double> b, double beta, MatView<double> c);
+
+// The same as one call on the calling thread, for products small enough to be one task among many.
+void gemm_one_thread(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a,
+                     MatView<const float> b, float beta, MatView<float> c);
+void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,
+                     MatView<const double> b, double beta, MatView<double> c);
+
+// c [n, n] = aᵀ a for a [k, n]; half the work of gemm.
+void gram(MatView<const float> a, MatView<float> c);
+
+}  // namespace laos::linalg

@@ -1,0 +1,196 @@
+#include "linalg/hadamard.h"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <string_view>
+
+#include "core/threads.h"
+#include "linalg/onednn.h"
+
+namespace laos::linalg {
+namespace {
+
+// Orders that a dimension may factor into, largest first (spec 6.2).
+constexpr std::array<int64_t, 15> kOrders = {200, 172, 160, 156, 140, 136, 108, 76,
+                                             60,  52,  40,  36,  28,  20,  12};
+
+// First rows of the four symmetric circulants of Williamson's construction.
+struct Williamson {
+  int64_t order;
+  std::array<std::string_view, 4> rows;
+};
+constexpr std::array kWilliamson = {
+    Williamson{20, {"+----", "+----", "++--+", "+-++-"}},
+    Williamson{28, {"+------", "++----+", "+-+--+-", "+--++--"}},
+    Williamson{36, {"++------+", "+-+----+-", "+--+--+--", "+---++---"}},
+    Williamson{52, {"+-+--++++--+-", "+---++++++---", "++-+--++--+-+", "+----+--+----"}},
+    Williamson{60, {"++-++-+--+-++-+", "++-++++--++++-+", "++-++------++-+", "+-+---++++---+-"}},
+    Williamson{
+        68, {"+-++-+++--+++-++-", "+--+-++++++++-+--", "++-+---+--+---+-+", "+---+++----+++---"}},
+    Williamson{76,
+               {"++--+-++++++++-+--+", "+-+---++++++++---+-", "++-++--+-++-+--++-+",
+                "++--+++-+--+-+++--+"}},
+    Williamson{108,
+               {"+---+++++-+-++++-+-+++++---", "+---+++++-+-++++-+-+++++---",
+                "+--+--+-+++--++--+++-+--+--", "+++-++-+---++--++---+-++-++"}},
+    Williamson{
+        156,
+        {"+++--+-+-----+--++----++--+-----+-+--++", "++++---+--++----+-+--+-+----++--+---+++",
+         "+++--++-+---+-+--+----+--+-+---+-++--++", "+---++-+-+-----+++-++-+++-----+-+-++---"}},
+    Williamson{172,
+               {"+---++--++++-+-+++-++--++-+++-+-++++--++---",
+                "++-++++++----+-+--++-++-++--+-+----++++++-+",
+                "+++-+-++--+-+-++++-+----+-++++-+-+--++-+-++",
+                "++---++++-+--+--++--------++--+--+-++++---+"}},
+};
+
+using Kernel = std::vector<int8_t>;
+
+// Paley's first construction for a prime q = 3 mod 4: order q + 1.
+Kernel paley(int64_t q) {
+  std::vector<int8_t> is_square(static_cast<size_t>(q), -1);
+  for (int64_t x = 1; x < q; ++x) is_square[static_cast<size_t>(x * x % q)] = 1;
+  is_square[0] = 0;
+  const int64_t n = q + 1;
+  Kernel a(static_cast<size_t>(n * n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      int8_t s = 0;
+      if (i == 0 && j > 0) s = -1;
+      if (i > 0 && j == 0) s = 1;
+      if (i > 0 && j > 0) s = is_square[static_cast<size_t>((i - j + q) % q)];
+      a[static_cast<size_t>(i * n + j)] = static_cast<int8_t>(s + (i == j ? 1 : 0));
+    }
+  }
+  return a;
+}
+
+// [[x, x], [x, -x]]
+Kernel doubled(const Kernel& x) {
+  const auto n = static_cast<size_t>(std::llround(std::sqrt(static_cast<double>(x.size()))));
+  Kernel a(4 * n * n);
+  for (size_t i = 0; i < 2 * n; ++i)
+    for (size_t j = 0; j < 2 * n; ++j)
+      a[i * 2 * n + j] = static_cast<int8_t>((i >= n && j >= n ? -1 : 1) * x[i % n * n + j % n]);
+  return a;
+}
+
+// [[A, B, C, D], [-B, A, -D, C], [-C, D, A, -B], [-D, -C, B, A]] of circulants.
+Kernel williamson(const Williamson& entry) {
+  constexpr int kBlock[4][4] = {{0, 1, 2, 3}, {1, 0, 3, 2}, {2, 3, 0, 1}, {3, 2, 1, 0}};
+  constexpr int kSign[4][4] = {{1, 1, 1, 1}, {-1, 1, -1, 1}, {-1, 1, 1, -1}, {-1, -1, 1, 1}};
+  const int64_t n = entry.order / 4;
+  Kernel a(static_cast<size_t>(entry.order * entry.order));
+  for (int64_t i = 0; i < entry.order; ++i) {
+    for (int64_t j = 0; j < entry.order; ++j) {
+      const int64_t p = i / n, q = j / n;
+      const char c = entry.rows[static_cast<size_t>(kBlock[p][q])]
+                               [static_cast<size_t>((j % n - i % n + n) % n)];
+      a[static_cast<size_t>(i * entry.order + j)] =
+          static_cast<int8_t>(kSign[p][q] * (c == '+' ? 1 : -1));
+    }
+  }
+  return a;
+}
+
+}  // namespace
+
+std::vector<int8_t> hadamard_kernel(int64_t order) {
+  switch (order) {
+    case 1:
+      return {1};
+    case 12:
+      return paley(11);
+    case 40:
+      return doubled(hadamard_kernel(20));
+    case 80:
+      return paley(79);
+    case 136:
+      return doubled(hadamard_kernel(68));
+    case 140:
+      return paley(139);
+    case 160:
+      return doubled(hadamard_kernel(80));
+    case 200:
+      return paley(199);
+    default:
+      break;
+  }
+  for (const Williamson& entry : kWilliamson)
+    if (entry.order == order) return williamson(entry);
+  throw Error(
+      ErrorCode::kUnsupported,
+      {.what = "no Hadamard kernel of order " + std::to_string(order), .where = "", .fix = ""});
+}
+
+int64_t hadamard_order(int64_t size) noexcept {
+  if (size < 1) return 0;
+  for (const int64_t order : kOrders)
+    if (size % order == 0 && std::has_single_bit(static_cast<uint64_t>(size / order))) return order;
+  return std::has_single_bit(static_cast<uint64_t>(size)) ? 1 : 0;
+}
+
+RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
+    : size_(size), block_(block_size == -1 ? size : block_size), order_(hadamard_order(block_)) {
+  if (order_ == 0 || block_ > size || size % block_ != 0)
+    throw Error(
+        ErrorCode::kUnsupported,
+        {.what = order_ == 0 ? "no Hadamard matrix of size " + std::to_string(block_) + " is known"
+                             : "block size " + std::to_string(block_) + " does not divide " +
+                                   std::to_string(size),
+         .where = "rotation",
+         .fix = "sizes are K * 2^k with K one of 1, 12, 20, 28, 36, 40, 52, 60, 76, 108, 136, 140, "
+                "156, "
+                "160, 172, 200; choose a block_size among them that divides the dimension"});
+  kernel_ = hadamard_kernel(order_);
+  std::mt19937 generator(seed);
+  signs_.resize(static_cast<size_t>(block_));
+  for (float& sign : signs_) sign = generator() % 2 == 1 ? 1.0f : -1.0f;
+}
+
+void RandomHadamard::apply_right(MatView<float> rows) const {
+  LAOS_ASSERT(rows.cols == size_);
+  const int64_t r = block_ / order_;
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
+  std::vector<float> kernel(kernel_.begin(), kernel_.end());
+  parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
+    Buffer<float> mixed(order_ == 1 ? 0 : block_);
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t offset = 0; offset < size_; offset += block_) {
+        float* x = rows.row(i) + offset;
+        for (int64_t j = 0; j < block_; ++j) x[j] *= signs_[static_cast<size_t>(j)] * scale;
+        // Sylvester's butterfly on each run of r.
+        for (int64_t base = 0; base < block_; base += r) {
+          for (int64_t half = 1; half < r; half *= 2) {
+            for (int64_t start = base; start < base + r; start += 2 * half) {
+              for (int64_t j = start; j < start + half; ++j) {
+                const float low = x[j], high = x[j + half];
+                x[j] = low + high;
+                x[j + half] = low - high;
+              }
+            }
+          }
+        }
+        if (order_ == 1) continue;
+        // y[p r + u] = sum_q A_K[p][q] x[q r + u]
+        onednn_sgemm(false, false, order_, r, order_, 1.0f, kernel.data(), order_, x, r, 0.0f,
+                     mixed.data(), r);
+        std::memcpy(x, mixed.data(), static_cast<size_t>(block_) * sizeof(float));
+      }
+    }
+  });
+}
+
+Mat<float> RandomHadamard::dense() const {
+  Mat<float> matrix(size_, size_);
+  matrix.fill_zero();
+  for (int64_t i = 0; i < size_; ++i) matrix(i, i) = 1.0f;
+  apply_right(matrix.view());
+  return matrix;
+}
+
+}  // namespace laos::linalg

@@ -1,0 +1,25 @@
+// oneDNN's products, the same on 2.6 (Debian 12) and 3.x (Debian 13, Ubuntu 24.04): the one place
+// where the difference between the two may stand.
+#pragma once
+
+#include <cstdint>
+
+namespace laos::linalg {
+
+// Row-major c = alpha * op(a) * op(b) + beta * c on the calling thread's OpenMP setting; strides in
+// elements. Throws Error(kInternal) when oneDNN refuses.
+void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                  const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
+                  int64_t ldc);
+
+// Row-major c [m, n] = a [m, k] * b [n, k]ᵀ + beta * c in int32. Exact only where
+// int8_products_are_exact() or all of |b| <= 16.
+void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,
+                    int64_t ldb, float beta, int32_t* c, int64_t ldc);
+
+// Whether oneDNN's int8 product is exact for all operands on this machine. Without VNNI (or AMX, or
+// Arm's dot product) it adds pairs of products in 16 bits, which saturate. Found by running it
+// once.
+bool int8_products_are_exact();
+
+}  // namespace laos::linalg

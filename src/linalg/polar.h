@@ -1,0 +1,28 @@
+// The orthogonal polar factor.
+#pragma once
+
+#include "core/tensor.h"
+
+namespace laos::linalg {
+
+struct PolarResult {
+  Mat<float> factor;  // [n, n]
+  int64_t iterations = 0;
+  double orthogonality = 0;  // max |QᵀQ - I|
+};
+
+// The orthogonal matrix nearest to c + ridge * ‖c‖_F / sqrt(n) * I, c [n, n] f32. The ridge makes
+// the factor act as the identity where c says nothing (singular values far below it), so that it is
+// reproducible for rank-deficient c; it bounds the condition number, hence the number of steps.
+// Products only, each deterministic. c = 0 gives I. Throws Error(kNumeric) when c is not finite or
+// the iteration does not converge. Source: Newton-Schulz with stable scaling, Chen & Chow 2014.
+PolarResult polar_factor(MatView<const float> c, double ridge = 1e-4);
+
+// The nearest orthogonal matrix to a `q` [n, n] that is orthogonal but for accumulated rounding:
+// two Newton-Schulz steps, which square the defect each.
+void reorthogonalize(Mat<float>& q);
+
+// Largest |QᵀQ - I| entry.
+double orthogonality_error(MatView<const float> q);
+
+}  // namespace laos::linalg

@@ -1,0 +1,167 @@
+#include "linalg/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "core/threads.h"
+#include "linalg/int_gemm.h"
+#include "linalg/onednn.h"
+#include "linalg/polar.h"
+
+namespace laos::linalg {
+namespace {
+
+Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  Mat<float> matrix(rows, cols);
+  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
+  return matrix;
+}
+
+Mat<double> widened(const Mat<float>& matrix) {
+  Mat<double> result(matrix.rows(), matrix.cols());
+  std::copy_n(matrix.data(), matrix.size(), result.data());
+  return result;
+}
+
+struct GemmCase {
+  Trans a, b;
+  int64_t m, n, k;
+};
+class Gemm : public testing::TestWithParam<GemmCase> {};
+INSTANTIATE_TEST_SUITE_P(ShapesAndTransposes, Gemm,
+                         testing::Values(GemmCase{Trans::kNo, Trans::kNo, 1, 1, 1},
+                                         GemmCase{Trans::kNo, Trans::kYes, 61, 130, 77},
+                                         GemmCase{Trans::kYes, Trans::kNo, 131, 65, 300},
+                                         GemmCase{Trans::kYes, Trans::kYes, 33, 47, 20},
+                                         GemmCase{Trans::kNo, Trans::kYes, 700, 140, 64},
+                                         GemmCase{Trans::kNo, Trans::kNo, 129, 2100, 33}));
+
+TEST_P(Gemm, MatchesTheDefinitionWithinRounding) {
+  const GemmCase& c = GetParam();
+  const Mat<float> a = c.a == Trans::kNo ? normal_matrix(c.m, c.k, 1) : normal_matrix(c.k, c.m, 1);
+  const Mat<float> b = c.b == Trans::kNo ? normal_matrix(c.k, c.n, 2) : normal_matrix(c.n, c.k, 2);
+  Mat<float> y = normal_matrix(c.m, c.n, 3);
+  const Mat<double> a64 = widened(a), b64 = widened(b);
+  Mat<double> y64 = widened(y);
+  gemm(c.a, c.b, 0.5f, a.view(), b.view(), 2.0f, y.view());
+  gemm(c.a, c.b, 0.5, a64.view(), b64.view(), 2.0, y64.view());
+  // Rounding of a sum of k products of unit normals: |error| <= k eps sum|ab| <= k eps (k + 2),
+  // with sum|ab| about 0.64 k.
+  const double tolerance =
+      FLT_EPSILON * static_cast<double>(c.k + 2) * static_cast<double>(c.k + 2);
+  for (int64_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y.data()[i], y64.data()[i], tolerance);
+}
+
+TEST_P(Gemm, GivesTheSameBitsOnAnyNumberOfThreads) {
+  const GemmCase& c = GetParam();
+  const Mat<float> a = c.a == Trans::kNo ? normal_matrix(c.m, c.k, 1) : normal_matrix(c.k, c.m, 1);
+  const Mat<float> b = c.b == Trans::kNo ? normal_matrix(c.k, c.n, 2) : normal_matrix(c.n, c.k, 2);
+  const int before = num_threads();
+  Mat<float> one(c.m, c.n), three(c.m, c.n);
+  set_num_threads(1);
+  gemm(c.a, c.b, 1.0f, a.view(), b.view(), 0.0f, one.view());
+  set_num_threads(3);
+  gemm(c.a, c.b, 1.0f, a.view(), b.view(), 0.0f, three.view());
+  set_num_threads(before);
+  EXPECT_EQ(std::memcmp(one.data(), three.data(), static_cast<size_t>(one.size()) * sizeof(float)),
+            0);
+}
+
+TEST(Gram, EqualsTheFullProduct) {
+  const Mat<float> a = normal_matrix(70, 600, 5);
+  Mat<float> half(600, 600), full(600, 600);
+  gram(a.view(), half.view());
+  gemm(Trans::kYes, Trans::kNo, 1.0f, a.view(), a.view(), 0.0f, full.view());
+  for (int64_t i = 0; i < half.size(); ++i)
+    ASSERT_NEAR(half.data()[i], full.data()[i], 70 * 70 * FLT_EPSILON);
+}
+
+class S8WeightRange : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(FourAndEightBits, S8WeightRange, testing::Values(8, 128));
+
+// 128 makes every 16-bit pair sum saturate where the kernel has no VNNI.
+TEST_P(S8WeightRange, ProductsAreExact) {
+  const int limit = GetParam();
+  std::mt19937 generator(9);
+  for (const auto& [m, n, k] : {std::tuple{1, 1, 1}, {5, 70, 77}, {64, 33, 1025}}) {
+    for (const bool extreme : {false, true}) {
+      Mat<int8_t> x(m, k), w(n, k);
+      const auto draw = [&](int bound) {
+        if (extreme) return static_cast<int8_t>(generator() % 2 ? -bound : bound - 1);
+        return static_cast<int8_t>(
+            static_cast<int>(generator() % static_cast<unsigned>(2 * bound)) - bound);
+      };
+      for (int64_t i = 0; i < x.size(); ++i) x.data()[i] = draw(128);
+      for (int64_t i = 0; i < w.size(); ++i) w.data()[i] = draw(limit);
+      Mat<int32_t> y(m, n);
+      S8Weight(w.view()).multiply(x.view(), y.view());
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          int32_t expected = 0;
+          for (int64_t p = 0; p < k; ++p) expected += x(i, p) * w(j, p);
+          ASSERT_EQ(y(i, j), expected) << i << "," << j << " k " << k;
+        }
+      }
+    }
+  }
+}
+
+TEST(PolarFactor, OfAnOrthogonalTimesAPositiveMatrixIsTheOrthogonalOne) {
+  constexpr int64_t kN = 48;
+  // q from the polar factor of a random matrix; c = q * (g gᵀ / n + I): polar factor q exactly.
+  const Mat<float> q = polar_factor(normal_matrix(kN, kN, 1).view(), 1e-7).factor;
+  const Mat<float> g = normal_matrix(kN, kN, 2);
+  Mat<float> positive(kN, kN), c(kN, kN);
+  gemm(Trans::kNo, Trans::kYes, 1.0f / kN, g.view(), g.view(), 0.0f, positive.view());
+  for (int64_t i = 0; i < kN; ++i) positive(i, i) += 1.0f;
+  gemm(Trans::kNo, Trans::kNo, 1.0f, q.view(), positive.view(), 0.0f, c.view());
+  const PolarResult result = polar_factor(c.view(), 1e-7);
+  EXPECT_LT(result.orthogonality, 1e-5);
+  // The positive part's condition is below 6: f32 noise of the product, a few hundred eps, carries
+  // over.
+  for (int64_t i = 0; i < kN * kN; ++i) ASSERT_NEAR(result.factor.data()[i], q.data()[i], 1e-4);
+}
+
+TEST(PolarFactor, IsOrthogonalAndNearIdentityWhereTheMatrixSaysNothing) {
+  constexpr int64_t kN = 64;
+  const Mat<float> a = normal_matrix(5, kN, 3);  // rank 5
+  Mat<float> c(kN, kN);
+  gram(a.view(), c.view());
+  const PolarResult result = polar_factor(c.view());
+  EXPECT_LT(result.orthogonality, 1e-5);
+  // c is positive semi-definite, so c + ridge I has polar factor I.
+  for (int64_t i = 0; i < kN; ++i)
+    for (int64_t j = 0; j < kN; ++j) ASSERT_NEAR(result.factor(i, j), i == j ? 1.0 : 0.0, 1e-3);
+}
+
+TEST(PolarFactor, OfZeroIsTheIdentityAndRefusesNaN) {
+  Mat<float> c(4, 4);
+  c.fill_zero();
+  const PolarResult result = polar_factor(c.view());
+  for (int64_t i = 0; i < 4; ++i) EXPECT_NEAR(result.factor(i, i), 1.0, 1e-6);
+  c(1, 2) = NAN;
+  EXPECT_THROW(polar_factor(c.view()), Error);
+}
+
+TEST(PolarFactor, ConvergesForConditionNumbersUpTo1e8) {
+  constexpr int64_t kN = 96;
+  const Mat<float> u = polar_factor(normal_matrix(kN, kN, 4).view(), 1e-7).factor;
+  const Mat<float> v = polar_factor(normal_matrix(kN, kN, 5).view(), 1e-7).factor;
+  Mat<float> scaled = u.clone(), c(kN, kN);
+  for (int64_t i = 0; i < kN; ++i)
+    for (int64_t j = 0; j < kN; ++j)
+      scaled(i, j) *= static_cast<float>(std::pow(10.0, -8.0 * static_cast<double>(j) / (kN - 1)));
+  gemm(Trans::kNo, Trans::kYes, 1.0f, scaled.view(), v.view(), 0.0f, c.view());
+  const PolarResult result = polar_factor(c.view());
+  EXPECT_LT(result.orthogonality, 1e-5);
+  EXPECT_LT(result.iterations, 40);
+}
+
+}  // namespace
+}  // namespace laos::linalg

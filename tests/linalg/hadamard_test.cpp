@@ -1,0 +1,111 @@
+#include "linalg/hadamard.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+namespace laos::linalg {
+namespace {
+
+class HadamardKernel : public testing::TestWithParam<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(EveryOrder, HadamardKernel,
+                         testing::Values(1, 12, 20, 28, 36, 40, 52, 60, 68, 76, 80, 108, 136, 140,
+                                         156, 160, 172, 200));
+
+TEST_P(HadamardKernel, TimesItsTransposeIsOrderTimesIdentity) {
+  const int64_t n = GetParam();
+  const std::vector<int8_t> a = hadamard_kernel(n);
+  ASSERT_EQ(static_cast<int64_t>(a.size()), n * n);
+  for (const int8_t entry : a) ASSERT_TRUE(entry == 1 || entry == -1);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      int64_t dot = 0;
+      for (int64_t k = 0; k < n; ++k) dot += a[i * n + k] * a[j * n + k];
+      ASSERT_EQ(dot, i == j ? n : 0) << i << "," << j;
+    }
+  }
+}
+
+TEST(HadamardOrder, PicksTheLargestKernelOfQwen3Dimensions) {
+  const std::pair<int64_t, int64_t> cases[] = {{4096, 1}, {5120, 160},  {2048, 1},    {2560, 160},
+                                               {128, 1},  {12288, 12},  {17408, 136}, {25600, 200},
+                                               {768, 12}, {1, 1},       {0, 0},       {-4, 0},
+                                               {7, 0},    {13824, 108}, {44, 0}};
+  for (const auto& [size, order] : cases) EXPECT_EQ(hadamard_order(size), order) << size;
+}
+
+struct SignAt {
+  int64_t row, col;
+  int sign;
+};
+void expect_signs(int64_t n, const std::vector<SignAt>& expected) {
+  const Mat<float> matrix = RandomHadamard(n).dense();
+  for (const SignAt& at : expected) {
+    const double entry = matrix(at.row, at.col) * std::sqrt(static_cast<double>(n));
+    EXPECT_NEAR(entry, at.sign, 1e-4) << n << " at " << at.row << "," << at.col;
+  }
+}
+
+// Spec Appendix B.
+TEST(RandomHadamard, MatchesTheReferenceSignsAt4096) {
+  expect_signs(4096, {{1, 1, -1},
+                      {2, 3, 1},
+                      {31, 5, -1},
+                      {32, 0, -1},
+                      {33, 64, 1},
+                      {100, 2000, 1},
+                      {2000, 100, -1},
+                      {4095, 4095, 1}});
+}
+TEST(RandomHadamard, MatchesTheReferenceSignsAt5120) {
+  expect_signs(5120, {{1, 1, -1},
+                      {2, 3, 1},
+                      {31, 5, -1},
+                      {32, 0, 1},
+                      {33, 64, 1},
+                      {100, 2000, 1},
+                      {2000, 100, 1},
+                      {5119, 5119, -1}});
+}
+
+class RandomHadamardSizes : public testing::TestWithParam<std::pair<int64_t, int64_t>> {};
+INSTANTIATE_TEST_SUITE_P(OrdersAndBlocks, RandomHadamardSizes,
+                         testing::Values(std::pair{1, -1}, std::pair{2, -1}, std::pair{64, -1},
+                                         std::pair{24, -1}, std::pair{40, -1}, std::pair{80, -1},
+                                         std::pair{56, -1}, std::pair{144, -1}, std::pair{272, -1},
+                                         std::pair{320, -1}, std::pair{768, -1}, std::pair{96, 32},
+                                         std::pair{128, 1}, std::pair{400, -1}));
+
+// The entry formula of spec 6.2, term by term.
+TEST_P(RandomHadamardSizes, EqualsItsDefinition) {
+  const auto [n, block] = GetParam();
+  const int64_t m = block == -1 ? n : block, order = hadamard_order(m), r = m / order;
+  const std::vector<int8_t> kernel = hadamard_kernel(order);
+  std::mt19937 generator(1234);
+  std::vector<int> signs(static_cast<size_t>(m));
+  for (int& sign : signs) sign = generator() % 2 == 1 ? 1 : -1;
+  const Mat<float> matrix = RandomHadamard(n, block).dense();
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double expected = 0;
+      if (i / m == j / m) {
+        const int64_t q = i % m / r, t = i % r, p = j % m / r, u = j % r;
+        expected = signs[static_cast<size_t>(i % m)] * kernel[p * order + q] *
+                   (__builtin_popcountll(static_cast<uint64_t>(t & u)) % 2 ? -1.0 : 1.0) /
+                   std::sqrt(static_cast<double>(m));
+      }
+      ASSERT_NEAR(matrix(i, j), expected, 1e-6) << i << "," << j;
+    }
+  }
+}
+
+TEST(RandomHadamard, RefusesSizesAndBlocksWithoutAMatrix) {
+  EXPECT_THROW(RandomHadamard(7), Error);
+  EXPECT_THROW(RandomHadamard(44), Error);
+  EXPECT_THROW(RandomHadamard(96, 64), Error);
+  EXPECT_THROW(RandomHadamard(64, 128), Error);
+}
+
+}  // namespace
+}  // namespace laos::linalg
