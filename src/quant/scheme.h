@@ -1,0 +1,44 @@
+// What a linear's weight and activations are quantized to, and the format label of the pair.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "core/dtype.h"
+
+namespace laos::quant {
+
+// Integer weight: real = scale * q, q in [-2^(bits-1), 2^(bits-1) - 1], symmetric.
+struct WeightSpec {
+  int bits = 8;            // 4 or 8
+  int64_t group_size = 0;  // in_features per scale; 0 = per-channel (one scale an output row)
+  DType scale_dtype =
+      DType::kBF16;  // scales are rounded to it (kF32, kBF16, kF16) before they are used
+
+  int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
+  bool operator==(const WeightSpec&) const = default;
+};
+
+// Dynamic per-token symmetric activations; bits 16 = not quantized.
+struct ActSpec {
+  int bits = 8;  // 4, 8 or 16
+
+  int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
+  bool operator==(const ActSpec&) const = default;
+};
+
+struct LinearScheme {
+  WeightSpec weight;
+  ActSpec act;
+
+  bool operator==(const LinearScheme&) const = default;
+};
+
+// The AscendV1 label of a pair (spec 2.6, 10.2): "W4A4_DYNAMIC", "W8A8_DYNAMIC", "W4A8_DYNAMIC",
+// "W8A16". nullopt for a pair that no format holds.
+std::optional<std::string> label_of(const LinearScheme& scheme);
+
+inline constexpr const char* kFloatLabel = "FLOAT";
+
+}  // namespace laos::quant
