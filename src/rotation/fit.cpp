@@ -1,0 +1,169 @@
+#include "rotation/fit.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/threads.h"
+#include "linalg/gemm.h"
+#include "linalg/hadamard.h"
+#include "linalg/polar.h"
+#include "quant/kernels/rows.h"
+
+namespace laos::rotation {
+
+using linalg::Trans;
+using model::Linear;
+
+namespace {
+
+// Per-row symmetric quantize-dequantize (spec 7.2). Returns ‖a - fq(a)‖_F / numel; rows are summed
+// in order.
+double fake_quantize_rows(const Mat<float>& a, int32_t q_max, Mat<float>& quantized) {
+  std::vector<double> row_errors(static_cast<size_t>(a.rows()));
+  parallel_for_ranges(a.rows(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const quant::kernels::Range range = quant::kernels::range(a.row(i), a.cols());
+      const float scale =
+          std::max(std::max(range.max, -range.min) / static_cast<float>(q_max), 1e-5f);
+      quant::kernels::fake_quantize(a.row(i), nullptr, scale, q_max, quantized.row(i), a.cols());
+      double error = 0;
+      for (int64_t j = 0; j < a.cols(); ++j) {
+        const double e = static_cast<double>(a(i, j)) - quantized(i, j);
+        error += e * e;
+      }
+      row_errors[static_cast<size_t>(i)] = error;
+    }
+  });
+  double sum = 0;
+  for (const double error : row_errors) sum += error;
+  return std::sqrt(sum) / static_cast<double>(a.size());
+}
+
+}  // namespace
+
+std::vector<Linear> fitted_linears(const FitOptions& options) {
+  std::vector<Linear> linears;
+  Problems problems;
+  for (const Linear l : model::kAllLinears) {
+    const std::string path(model::path_of(l));
+    const bool named =
+        std::any_of(options.layer_type.begin(), options.layer_type.end(),
+                    [&](const std::string& part) { return path.find(part) != std::string::npos; });
+    if (!named) continue;
+    if (l == Linear::kOProj || l == Linear::kDownProj)
+      problems.add(
+          {.what =
+               path +
+               " does not read the residual stream, so its input cannot fit the global rotation",
+           .where = "layer_type",
+           .fix = "name q_proj, k_proj, v_proj, gate_proj or up_proj"});
+    linears.push_back(l);
+  }
+  if (linears.empty())
+    problems.add({.what = "no linear of a decoder layer has any of these in its name",
+                  .where = "layer_type",
+                  .fix = "name q_proj, k_proj, v_proj, gate_proj or up_proj"});
+  problems.throw_if_any(ErrorCode::kRecipe);
+  return linears;
+}
+
+ActivationRows::ActivationRows(const hf::Config& config, FitOptions options)
+    : hidden_size_(config.hidden_size), options_(std::move(options)) {
+  for (const Linear l : fitted_linears(options_)) {
+    const bool mlp = l == Linear::kGateProj || l == Linear::kUpProj;
+    (mlp ? reads_mlp_input_ : reads_attention_input_) = true;
+  }
+}
+
+void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float>& saved) {
+  const auto add_means = [&](const Mat<float>& inputs) {
+    for (int64_t s = 0; s < batch.num_sequences(); ++s) {
+      std::vector<double> mean(static_cast<size_t>(hidden_size_), 0.0);
+      const int64_t begin = batch.offsets[static_cast<size_t>(s)];
+      for (int64_t i = begin; i < begin + batch.length(s); ++i)
+        for (int64_t j = 0; j < hidden_size_; ++j) mean[static_cast<size_t>(j)] += inputs(i, j);
+      for (const double sum : mean)
+        layer_.push_back(static_cast<float>(sum / static_cast<double>(batch.length(s))));
+    }
+  };
+  if (reads_attention_input_) add_means(saved.input_normed);
+  if (reads_mlp_input_) add_means(saved.hidden_normed);
+}
+
+void ActivationRows::finish_layer() {
+  const int64_t n = static_cast<int64_t>(layer_.size()) / hidden_size_,
+                kept = std::min(n, options_.max_samples);
+  for (int64_t i = 0; i < kept; ++i) {
+    // trunc(linspace(0, n - 1, kept)): all of them when none is dropped.
+    const int64_t row = kept == 1 ? 0 : i * (n - 1) / (kept - 1);
+    all_.insert(all_.end(), layer_.begin() + row * hidden_size_,
+                layer_.begin() + (row + 1) * hidden_size_);
+  }
+  layer_.clear();
+}
+
+Mat<float> ActivationRows::take() {
+  Mat<float> rows(static_cast<int64_t>(all_.size()) / hidden_size_, hidden_size_);
+  std::copy(all_.begin(), all_.end(), rows.data());
+  all_ = {};
+  return rows;
+}
+
+FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
+                       const std::function<void(const FitStep&)>& progress) {
+  const int64_t n = rows.cols();
+  if (rows.rows() == 0)
+    throw Error(ErrorCode::kData, {.what = "no calibration activations to fit the rotation to",
+                                   .where = "adapt_rotation stage 1",
+                                   .fix = "give it a dataset with at least one sample"});
+  const linalg::RandomHadamard hadamard(n, options.block_size);
+  const int32_t q_max = (1 << (options.quant_bits - 1)) - 1;
+  Mat<float> a = std::move(rows);
+  hadamard.apply_right(a.view());
+  Mat<float> b(a.rows(), n), next(a.rows(), n), correlation(n, n), product(n, n);
+
+  FitResult result;
+  Mat<float> accumulated;  // R_acc; empty = I
+  Mat<float> best;         // likewise
+  double best_loss = fake_quantize_rows(a, q_max, b);
+  const auto note = [&](int64_t step, double loss) {
+    result.steps.push_back({step, loss});
+    if (progress) progress(result.steps.back());
+  };
+  note(0, best_loss);
+  int64_t bad_steps = 0;
+  for (int64_t step = 1; step <= options.steps; ++step) {
+    linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, a.view(), b.view(), 0.0f, correlation.view());
+    Mat<float> r_step = linalg::polar_factor(correlation.view()).factor;
+    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, a.view(), r_step.view(), 0.0f, next.view());
+    std::swap(a, next);
+    if (accumulated.size() == 0) {
+      accumulated = std::move(r_step);
+    } else {
+      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, accumulated.view(), r_step.view(), 0.0f,
+                   product.view());
+      std::swap(accumulated, product);
+    }
+    const double loss = fake_quantize_rows(a, q_max, b);
+    note(step, loss);
+    if (loss < best_loss) {
+      best_loss = loss;
+      best = accumulated.clone();
+      result.best_step = step;
+      bad_steps = 0;
+    } else if (++bad_steps >= 5 && step >= 7) {
+      break;
+    }
+  }
+  Mat<float> rotation = hadamard.dense();
+  if (best.size() != 0) {
+    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, rotation.view(), best.view(), 0.0f, product.view());
+    std::swap(rotation, product);
+    linalg::reorthogonalize(rotation);  // products of f32 steps drift
+  }
+  result.orthogonality = linalg::orthogonality_error(rotation.view());
+  result.rotation = std::move(rotation);
+  return result;
+}
+
+}  // namespace laos::rotation

@@ -1,0 +1,62 @@
+// Stage 1 of adapt_rotation: an orthogonal matrix fitted to calibration activations (spec section
+// 7).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "model/hidden_states.h"
+#include "rotation/options.h"
+
+namespace laos::rotation {
+
+// The linears of a decoder layer whose name contains one of `layer_type`. Throws Error(kRecipe)
+// when there is none, or when one does not read the residual stream (o_proj, down_proj), which no
+// global rotation reaches.
+std::vector<model::Linear> fitted_linears(const FitOptions& options);
+
+// Collects the token means of the inputs of the fitted linears, one row a sample and distinct
+// input, layer by layer (spec 7.1).
+class ActivationRows {
+ public:
+  ActivationRows(const hf::Config& config, FitOptions options);
+
+  // Adds the rows of a piece of the current layer's samples, as forward_all observes them.
+  void observe(const model::Ragged& batch, model::LayerSaved<float>& saved);
+  // The layer is done: keeps at most max_samples of its rows, spread evenly.
+  void finish_layer();
+
+  Mat<float> take();  // [num_rows, hidden_size], all layers
+
+ private:
+  const int64_t hidden_size_;
+  const FitOptions options_;
+  bool reads_attention_input_ = false;  // q, k or v is fitted
+  bool reads_mlp_input_ = false;        // gate or up is
+  std::vector<float> layer_;
+  std::vector<float> all_;
+};
+
+struct FitStep {
+  int64_t step;  // from 1; 0 = the plain Hadamard matrix
+  double loss;   // ‖A - fq(A)‖_F / numel of the rotated rows
+};
+
+struct FitResult {
+  Mat<float> rotation;  // [hidden_size, hidden_size], |RᵀR - I| < 1e-5
+  int64_t best_step = 0;
+  std::vector<FitStep> steps;
+  double orthogonality = 0;
+};
+
+// Alternates per-row quantization of A = rows H0 R and the orthogonal matrix nearest to mapping A
+// onto it, and keeps the best R seen; the plain Hadamard matrix is a candidate, so the result is
+// never worse than it. Where the rows say nothing (fewer rows than hidden_size) each step is the
+// identity. `rows` is overwritten. Throws Error(kData) when there are no rows, Error(kUnsupported)
+// when hidden_size has no Hadamard matrix.
+FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
+                       const std::function<void(const FitStep&)>& progress = nullptr);
+
+}  // namespace laos::rotation

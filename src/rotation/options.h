@@ -1,0 +1,28 @@
+// Options of the rotation processors (spec 2.4, 2.5).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace laos::rotation {
+
+// adapt_rotation stage 1: fit the global rotation to activations.
+struct FitOptions {
+  int64_t steps = 20;  // 1..1000
+  int quant_bits = 4;  // 4 or 8: what the fitted activations will be quantized to
+  std::vector<std::string> layer_type = {
+      "up_proj"};              // substrings of linear names within a decoder layer
+  int64_t block_size = -1;     // of the initial Hadamard matrix; -1 = whole
+  int64_t max_samples = 2048;  // rows kept a layer
+};
+
+// adapt_rotation stage 2 and quarot: fold norms and rotate the weights.
+struct RotateOptions {
+  int64_t block_size = -1;  // of the head rotation, and of the global one when none was fitted
+  bool online = false;
+  std::vector<int64_t> down_proj_online_layers;
+  int64_t max_tp_size = 4;
+};
+
+}  // namespace laos::rotation

@@ -1,0 +1,98 @@
+#include "rotation/rotation.h"
+
+#include <algorithm>
+
+#include "core/threads.h"
+#include "linalg/gemm.h"
+
+namespace laos::rotation {
+
+using linalg::Trans;
+using model::Linear;
+
+void fold_into_rows(const Mat<float>& gain, MatView<float> rows) {
+  LAOS_ASSERT(gain.size() == rows.cols);
+  parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < rows.cols; ++j) rows.row(i)[j] *= gain.data()[j];
+  });
+}
+
+void fold_norms(model::LayerWeights& weights) {
+  for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj})
+    fold_into_rows(weights.input_layernorm, weights[l].view());
+  for (const Linear l : {Linear::kGateProj, Linear::kUpProj})
+    fold_into_rows(weights.post_attention_layernorm, weights[l].view());
+  std::fill_n(weights.input_layernorm.data(), weights.input_layernorm.size(), 1.0f);
+  std::fill_n(weights.post_attention_layernorm.data(), weights.post_attention_layernorm.size(),
+              1.0f);
+}
+
+void Rotation::apply_right(MatView<float> w) const {
+  LAOS_ASSERT(w.cols == size());
+  if (hadamard_) {
+    hadamard_->apply_right(w);
+    return;
+  }
+  constexpr int64_t kRows = 1024;
+  Mat<float> copy(std::min(kRows, w.rows), w.cols);
+  for (int64_t begin = 0; begin < w.rows; begin += kRows) {
+    const MatView<float> rows = w.slice_rows(begin, std::min(w.rows, begin + kRows));
+    for (int64_t i = 0; i < rows.rows; ++i) std::copy_n(rows.row(i), rows.cols, copy.row(i));
+    const MatView<const float> source = copy.view().slice_rows(0, rows.rows);
+    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, source, dense_.view(), 0.0f, rows);
+  }
+}
+
+void Rotation::apply_left_transposed(MatView<float> w) const {
+  LAOS_ASSERT(w.rows == size());
+  // Rᵀ w = (wᵀ R)ᵀ, some columns of w at a time.
+  constexpr int64_t kCols = 1024;
+  Mat<float> transposed(std::min(kCols, w.cols), w.rows);
+  for (int64_t begin = 0; begin < w.cols; begin += kCols) {
+    const int64_t count = std::min(kCols, w.cols - begin);
+    const MatView<float> piece = transposed.view().slice_rows(0, count);
+    constexpr int64_t kTile = 32;
+    const auto transpose = [&](auto&& move) {
+      parallel_for_ranges(w.rows, kTile, [&](int64_t first, int64_t last) {
+        for (int64_t j0 = 0; j0 < count; j0 += kTile)
+          for (int64_t i = first; i < last; ++i)
+            for (int64_t j = j0; j < std::min(count, j0 + kTile); ++j)
+              move(w.row(i)[begin + j], piece.row(j)[i]);
+      });
+    };
+    transpose([](const float& of_w, float& of_piece) { of_piece = of_w; });
+    apply_right(piece);
+    transpose([](float& of_w, const float& of_piece) { of_w = of_piece; });
+  }
+}
+
+Mat<float> Rotation::matrix() const { return hadamard_ ? hadamard_->dense() : dense_.clone(); }
+
+ModelRotation make_rotation(const hf::Config& config, const RotateOptions& options,
+                            std::optional<Mat<float>> fitted) {
+  Rotation head(linalg::RandomHadamard(config.head_dim, options.block_size));
+  if (fitted) {
+    LAOS_ASSERT(fitted->rows() == config.hidden_size && fitted->cols() == config.hidden_size);
+    return {Rotation(std::move(*fitted)), std::move(head)};
+  }
+  return {Rotation(linalg::RandomHadamard(config.hidden_size, options.block_size)),
+          std::move(head)};
+}
+
+void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
+                  model::LayerWeights& weights) {
+  for (const Linear l : {Linear::kOProj, Linear::kDownProj})
+    rotation.residual.apply_left_transposed(weights[l].view());
+  for (const Linear l :
+       {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kGateProj, Linear::kUpProj})
+    rotation.residual.apply_right(weights[l].view());
+  const int64_t hd = config.head_dim;
+  for (int64_t h = 0; h < config.num_key_value_heads; ++h)
+    rotation.head.apply_left_transposed(
+        weights[Linear::kVProj].view().slice_rows(h * hd, (h + 1) * hd));
+  for (int64_t h = 0; h < config.num_attention_heads; ++h)
+    rotation.head.apply_right(weights[Linear::kOProj].view().slice_cols(h * hd, (h + 1) * hd));
+}
+
+}  // namespace laos::rotation

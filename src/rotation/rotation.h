@@ -1,0 +1,57 @@
+// Changes of weights that keep the function: norm folding and rotation of the residual stream and
+// of the value heads (spec section 6). All in f32; nothing is rounded here.
+#pragma once
+
+#include <optional>
+
+#include "linalg/hadamard.h"
+#include "model/checkpoint.h"
+#include "rotation/options.h"
+
+namespace laos::rotation {
+
+// W <- W diag(gain) for the linears behind each norm (input_layernorm: q, k, v;
+// post_attention_layernorm: gate, up), then gains <- 1. q_norm and k_norm stay.
+void fold_norms(model::LayerWeights& weights);
+
+// W <- W diag(gain) for rows [n, hidden_size] of lm_head; gain [1, hidden_size] is the final
+// norm's.
+void fold_into_rows(const Mat<float>& gain, MatView<float> rows);
+
+// An orthogonal matrix R applied from either side: a fast Hadamard transform or a dense matrix.
+class Rotation {
+ public:
+  explicit Rotation(linalg::RandomHadamard hadamard) : hadamard_(std::move(hadamard)) {}
+  // `dense` [n, n] orthogonal.
+  explicit Rotation(Mat<float> dense) : dense_(std::move(dense)) {}
+
+  int64_t size() const noexcept { return hadamard_ ? hadamard_->size() : dense_.rows(); }
+  // w [m, n] <- w R.
+  void apply_right(MatView<float> w) const;
+  // w [n, m] <- Rᵀ w.
+  void apply_left_transposed(MatView<float> w) const;
+  Mat<float> matrix() const;
+
+ private:
+  std::optional<linalg::RandomHadamard> hadamard_;
+  Mat<float> dense_;
+};
+
+// R for the residual stream [hidden_size], U for each value head [head_dim].
+struct ModelRotation {
+  Rotation residual;
+  Rotation head;
+};
+
+// The Hadamard rotations of `options`, or `fitted` [hidden_size, hidden_size] as R when it is
+// given. Throws Error(kUnsupported) when a dimension has no Hadamard matrix or the block size does
+// not divide it.
+ModelRotation make_rotation(const hf::Config& config, const RotateOptions& options,
+                            std::optional<Mat<float>> fitted);
+
+// Rotates a layer whose norms are folded: q, k, v, gate, up <- W R; o, down <- Rᵀ W; then v <- Uᵀ v
+// per KV head and o <- o U per query head.
+void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
+                  model::LayerWeights& weights);
+
+}  // namespace laos::rotation
