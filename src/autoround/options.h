@@ -1,0 +1,14 @@
+// Options of the autoround_quant processor (spec 2.6).
+#pragma once
+
+#include <cstdint>
+
+namespace laos::autoround {
+
+struct TrainOptions {
+  int64_t iters = 10;
+  bool enable_round_tuning = true;   // learn rounding offsets
+  bool enable_minmax_tuning = true;  // learn range shrink factors
+};
+
+}  // namespace laos::autoround

@@ -1,0 +1,45 @@
+// AutoRound on one decoder layer (spec section 8).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "autoround/trainable_linears.h"
+#include "model/hidden_states.h"
+
+namespace laos::autoround {
+
+// All losses are mean absolute errors of the layer's output per element.
+struct LayerReport {
+  double rounding_loss = 0;    // of plain rounding, on the evaluation samples
+  double loss = 0;             // of what was kept, on the same samples
+  int64_t kept_iteration = 0;  // 0 = plain rounding, k = the parameters that iteration k (from 1)
+                               // used, iters + 1 = those after the last update
+  std::vector<double> losses;  // of each iteration, on its own samples
+};
+
+struct LayerResult {
+  TrainableLinears::Snapshot weights;  // entries of linears that the scheme leaves float are empty
+  LayerReport report;
+};
+
+// Called after each iteration with its number (from 1) and loss.
+using TrainProgress = std::function<void(int64_t iteration, double loss)>;
+
+// Learns the rounding of the linears in `scheme` so that the layer maps `inputs` to `targets`.
+// Iteration k draws min(8, N) samples without replacement from a stream seeded by (seed,
+// layer_idx). Kept is the best of plain rounding, the published rule's choice and the final
+// parameters, measured on up to 32 samples spread over the set. With both tunings off, or no linear
+// in the scheme, it is plain rounding and nothing is run. Same arguments, same bytes, on any number
+// of threads. Throws Error(kNumeric) when the loss is not finite.
+LayerResult train_layer(const hf::Config& config, const model::LayerWeights& weights,
+                        const LayerScheme& scheme, const TrainOptions& options,
+                        const model::Rope<float>& rope, const model::HiddenStates& inputs,
+                        const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
+                        const TrainProgress& progress = nullptr);
+
+// Tokens of the largest batch that train_layer can draw from `samples`.
+int64_t largest_batch(const model::Ragged& samples);
+
+}  // namespace laos::autoround

@@ -1,0 +1,252 @@
+#include <gtest/gtest.h>
+
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "autoround/best_rule.h"
+#include "autoround/kernels/update.h"
+#include "autoround/kernels/update_scalar.h"
+#include "autoround/train_layer.h"
+#include "core/isa.h"
+#include "core/threads.h"
+
+namespace laos::autoround {
+namespace {
+
+using model::Linear;
+
+Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed, float sigma = 1) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, sigma);
+  Mat<float> matrix(rows, cols);
+  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
+  return matrix;
+}
+
+// Spec Appendix D 5.
+TEST(LearningRate, FallsLinearlyFromFiveOverIters) {
+  EXPECT_DOUBLE_EQ(learning_rate(0, 400), 0.0125);
+  EXPECT_DOUBLE_EQ(learning_rate(1, 400), 0.01246875);
+  EXPECT_DOUBLE_EQ(learning_rate(399, 400), 3.125e-5);
+}
+
+// Spec Appendix D 6: sequences worked out by hand from the rule of 8.5.
+TEST(BestRule, KeepsTheFirstUntilTheTrailingMeanFallsBelowTheBar) {
+  const auto accepted = [](const std::vector<double>& losses) {
+    BestRule rule;
+    std::vector<bool> result;
+    for (const double loss : losses) result.push_back(rule.accept(loss));
+    return result;
+  };
+  EXPECT_EQ(accepted({1, 2, 3}), (std::vector<bool>{true, false, false}));
+  // Means 10, 9.5, 9, 8.5, 8 against bars 10, 9.85, 9.595, 9.2665: all below.
+  EXPECT_EQ(accepted({10, 9, 8, 7, 6}), (std::vector<bool>{true, true, true, true, true}));
+  // A single dip: mean 5.5 < 10 (bar 8.65), then (10 + 1 + 10) / 3 = 7 < 8.65 (bar 8.155), then 31
+  // / 4 = 7.75 < 8.155 (bar 8.0335), then 41 / 5 = 8.2, not below; the dip leaves the window of
+  // five after that.
+  EXPECT_EQ(accepted({10, 1, 10, 10, 10, 10, 10}),
+            (std::vector<bool>{true, true, true, true, false, false, false}));
+}
+
+class UpdateOffsets : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override { use_isa(GetParam()); }
+  void TearDown() override { restore_isa(); }
+};
+INSTANTIATE_TEST_SUITE_P(EveryIsa, UpdateOffsets, testing::ValuesIn(supported_isas()),
+                         [](const auto& p) { return p.param.name; });
+
+TEST_P(UpdateOffsets, MatchesTheScalarDefinitionAtEveryTailLength) {
+  for (int64_t n = 1; n <= 67; ++n) {
+    const Mat<float> w = normal_matrix(1, n, 1, 0.3f);
+    Mat<float> g = normal_matrix(1, n, 2), v = normal_matrix(1, n, 3, 0.2f);
+    g(0, n / 2) = 0;
+    Mat<float> expected = v.clone();
+    const float d_scale =
+        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, 0.01f, 0.5f, v.data(), n);
+    const float d_expected = kernels::scalar::update_offsets(w.data(), g.data(), 0.05f, 7, 0.01f,
+                                                             0.5f, expected.data(), n);
+    for (int64_t i = 0; i < n; ++i) ASSERT_EQ(v(0, i), expected(0, i)) << i;
+    // Sums of n terms of |g (q - x)| <= 4 * 8.
+    ASSERT_NEAR(d_scale, d_expected,
+                32.0 * static_cast<double>(n) * static_cast<double>(n) * FLT_EPSILON);
+    const float d_only =
+        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, 0.01f, 0.5f, nullptr, n);
+    ASSERT_TRUE(std::isfinite(d_only));
+  }
+}
+
+// The straight-through gradient of spec 8.4: with round replaced by the identity inside the clamp,
+// S q(S) has the derivative q - x inside and q outside, which finite differences of S * clamp(w / S
+// + r) with r = round(x) - x held fixed give.
+TEST(UpdateOffsets, ScaleGradientMatchesFiniteDifferenceOfTheStraightThroughForward) {
+  constexpr int64_t kN = 64;
+  const Mat<float> w = normal_matrix(1, kN, 4), g = normal_matrix(1, kN, 5);
+  const double scale = 0.2;
+  // At a code of exactly -8 or 7 the clamp has a kink, where the convention is "inside": leave
+  // those out.
+  for (int64_t i = 0; i < kN; ++i) {
+    const double code = std::nearbyint(w(0, i) / scale);
+    if (code == -8 || code == 7) g(0, i) = 0;
+  }
+  const auto objective = [&](double s) {
+    double sum = 0;
+    for (int64_t i = 0; i < kN; ++i) {
+      const double x0 = w(0, i) / scale, rest = std::nearbyint(x0) - x0;
+      sum += g(0, i) * s * std::clamp(w(0, i) / s + rest, -8.0, 7.0);
+    }
+    return sum;
+  };
+  const double step = 1e-6,
+               expected = (objective(scale + step) - objective(scale - step)) / (2 * step);
+  const float actual = kernels::update_offsets(w.data(), g.data(), static_cast<float>(scale), 7, 0,
+                                               0.5f, nullptr, kN);
+  EXPECT_NEAR(actual, expected, 1e-3);
+}
+
+TEST(UpdateOffsets,
+     MovesAgainstTheSignStopsAtTheClipAndStandsStillAtZeroGradientAndOutsideTheRange) {
+  const std::vector<float> w = {0.4f, 0.4f, 0.4f, 100.0f, 0.4f}, g = {1, -1, 0, 1, -2};
+  std::vector<float> v = {0.1f, 0.1f, 0.1f, 0.1f, 0.495f};
+  kernels::update_offsets(w.data(), g.data(), 1.0f, 7, 0.01f, 0.5f, v.data(), 5);
+  EXPECT_FLOAT_EQ(v[0], 0.09f);
+  EXPECT_FLOAT_EQ(v[1], 0.11f);
+  EXPECT_EQ(v[2], 0.1f);
+  EXPECT_EQ(v[3], 0.1f);
+  EXPECT_EQ(v[4], 0.5f);
+}
+
+// A small random layer with inputs and float targets.
+struct Problem {
+  hf::Config config;
+  model::LayerWeights weights;
+  model::HiddenStates inputs, targets;
+  LayerScheme scheme;
+
+  explicit Problem(int64_t num_samples, int bits = 4) {
+    config.hidden_size = 32;
+    config.intermediate_size = 48;
+    config.num_attention_heads = 4;
+    config.num_key_value_heads = 2;
+    config.head_dim = 8;
+    uint32_t seed = 10;
+    for (const Linear l : model::kAllLinears) {
+      const int64_t in = model::in_features(config, l);
+      weights[l] = normal_matrix(model::out_features(config, l), in, ++seed,
+                                 1 / std::sqrt(static_cast<float>(in)));
+      scheme[static_cast<size_t>(l)] = quant::WeightSpec{.bits = bits};
+    }
+    for (Mat<float>* gain : {&weights.input_layernorm, &weights.post_attention_layernorm,
+                             &weights.q_norm, &weights.k_norm}) {
+      const bool head = gain == &weights.q_norm || gain == &weights.k_norm;
+      *gain = Mat<float>(1, head ? config.head_dim : config.hidden_size);
+      std::fill_n(gain->data(), gain->size(), 1.0f);
+    }
+    for (int64_t s = 0; s < num_samples; ++s) inputs.samples.append(3 + s % 5);
+    inputs.rows = normal_matrix(inputs.samples.num_tokens(), config.hidden_size, 3);
+    targets.samples = inputs.samples;
+    targets.rows = Mat<float>(inputs.rows.rows(), config.hidden_size);
+    model::FloatLinears<float> linears(model::views_of(weights));
+    model::LayerSaved<float> saved(config, inputs.rows.rows(), false);
+    model::forward_all(config, model::norms_of(weights), linears, rope(), inputs, 1000, saved,
+                       targets);
+  }
+  model::Rope<float> rope() const { return model::Rope<float>(config, 64); }
+  LayerResult train(const TrainOptions& options, uint32_t seed = 42) const {
+    return train_layer(config, weights, scheme, options, rope(), inputs, targets, seed, 0);
+  }
+};
+
+void expect_same(const LayerResult& a, const LayerResult& b) {
+  for (size_t l = 0; l < model::kNumLinears; ++l) {
+    ASSERT_EQ(a.weights[l].scale, b.weights[l].scale);
+    ASSERT_EQ(std::memcmp(a.weights[l].q.data(), b.weights[l].q.data(),
+                          static_cast<size_t>(a.weights[l].q.size())),
+              0);
+  }
+}
+
+TEST(TrainLayer, LowersTheErrorOfPlainRounding) {
+  const LayerResult result = Problem(20).train({.iters = 100});
+  EXPECT_EQ(result.report.losses.size(), 100u);
+  EXPECT_LT(result.report.loss, 0.8 * result.report.rounding_loss);
+  for (const quant::IntWeight& weight : result.weights)
+    for (int64_t i = 0; i < weight.q.size(); ++i) {
+      ASSERT_GE(weight.q.data()[i], -8);
+      ASSERT_LE(weight.q.data()[i], 7);
+    }
+}
+
+TEST(TrainLayer, EachTuningAloneHelpsToo) {
+  const Problem problem(20);
+  const LayerResult round_only = problem.train({.iters = 60, .enable_minmax_tuning = false});
+  EXPECT_LT(round_only.report.loss, 0.9 * round_only.report.rounding_loss);
+  const LayerResult plain =
+      problem.train({.enable_round_tuning = false, .enable_minmax_tuning = false});
+  for (size_t l = 0; l < model::kNumLinears; ++l)
+    EXPECT_EQ(round_only.weights[l].scale, plain.weights[l].scale);
+  const LayerResult minmax_only = problem.train({.iters = 60, .enable_round_tuning = false});
+  EXPECT_LT(minmax_only.report.loss, minmax_only.report.rounding_loss);
+}
+
+TEST(TrainLayer, WithBothTuningsOffIsPlainRounding) {
+  const Problem problem(4);
+  const LayerResult result =
+      problem.train({.enable_round_tuning = false, .enable_minmax_tuning = false});
+  for (const Linear l : model::kAllLinears) {
+    const quant::IntWeight expected = quant::quantize_rtn(problem.weights[l].view(), {.bits = 4});
+    const quant::IntWeight& actual = result.weights[static_cast<size_t>(l)];
+    EXPECT_EQ(actual.scale, expected.scale);
+    EXPECT_EQ(
+        std::memcmp(actual.q.data(), expected.q.data(), static_cast<size_t>(expected.q.size())), 0);
+  }
+  EXPECT_TRUE(result.report.losses.empty());
+}
+
+TEST(TrainLayer, LeavesLinearsOutsideTheSchemeAlone) {
+  Problem problem(6);
+  problem.scheme[static_cast<size_t>(Linear::kDownProj)] = std::nullopt;
+  const LayerResult result = problem.train({.iters = 5});
+  EXPECT_EQ(result.weights[static_cast<size_t>(Linear::kDownProj)].q.size(), 0);
+  EXPECT_GT(result.weights[static_cast<size_t>(Linear::kUpProj)].q.size(), 0);
+  problem.scheme = {};
+  EXPECT_TRUE(problem.train({.iters = 5}).report.losses.empty());
+}
+
+TEST(TrainLayer, NeverKeepsSomethingWorseThanPlainRounding) {
+  // One iteration at learning rate 5: the update throws every offset to its clip.
+  const LayerResult result = Problem(3, 8).train({.iters = 1});
+  EXPECT_LE(result.report.loss, result.report.rounding_loss);
+}
+
+TEST(TrainLayer, HandlesFewerSamplesThanABatch) {
+  for (const int64_t n : {1, 3, 8, 9}) {
+    const LayerResult result = Problem(n).train({.iters = 30});
+    EXPECT_LT(result.report.loss, result.report.rounding_loss) << n << " samples";
+  }
+}
+
+TEST(TrainLayer, GivesTheSameBytesForASeedOnAnyNumberOfThreadsAndOthersForAnother) {
+  const Problem problem(12);
+  const int before = num_threads();
+  set_num_threads(1);
+  const LayerResult one = problem.train({.iters = 20});
+  set_num_threads(3);
+  const LayerResult three = problem.train({.iters = 20});
+  const LayerResult other = problem.train({.iters = 20}, 43);
+  set_num_threads(before);
+  expect_same(one, three);
+  EXPECT_EQ(one.report.losses, three.report.losses);
+  EXPECT_NE(one.report.losses, other.report.losses);
+}
+
+TEST(TrainLayer, RefusesALossThatIsNotFinite) {
+  Problem problem(4);
+  problem.targets.rows(0, 0) = INFINITY;
+  EXPECT_THROW(problem.train({.iters = 5}), Error);
+}
+
+}  // namespace
+}  // namespace laos::autoround
