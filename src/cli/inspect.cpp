@@ -1,0 +1,120 @@
+#include "cli/inspect.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <iomanip>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+
+#include "save/inspect.h"
+
+namespace laos::cli {
+namespace {
+
+// Names come out of the checkpoint: nothing in them may steer the terminal.
+std::string printable(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return text;
+}
+
+std::string human_bytes(int64_t bytes) {
+  const char* const units[] = {"B", "kB", "MB", "GB", "TB"};
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1000 && unit + 1 < std::size(units)) {
+    value /= 1000;
+    ++unit;
+  }
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(unit == 0 ? 0 : 2) << value << ' ' << units[unit];
+  return text.str();
+}
+
+std::string to_text(const save::InspectReport& report) {
+  std::ostringstream text;
+  text << report.directory.string() << ": "
+       << (report.model_quant_type.empty() ? "no quant type" : printable(report.model_quant_type))
+       << ", " << report.parameters << " parameters, " << human_bytes(report.bytes) << " in "
+       << report.files << (report.files == 1 ? " file\n" : " files\n");
+
+  if (!report.labels.empty()) {
+    size_t width = 5;
+    for (const save::LabelTotals& totals : report.labels)
+      width = std::max(width, totals.label.size());
+    const auto line = [&](const std::string& label, const std::string& weights,
+                          const std::string& parameters, const std::string& bytes) {
+      text << "  " << std::left << std::setw(static_cast<int>(width)) << label << std::right
+           << std::setw(9) << weights << std::setw(16) << parameters << std::setw(12) << bytes
+           << '\n';
+    };
+    text << '\n';
+    line("label", "weights", "parameters", "size");
+    for (const save::LabelTotals& totals : report.labels)
+      line(printable(totals.label), std::to_string(totals.weights),
+           std::to_string(totals.parameters), human_bytes(totals.bytes));
+  }
+
+  text << '\n';
+  for (const save::Finding& finding : report.findings) {
+    text << save::name_of(finding.severity) << ": " << printable(finding.what)
+         << "\n  at:  " << printable(finding.where);
+    if (finding.count > 1) text << " and " << finding.count - 1 << " more";
+    text << '\n';
+    if (!finding.fix.empty()) text << "  fix: " << printable(finding.fix) << '\n';
+  }
+  text << (report.loads() ? "vLLM-Ascend can load this checkpoint.\n"
+                          : "vLLM-Ascend cannot load this checkpoint as it was meant.\n");
+  return text.str();
+}
+
+std::string to_json(const save::InspectReport& report) {
+  nlohmann::ordered_json json;
+  json["directory"] = report.directory.string();
+  json["loads"] = report.loads();
+  json["model_quant_type"] = report.model_quant_type;
+  json["files"] = report.files;
+  json["parameters"] = report.parameters;
+  json["bytes"] = report.bytes;
+  json["labels"] = nlohmann::ordered_json::array();
+  for (const save::LabelTotals& totals : report.labels)
+    json["labels"].push_back({{"label", totals.label},
+                              {"weights", totals.weights},
+                              {"parameters", totals.parameters},
+                              {"bytes", totals.bytes}});
+  json["findings"] = nlohmann::ordered_json::array();
+  for (const save::Finding& finding : report.findings)
+    json["findings"].push_back({{"severity", save::name_of(finding.severity)},
+                                {"what", finding.what},
+                                {"where", finding.where},
+                                {"fix", finding.fix},
+                                {"count", finding.count}});
+  // A path need not be UTF-8; the report must not fail over that.
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
+void add_inspect_command(CLI::App& app, int& exit_code) {
+  struct Options {
+    std::string directory;
+    bool as_json = false;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "inspect", "Show what an AscendV1 checkpoint holds and whether vLLM-Ascend loads it");
+  command->add_option("DIR", options->directory, "directory with quant_model_description.json")
+      ->required();
+  command->add_flag("--json", options->as_json, "print the report as JSON");
+  command->callback([options, &exit_code] {
+    const save::InspectReport report = save::inspect(options->directory);
+    std::cout << (options->as_json ? to_json(report) : to_text(report)) << std::flush;
+    exit_code = report.loads() ? 0 : 1;
+  });
+}
+
+}  // namespace laos::cli

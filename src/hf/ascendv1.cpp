@@ -1,0 +1,467 @@
+#include "hf/ascendv1.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstring>
+#include <set>
+#include <system_error>
+#include <tuple>
+
+#include "hf/json_file.h"
+#include "io/file.h"
+
+namespace laos::hf {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFloat = "FLOAT";
+constexpr int64_t kMaxDescriptionBytes = int64_t{256} << 20;
+constexpr int64_t kMaxDescriptionKeys = 10'000'000;
+
+using Dims = LinearPart::Dims;
+
+constexpr LinearPart kWeight = {"weight", DType::kI8, DType::kI8, Dims::kOutIn};
+constexpr LinearPart kWeightScale = {"weight_scale", DType::kF32, DType::kF32, Dims::kOutOne};
+constexpr LinearPart kWeightOffset = {"weight_offset", DType::kF32, DType::kF32, Dims::kOutOne};
+constexpr LinearPart kInputScale = {"input_scale", DType::kF32, DType::kBF16, Dims::kOne};
+constexpr LinearPart kInputOffset = {"input_offset", DType::kF32, DType::kBF16, Dims::kOne};
+constexpr LinearPart kDeqScale = {"deq_scale", DType::kF32, DType::kI64, Dims::kOut};
+constexpr LinearPart kQuantBias = {"quant_bias", DType::kI32, DType::kI32, Dims::kOut};
+
+constexpr std::array kWeightOnly = {kWeight, kWeightScale, kWeightOffset};
+constexpr std::array kStatic = {kWeight, kInputScale, kInputOffset, kDeqScale, kQuantBias};
+constexpr std::array kMixed = {kWeight,      kWeightScale, kWeightOffset, kInputScale,
+                               kInputOffset, kDeqScale,    kQuantBias};
+
+struct Layout {
+  std::string_view label;
+  std::span<const LinearPart> parts;
+};
+constexpr std::array kLayouts = {
+    Layout{"W4A4_DYNAMIC", kWeightOnly}, Layout{"W8A8_DYNAMIC", kWeightOnly},
+    Layout{"W8A16", kWeightOnly},        Layout{"W8A8", kStatic},
+    Layout{"W8A8_MIX", kMixed},
+};
+
+// Ascending, spec 10.4. Labels outside this list do not count.
+constexpr std::array<std::string_view, 13> kLabelOrder = {"FLOAT",
+                                                          "W16A16S",
+                                                          "W8A16",
+                                                          "W8A8_DYNAMIC",
+                                                          "W8A8_MIX",
+                                                          "W8A8",
+                                                          "WFP8AFP8_DYNAMIC",
+                                                          "W8A8_MXFP8",
+                                                          "W4A8_MXFP",
+                                                          "W4A4_DYNAMIC",
+                                                          "W4A4_MXFP4",
+                                                          "W4A4_MXFP4_DUALSCALE",
+                                                          "W4A4_MXFP4_SVD"};
+
+// Keys of the description that are not tensors (spec 10.4).
+constexpr std::array<std::string_view, 8> kFields = {
+    "version",  "model_quant_type", "metadata",      "group_size",
+    "optional", "kv_cache_type",    "kv_quant_type", "fa_quant_type"};
+
+bool is_float(DType dtype) noexcept {
+  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
+// "a.b.weight" -> {"a.b", "weight"}; a name without a dot is all suffix.
+std::pair<std::string, std::string> split_name(const std::string& name) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return {"", name};
+  return {name.substr(0, dot), name.substr(dot + 1)};
+}
+
+std::string join(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+// The engine computes rotary tables itself and skips these.
+bool is_rotary_buffer(const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with("rotary_emb.cos_cached") ||
+         name.ends_with("rotary_emb.sin_cached");
+}
+
+class StructureCheck {
+ public:
+  StructureCheck(const Config* config, const Description& description,
+                 const std::map<std::string, TensorView>& tensors)
+      : config_(config), description_(description), tensors_(tensors) {}
+
+  std::vector<Problem> run() {
+    check_described();
+    for (const auto& [name, label] : description_.labels) check_label(name, label);
+    if (config_ != nullptr) check_modules();
+    check_files();
+    return std::move(problems_);
+  }
+
+ private:
+  void add(std::string what, const std::string& where, std::string fix = "") {
+    problems_.push_back({std::move(what), where, std::move(fix)});
+  }
+
+  const TensorView* find(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    return found == tensors_.end() ? nullptr : &found->second;
+  }
+
+  void check_described() {
+    for (const auto& [name, label] : description_.labels)
+      if (find(name) == nullptr)
+        add("described as " + label + ", but no file holds this tensor", name,
+            "a shard is missing: copy all of the checkpoint");
+  }
+
+  void check_label(const std::string& name, const std::string& label) {
+    const auto [module, suffix] = split_name(name);
+    const std::span<const LinearPart> parts = linear_parts(label);
+    if (label != kFloat && parts.empty() && !is_unchecked_label(label)) {
+      add("label " + label + " is none that vLLM-Ascend is known to load for this kind of model",
+          name, "labels are " + join(known_labels()));
+      return;
+    }
+    if (suffix == "weight") {
+      if (label == kFloat)
+        check_float(name);
+      else if (!parts.empty())
+        check_linear(module, label, parts);
+      return;
+    }
+    check_belongs(name, module, suffix);
+  }
+
+  void check_float(const std::string& name) {
+    const TensorView* tensor = find(name);
+    if (tensor != nullptr && !is_float(tensor->dtype))
+      add("labelled FLOAT, but its data is " + std::string(to_string(tensor->dtype)), name,
+          "a FLOAT tensor is F32, BF16 or F16");
+  }
+
+  // Every part of a quantized linear: there, labelled as its weight, of the right dtype and shape.
+  void check_linear(const std::string& module, const std::string& label,
+                    std::span<const LinearPart> parts) {
+    const TensorView* weight = find(module + ".weight");
+    if (weight == nullptr) return;  // reported by check_described
+    if (weight->shape.size() != 2) {
+      add("the weight of a " + label + " linear has two dimensions, this one has shape " +
+              to_string(weight->shape),
+          weight->name);
+      return;
+    }
+    for (const LinearPart& part : parts) {
+      const std::string name = module + "." + std::string(part.suffix);
+      const std::string* part_label = description_.find(name);
+      const TensorView* tensor = find(name);
+      if (part_label == nullptr && tensor == nullptr) {
+        add("missing; a " + label + " linear needs it", name, "quantize again");
+        continue;
+      }
+      if (part_label != nullptr && *part_label != label)
+        add("labelled " + *part_label + ", its weight " + label, name,
+            "all tensors of a linear share a label");
+      if (tensor == nullptr) continue;  // reported by check_described
+      check_part(label, part, *tensor, part.shape(weight->shape[0], weight->shape[1]));
+    }
+  }
+
+  void check_part(const std::string& label, const LinearPart& part, const TensorView& tensor,
+                  const Shape& shape) {
+    if (tensor.dtype != part.dtype && tensor.dtype != part.other_dtype)
+      add(std::string(part.suffix) + " of a " + label + " linear is " +
+              std::string(to_string(part.dtype)) + ", this one is " +
+              std::string(to_string(tensor.dtype)),
+          tensor.name);
+    if (tensor.shape == shape) return;
+    const bool per_group = part.dims == Dims::kOutOne && tensor.shape.size() == 2 &&
+                           tensor.shape[0] == shape[0] && tensor.shape[1] > 1;
+    if (per_group)
+      add("per-group scales of shape " + to_string(tensor.shape) +
+              " cannot be loaded; the engine has one scale an output row, " + to_string(shape),
+          tensor.name, "quantize with scope per_channel");
+    else
+      add("shape is " + to_string(tensor.shape) + ", must be " + to_string(shape), tensor.name);
+  }
+
+  // A tensor that is not a weight is a part of the quantized linear it names, or a float bias.
+  void check_belongs(const std::string& name, const std::string& module,
+                     const std::string& suffix) {
+    const std::string* label = description_.find(module + ".weight");
+    if (label != nullptr) {
+      if (is_unchecked_label(*label)) return;
+      for (const LinearPart& part : linear_parts(*label))
+        if (part.suffix == suffix) return;
+      if (suffix == "bias") return check_float(name);
+    }
+    add_unknown(name, label == nullptr ? "" : *label);
+  }
+
+  void add_unknown(const std::string& name, const std::string& label) {
+    if (is_rotary_buffer(name) || !reported_unknown_.insert(name).second) return;
+    if (name.find("heads_rotation") != std::string::npos ||
+        name.find("kronecker_rotation") != std::string::npos)
+      add("a matrix of an online rotation, which the engine does not load", name,
+          "quantize with online: false");
+    else
+      add(label.empty() ? "no parameter of the model takes this tensor"
+                        : "no parameter of a " + label + " linear takes this tensor",
+          name, "remove it, or quantize again");
+  }
+
+  // What the config implies: every weight there, FLOAT where it must be, of the right shape.
+  void check_modules() {
+    const std::vector<WeightModule> modules = weight_modules(*config_);
+    for (const WeightModule& module : modules) {
+      const std::string name = module.weight_name();
+      names_.insert(module.name);
+      const std::string* label = description_.find(name);
+      const TensorView* tensor = find(name);
+      if (label == nullptr && tensor == nullptr) {
+        const bool is_tied_head =
+            module.kind == WeightModule::Kind::kHead && config_->tie_word_embeddings;
+        if (!is_tied_head)
+          add("missing from the description and the files; the config implies it", name,
+              "quantize again");
+        continue;
+      }
+      if (label != nullptr && *label != kFloat && module.kind != WeightModule::Kind::kLinear)
+        add("labelled " + *label + "; only the linears of decoder layers can be quantized", name);
+      if (tensor == nullptr || (label != nullptr && is_unchecked_label(*label))) continue;
+      if (tensor->shape != module.shape)
+        add("shape is " + to_string(tensor->shape) + ", config.json implies " +
+                to_string(module.shape),
+            name, "config.json and weights are of different models");
+    }
+  }
+
+  void check_files() {
+    for (const auto& [name, tensor] : tensors_) {
+      if (is_rotary_buffer(name)) continue;
+      if (config_ != nullptr && !names_.contains(split_name(name).first))
+        add_unknown(name, "");
+      else if (config_ != nullptr && name.ends_with(".bias"))
+        add_unknown(name, "");  // the architectures known here have none
+      else if (description_.find(name) == nullptr)
+        add("in the files, but not in the description", name, "quantize again");
+    }
+  }
+
+  const Config* config_;
+  const Description& description_;
+  const std::map<std::string, TensorView>& tensors_;
+  std::vector<Problem> problems_;
+  std::set<std::string> names_;  // of the modules the config implies
+  std::set<std::string> reported_unknown_;
+};
+
+// `where` with every number between dots replaced by *.
+std::string without_layer(const std::string& where) {
+  std::string text;
+  for (size_t i = 0; i < where.size();) {
+    size_t end = where.find('.', i);
+    if (end == std::string::npos) end = where.size();
+    const bool is_number = end > i && std::all_of(where.begin() + static_cast<std::ptrdiff_t>(i),
+                                                  where.begin() + static_cast<std::ptrdiff_t>(end),
+                                                  [](unsigned char c) { return std::isdigit(c); });
+    text += is_number ? "*" : where.substr(i, end - i);
+    if (end < where.size()) text += '.';
+    i = end + 1;
+  }
+  return text;
+}
+
+}  // namespace
+
+Shape LinearPart::shape(int64_t out_features, int64_t in_features) const {
+  switch (dims) {
+    case Dims::kOutIn:
+      return {out_features, in_features};
+    case Dims::kOutOne:
+      return {out_features, 1};
+    case Dims::kOut:
+      return {out_features};
+    case Dims::kOne:
+      return {1};
+  }
+  return {};
+}
+
+std::span<const LinearPart> linear_parts(std::string_view label) noexcept {
+  for (const Layout& layout : kLayouts)
+    if (layout.label == label) return layout.parts;
+  return {};
+}
+
+bool is_unchecked_label(std::string_view label) noexcept { return label == "W4A8_DYNAMIC"; }
+
+std::vector<std::string> known_labels() {
+  std::vector<std::string> labels = {kFloat};
+  for (const Layout& layout : kLayouts) labels.emplace_back(layout.label);
+  return labels;
+}
+
+std::string model_quant_type(std::span<const std::string> labels) {
+  std::ptrdiff_t highest = -1;
+  for (const std::string& label : labels) {
+    const auto found = std::find(kLabelOrder.begin(), kLabelOrder.end(), label);
+    if (found != kLabelOrder.end()) highest = std::max(highest, found - kLabelOrder.begin());
+  }
+  return highest < 0 ? "Unknown" : std::string(kLabelOrder[static_cast<size_t>(highest)]);
+}
+
+const std::string* Description::find(const std::string& tensor) const {
+  const auto found = label_of.find(tensor);
+  return found == label_of.end() ? nullptr : &found->second;
+}
+
+Description read_description(const fs::path& directory) {
+  const fs::path path = directory / kDescriptionFile;
+  Problems problems;
+  const auto refuse = [&](std::string what, const std::string& key) {
+    problems.add({std::move(what), path.string() + ", key " + key, "quantize again"});
+  };
+
+  std::vector<std::string> keys;  // of the top object, in file order
+  std::set<std::string> seen;
+  const auto json =
+      parse_json<nlohmann::json>(io::read_text(path, kMaxDescriptionBytes), path,
+                                 kMaxDescriptionKeys, [&](int depth, const std::string& key) {
+                                   if (depth != 1) return;
+                                   if (seen.insert(key).second)
+                                     keys.push_back(key);
+                                   else
+                                     refuse("the key stands there twice", key);
+                                 });
+  if (!json.is_object())
+    throw Error(ErrorCode::kFormat, {.what = "the description is not a JSON object",
+                                     .where = path.string(),
+                                     .fix = "quantize again"});
+
+  Description description;
+  for (const std::string& key : keys) {
+    const nlohmann::json& value = json.at(key);
+    if (key == "model_quant_type" && value.is_string())
+      description.model_quant_type = value.get<std::string>();
+    if (key == "group_size" && value.is_number_integer())
+      description.group_size = value.get<int64_t>();
+    if (std::find(kFields.begin(), kFields.end(), key) != kFields.end()) continue;
+    if (!value.is_string()) {
+      refuse("the label is not a string", key);
+      continue;
+    }
+    description.labels.emplace_back(key, value.get<std::string>());
+  }
+  problems.throw_if_any(ErrorCode::kFormat);
+  description.label_of = {description.labels.begin(), description.labels.end()};
+  return description;
+}
+
+std::vector<fs::path> top_level_safetensors(const fs::path& directory) {
+  std::vector<fs::path> files;
+  std::error_code error;
+  fs::directory_iterator entries(directory, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error))
+    if (entries->path().extension() == ".safetensors") files.push_back(entries->path());
+  if (error)
+    throw Error(ErrorCode::kIo, {.what = "cannot list the directory: " + error.message(),
+                                 .where = directory.string(),
+                                 .fix = "check the path and its permissions"});
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<Problem> check_structure(const Config* config, const Description& description,
+                                     const std::map<std::string, TensorView>& tensors) {
+  return StructureCheck(config, description, tensors).run();
+}
+
+std::vector<ProblemGroup> group_over_layers(const std::vector<Problem>& problems) {
+  constexpr size_t kMaxGroups = 200;  // a damaged or hostile file has no end of them
+  std::vector<ProblemGroup> groups;
+  std::map<std::tuple<std::string, std::string, std::string>, size_t> index;
+  int64_t more = 0;
+  for (const Problem& problem : problems) {
+    const auto key = std::make_tuple(problem.what, without_layer(problem.where), problem.fix);
+    if (const auto found = index.find(key); found != index.end()) {
+      ++groups[found->second].count;
+    } else if (groups.size() < kMaxGroups) {
+      index.emplace(key, groups.size());
+      groups.push_back({problem, 1});
+    } else {
+      ++more;
+    }
+  }
+  if (more > 0) groups.push_back({{"other problems, not listed", "", ""}, more});
+  return groups;
+}
+
+bool AscendV1Checkpoint::is_ascendv1(const fs::path& directory) {
+  std::error_code error;
+  return fs::exists(directory / kDescriptionFile, error);
+}
+
+AscendV1Checkpoint AscendV1Checkpoint::open(const fs::path& directory) {
+  Config config = read_config(directory);
+  Description description = read_description(directory);
+  const std::vector<fs::path> paths = top_level_safetensors(directory);
+  if (paths.empty())
+    throw Error(ErrorCode::kIo, {.what = "the directory holds no *.safetensors file",
+                                 .where = directory.string(),
+                                 .fix = "copy all of the checkpoint"});
+  io::TensorFiles files = io::TensorFiles::open_files(paths);
+
+  Problems problems;
+  for (const ProblemGroup& group :
+       group_over_layers(check_structure(&config, description, files.tensors()))) {
+    Problem problem = group.first;
+    if (group.count > 1)
+      problem.what += " (" + std::to_string(group.count) + " tensors, the first:)";
+    problems.add(std::move(problem));
+  }
+  problems.throw_if_any(ErrorCode::kFormat);
+  return {directory, std::move(config), std::move(description), std::move(files)};
+}
+
+AscendV1Checkpoint::AscendV1Checkpoint(fs::path directory, Config config, Description description,
+                                       io::TensorFiles files)
+    : directory_(std::move(directory)),
+      config_(std::move(config)),
+      description_(std::move(description)),
+      files_(std::move(files)) {}
+
+std::string AscendV1Checkpoint::tensor_name(const std::string& module) const {
+  const bool is_tied_head = module == "lm_head" && !files_.contains("lm_head.weight");
+  return (is_tied_head ? "model.embed_tokens" : module) + ".weight";
+}
+
+const std::string& AscendV1Checkpoint::label(const std::string& module) const {
+  const std::string* label = description_.find(tensor_name(module));
+  LAOS_ASSERT(label != nullptr);
+  return *label;
+}
+
+const TensorView& AscendV1Checkpoint::weight(const std::string& module) const {
+  return files_.at(tensor_name(module));
+}
+
+MatView<const int8_t> AscendV1Checkpoint::codes(const std::string& module) const {
+  const TensorView& view = weight(module);
+  LAOS_ASSERT(view.dtype == DType::kI8 && view.shape.size() == 2);
+  return {reinterpret_cast<const int8_t*>(view.data), view.shape[0], view.shape[1], view.shape[1]};
+}
+
+std::vector<float> AscendV1Checkpoint::scales(const std::string& module) const {
+  const TensorView& view = files_.at(module + ".weight_scale");
+  LAOS_ASSERT(view.dtype == DType::kF32);
+  std::vector<float> scales(static_cast<size_t>(num_elements(view.shape)));
+  std::memcpy(scales.data(), view.data, scales.size() * sizeof(float));
+  return scales;
+}
+
+}  // namespace laos::hf

@@ -1,0 +1,121 @@
+// AscendV1 checkpoints, read: the description, the tensors of each label, and whether they fit
+// together (spec 10.2, 10.4, 10.7). Writing them is save/.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "core/tensor.h"
+#include "hf/config.h"
+#include "hf/model_tensors.h"
+#include "io/safetensors.h"
+
+namespace laos::hf {
+
+// File names of the format; shards are kAscendV1Stem-0000k-of-0000N.safetensors.
+inline constexpr const char* kDescriptionFile = "quant_model_description.json";
+inline constexpr const char* kAscendV1Stem = "quant_model_weights";
+inline constexpr const char* kAscendV1IndexFile = "quant_model_weights.safetensors.index.json";
+
+// One tensor of a quantized linear. A dimension is out_features, in_features or 1.
+struct LinearPart {
+  enum class Dims { kOutIn, kOutOne, kOut, kOne };
+
+  std::string_view suffix;  // "weight", "weight_scale", ...
+  DType dtype;
+  DType other_dtype;  // accepted too; equal to dtype where there is no choice
+  Dims dims;
+
+  Shape shape(int64_t out_features, int64_t in_features) const;
+};
+
+// The tensors of a linear under `label`, in write order; empty for FLOAT and for a label whose
+// tensors are not known here.
+std::span<const LinearPart> linear_parts(std::string_view label) noexcept;
+// True for a label vLLM-Ascend loads although its tensors are not in linear_parts.
+bool is_unchecked_label(std::string_view label) noexcept;
+// FLOAT, then every label with linear_parts: for messages.
+std::vector<std::string> known_labels();
+
+// The highest of `labels` in the format's own order, its model_quant_type; "Unknown" when the order
+// has none of them (spec 10.4).
+std::string model_quant_type(std::span<const std::string> labels);
+
+// quant_model_description.json: tensor name -> label, in file order, and what follows the labels.
+struct Description {
+  std::vector<std::pair<std::string, std::string>> labels;
+  std::map<std::string, std::string> label_of;
+  std::string model_quant_type;  // "" when absent
+  int64_t group_size = 0;
+
+  // Null when `tensor` has no entry.
+  const std::string* find(const std::string& tensor) const;
+};
+
+// Throws Error(kIo) or Error(kFormat), all problems at once: not a flat JSON object, a key twice, a
+// label that is not a string.
+Description read_description(const std::filesystem::path& directory);
+
+// Every *.safetensors at the top level of `directory`, by name: what an engine loads, whatever the
+// index says. Throws Error(kIo).
+std::vector<std::filesystem::path> top_level_safetensors(const std::filesystem::path& directory);
+
+// Where description and tensors contradict each other, the format or the config: entries without a
+// tensor and the reverse, unknown labels, missing or mislabelled parts of a linear, wrong dtypes
+// and shapes, and (unless `config` is null) weights the config implies that are missing and tensors
+// that no module takes. Messages name no layer, so that group_over_layers can put them together.
+std::vector<Problem> check_structure(const Config* config, const Description& description,
+                                     const std::map<std::string, TensorView>& tensors);
+
+// Problems that differ only in numbers between dots of `where`: the first, and how many there are.
+// Of more than 200 groups the rest is only counted, in one group at the end.
+struct ProblemGroup {
+  Problem first;
+  int64_t count = 1;
+};
+std::vector<ProblemGroup> group_over_layers(const std::vector<Problem>& problems);
+
+// An AscendV1 directory, mapped and checked, so that every accessor below has what it returns.
+// Codes and scales are not scanned (save::inspect does). Views live as long as this.
+class AscendV1Checkpoint {
+ public:
+  // True when `directory` holds a description.
+  static bool is_ascendv1(const std::filesystem::path& directory);
+  // Throws Error: kIo, kFormat, kUnsupported (see read_config, TensorFiles, check_structure).
+  static AscendV1Checkpoint open(const std::filesystem::path& directory);
+
+  const std::filesystem::path& directory() const noexcept { return directory_; }
+  const Config& config() const noexcept { return config_; }
+  const Description& description() const noexcept { return description_; }
+  const io::TensorFiles& files() const noexcept { return files_; }
+
+  // Label of a module of weight_modules(config()), as "model.layers.3.mlp.up_proj". A tied lm_head
+  // without a tensor of its own has the label of embed_tokens.
+  const std::string& label(const std::string& module) const;
+  // The module's weight: I8 [out_features, in_features] for a quantized linear, else F32, BF16 or
+  // F16. embed_tokens for a tied lm_head without a tensor of its own.
+  const TensorView& weight(const std::string& module) const;
+  // The codes of a quantized linear [out_features, in_features].
+  MatView<const int8_t> codes(const std::string& module) const;
+  // The scales of a linear whose label has weight_scale [out_features].
+  std::vector<float> scales(const std::string& module) const;
+
+ private:
+  AscendV1Checkpoint(std::filesystem::path directory, Config config, Description description,
+                     io::TensorFiles files);
+  std::string tensor_name(const std::string& module) const;
+
+  std::filesystem::path directory_;
+  Config config_;
+  Description description_;
+  io::TensorFiles files_;
+};
+
+}  // namespace laos::hf

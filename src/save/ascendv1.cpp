@@ -1,0 +1,591 @@
+#include "save/ascendv1.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "core/threads.h"
+#include "hf/ascendv1.h"
+#include "hf/json_file.h"
+#include "hf/model_tensors.h"
+#include "io/file.h"
+
+namespace laos::save {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kConfigFile = "config.json";
+constexpr const char* kStagingDirectory = ".laos-partial";
+constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
+constexpr int64_t kMaxConfigKeys = 10'000;
+constexpr int64_t kMaxCopyBytes = int64_t{256} << 20;
+constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of converted floats in memory at a time
+
+// What hf::linear_parts describes and AscendV1Writer::write_linear writes.
+constexpr std::array<std::string_view, 3> kWritableLabels = {"W4A4_DYNAMIC", "W8A8_DYNAMIC",
+                                                             "W8A16"};
+
+std::string label_text(const OutputLinear& linear) {
+  if (!linear.scheme) return quant::kFloatLabel;
+  if (const auto label = quant::label_of(*linear.scheme)) return *label;
+  std::string pair = "W";
+  pair += std::to_string(linear.scheme->weight.bits);
+  pair += "A";
+  pair += std::to_string(linear.scheme->act.bits);
+  return pair;
+}
+
+bool is_writable_label(const std::string& label) {
+  return std::find(kWritableLabels.begin(), kWritableLabels.end(), label) != kWritableLabels.end();
+}
+
+[[noreturn]] void fail_io(const std::string& what, const fs::path& where, int error) {
+  throw Error(ErrorCode::kIo, {.what = what + ": " + std::generic_category().message(error),
+                               .where = where.string(),
+                               .fix = "check the path and its permissions"});
+}
+
+[[noreturn]] void refuse_usage(const std::string& what, const fs::path& where,
+                               const std::string& fix) {
+  throw Error(ErrorCode::kUsage, {.what = what, .where = where.string(), .fix = fix});
+}
+
+std::string recipe_file(const std::string& model_type) {
+  return model_type + "_best_practice.yaml";
+}
+
+io::ShardPlan shard_plan(const AscendV1Job& job) {
+  std::vector<io::TensorSpec> specs;
+  specs.reserve(job.tensors.size());
+  for (const OutputTensor& tensor : job.tensors) specs.push_back(tensor.spec);
+  return io::plan_shards(specs, hf::kAscendV1Stem, job.max_shard_bytes);
+}
+
+// --- the model directory -------------------------------------------------------------------------
+
+bool is_within(const fs::path& path, const fs::path& directory) {
+  const auto [end, unused] =
+      std::mismatch(directory.begin(), directory.end(), path.begin(), path.end());
+  return end == directory.end();
+}
+
+// Whether the directory entry is a file of this model. A link is one only to a file of the same
+// directory or, in the hub's cache (snapshots/<revision>/name -> blobs/<hash>), of the same
+// repository: a model directory must not make us publish other files of this machine.
+bool is_file_of_model(const fs::path& path, const fs::path& model_directory) {
+  std::error_code error;
+  if (!fs::is_symlink(path, error)) return fs::is_regular_file(path, error);
+  const fs::path target = fs::canonical(path, error);
+  if (!error && !fs::is_regular_file(target, error)) return false;
+  if (!error) {
+    const fs::path directory = fs::canonical(model_directory, error);
+    const fs::path snapshots = directory.parent_path();
+    if (!error && is_within(target, directory)) return true;
+    if (!error && snapshots.filename() == "snapshots" &&
+        is_within(target, snapshots.parent_path() / "blobs"))
+      return true;
+  }
+  throw Error(ErrorCode::kIo, {.what = "the link does not lead to a file of the model directory",
+                               .where = path.string(),
+                               .fix = "put the file itself there"});
+}
+
+// Names of the files that go with the weights unchanged, sorted (spec 10.1).
+std::vector<std::string> copied_files(const fs::path& model_directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  fs::directory_iterator entries(model_directory, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    const bool has_suffix = name.ends_with(".json") || name.ends_with(".py") ||
+                            name.ends_with(".txt") || name.ends_with(".jinja");
+    if (!has_suffix || name.ends_with("index.json")) continue;
+    if (name == kConfigFile || name == hf::kDescriptionFile) continue;  // written, not copied
+    if (is_file_of_model(entries->path(), model_directory)) names.push_back(name);
+  }
+  if (error) fail_io("cannot list the model directory", model_directory, error.value());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string read_exported_config(const fs::path& model_directory) {
+  const fs::path path = model_directory / kConfigFile;
+  is_file_of_model(path, model_directory);
+  return exported_config(io::read_text(path, kMaxConfigBytes), path);
+}
+
+// --- the output directory ------------------------------------------------------------------------
+
+fs::file_status status_of(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::none) fail_io("cannot use the path", path, error.value());
+  return status;
+}
+
+// Absolute, links resolved as far as the path exists, without a trailing slash, so that
+// parent_path() leads up one directory.
+fs::path real_path(const fs::path& path) {
+  std::error_code error;
+  const fs::path real = fs::weakly_canonical(fs::absolute(path), error);
+  if (error) fail_io("cannot use the path", path, error.value());
+  return real.has_filename() || !real.has_relative_path() ? real : real.parent_path();
+}
+
+fs::path nearest_existing(fs::path path) {
+  while (!fs::exists(status_of(path))) path = path.parent_path();
+  return path;
+}
+
+void check_not_in_model_directory(const fs::path& save_path, const fs::path& model_directory) {
+  std::error_code error;
+  for (fs::path path = nearest_existing(save_path);; path = path.parent_path()) {
+    if (fs::equivalent(path, model_directory, error))
+      refuse_usage("the output would be written into the model directory", save_path,
+                   "choose another save path");
+    if (path == path.parent_path()) return;
+  }
+}
+
+bool is_ascendv1_weights(const fs::path& file) {
+  return file.filename().string().starts_with(hf::kAscendV1Stem);
+}
+
+void check_no_foreign_weights(const fs::path& save_path) {
+  for (const fs::path& file : hf::top_level_safetensors(save_path))
+    if (!is_ascendv1_weights(file))
+      refuse_usage("the save path holds weights of something else, which engines would load too",
+                   file, "choose an empty directory");
+}
+
+void check_model_type(const std::string& model_type) {
+  const bool is_plain = std::all_of(model_type.begin(), model_type.end(), [](unsigned char c) {
+    return c >= 0x20 && c != 0x7f && c != '/';
+  });
+  if (model_type.empty() || model_type.size() > 200 || !is_plain)
+    refuse_usage("the model type must be a name of 1 to 200 characters without slashes",
+                 "--model_type", "write for example Qwen3-8B");
+}
+
+void remove_file(const fs::path& path) {
+  std::error_code error;
+  fs::remove(path, error);
+  if (error) fail_io("cannot remove the older file", path, error.value());
+}
+
+void rename_file(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error) fail_io("cannot rename the finished file to", to, error.value());
+}
+
+void sync_directory(const fs::path& directory) {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail_io("cannot open", directory, errno);
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  // Some file systems cannot sync a directory and say EINVAL; there is nothing more to do there.
+  if (error != 0 && error != EINVAL) fail_io("cannot sync", directory, error);
+}
+
+void write_private_text(const fs::path& path, std::string_view text) {
+  io::write_text_atomically(path, text);
+  std::error_code error;
+  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write, error);
+  if (error) fail_io("cannot set the permissions", path, error.value());
+}
+
+// --- values --------------------------------------------------------------------------------------
+
+bool is_finite(DType dtype, const std::byte* value) noexcept {
+  if (dtype == DType::kF32) {
+    float f;
+    std::memcpy(&f, value, sizeof f);
+    return std::isfinite(f);
+  }
+  uint16_t bits;
+  std::memcpy(&bits, value, sizeof bits);
+  const uint16_t exponent = dtype == DType::kBF16 ? 0x7f80 : 0x7c00;
+  return (bits & exponent) != exponent;
+}
+
+void convert_row(const io::TensorSpec& spec, int64_t row, const float* values, int64_t cols,
+                 std::byte* target) {
+  from_f32(values, cols, spec.dtype, target);
+  const int64_t size = size_of(spec.dtype);
+  for (int64_t col = 0; col < cols; ++col)
+    if (!is_finite(spec.dtype, target + col * size))
+      throw Error(ErrorCode::kNumeric,
+                  {.what = "the value " + std::to_string(values[col]) + " at row " +
+                           std::to_string(row) + ", column " + std::to_string(col) +
+                           " is not finite as " + std::string(to_string(spec.dtype)),
+                   .where = spec.name,
+                   .fix = "check the input checkpoint for damaged weights"});
+}
+
+}  // namespace
+
+// --- planning ------------------------------------------------------------------------------------
+
+std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeLookup& scheme_of) {
+  std::vector<OutputLinear> linears;
+  for (const hf::WeightModule& module : hf::weight_modules(config))
+    if (module.kind == hf::WeightModule::Kind::kLinear)
+      linears.push_back({module.name, module.shape[0], module.shape[1], scheme_of(module.name)});
+  return linears;
+}
+
+std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
+                                         const SchemeLookup& scheme_of) {
+  std::vector<OutputTensor> tensors;
+  std::vector<Problem> problems;
+  for (const hf::WeightModule& module : hf::weight_modules(config)) {
+    std::optional<quant::LinearScheme> scheme;
+    if (module.kind == hf::WeightModule::Kind::kLinear) scheme = scheme_of(module.name);
+    if (!scheme) {
+      tensors.push_back({{module.weight_name(), float_dtype, module.shape}, quant::kFloatLabel});
+      continue;
+    }
+    const OutputLinear linear = {module.name, module.shape[0], module.shape[1], scheme};
+    const std::string label = label_text(linear);
+    if (!is_writable_label(label)) {
+      problems.push_back({label + " is not written as AscendV1", module.name,
+                          "use a W4A4 or W8A8 dynamic scheme"});
+    } else if (scheme->weight.group_size != 0) {
+      problems.push_back({"per-group scales are not written: no engine loads them", module.name,
+                          "use scope: per_channel for the weights"});
+    } else {
+      for (const hf::LinearPart& part : hf::linear_parts(label))
+        tensors.push_back({{module.name + "." + std::string(part.suffix), part.dtype,
+                            part.shape(linear.out_features, linear.in_features)},
+                           label});
+    }
+  }
+  Problems grouped;
+  for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) {
+    Problem problem = group.first;
+    if (group.count > 1)
+      problem.what += " (" + std::to_string(group.count) + " linears, the first:)";
+    grouped.add(std::move(problem));
+  }
+  grouped.throw_if_any(ErrorCode::kUnsupported);
+  return tensors;
+}
+
+Problems check_fused_groups(const std::vector<OutputLinear>& linears) {
+  std::map<std::string, std::string> label_of;
+  for (const OutputLinear& linear : linears) label_of[linear.name] = label_text(linear);
+
+  Problems problems;
+  for (const OutputLinear& linear : linears)
+    for (const std::vector<std::string>& group : hf::fused_groups()) {
+      if (!linear.name.ends_with("." + group.front())) continue;
+      const std::string layer =
+          linear.name.substr(0, linear.name.size() - group.front().size() - 1);
+      std::string listed;
+      bool is_mixed = false;
+      for (const std::string& member : group) {
+        const auto found = label_of.find(layer + "." + member);
+        const std::string label = found == label_of.end() ? "none" : found->second;
+        is_mixed = is_mixed || label != label_of[linear.name];
+        listed += (listed.empty() ? "" : ", ") + member + " is " + label;
+      }
+      if (is_mixed)
+        problems.add({"linears that the engine fuses have different labels: " + listed, layer,
+                      "give them one scheme"});
+    }
+  return problems;
+}
+
+int64_t max_shard_bytes(const AscendV1Options& options) {
+  constexpr int kGiBShift = 30;
+  const int64_t most = std::numeric_limits<int64_t>::max() >> kGiBShift;
+  return std::clamp<int64_t>(options.part_file_size, 0, most) << kGiBShift;
+}
+
+std::string description_json(const std::vector<OutputTensor>& tensors) {
+  Json description = Json::object();
+  std::vector<std::string> labels;
+  for (const OutputTensor& tensor : tensors) {
+    description[tensor.spec.name] = tensor.label;
+    labels.push_back(tensor.label);
+  }
+  description["version"] = "1.0.0";
+  description["model_quant_type"] = hf::model_quant_type(labels);
+  description["metadata"] = Json::object();
+  description["group_size"] = 0;
+  description["optional"] = Json::object();
+  return description.dump(4);
+}
+
+std::string exported_config(const std::string& text, const fs::path& path) {
+  const auto refuse = [&](const std::string& what) {
+    throw Error(ErrorCode::kFormat,
+                {.what = what, .where = path.string(), .fix = "restore the model's config.json"});
+  };
+  Json config = hf::parse_json<Json>(text, path, kMaxConfigKeys);
+  if (!config.is_object()) refuse("config.json is not a JSON object");
+
+  const Json original = config;
+  config.erase("quantization_config");
+  config["tie_word_embeddings"] = false;
+  if (const auto text_config = config.find("text_config"); text_config != config.end()) {
+    if (!text_config->is_object()) refuse("text_config is not a JSON object");
+    text_config->erase("quantization_config");
+    if (text_config->contains("tie_word_embeddings")) (*text_config)["tie_word_embeddings"] = false;
+  }
+  return config == original ? text : config.dump(2) + "\n";
+}
+
+// --- checks before the work ----------------------------------------------------------------------
+
+int64_t planned_bytes(const AscendV1Job& job) {
+  const io::ShardPlan plan = shard_plan(job);
+  int64_t bytes = plan.file_bytes() + std::ssize(description_json(job.tensors)) +
+                  std::ssize(job.recipe_yaml) +
+                  std::ssize(read_exported_config(job.model_directory));
+  // Index: a line a tensor, of name, file name, indent and quotes; and its frame.
+  bytes += 100;
+  for (const io::ShardPlan::Shard& shard : plan.shards)
+    for (const io::TensorSpec& tensor : shard.tensors)
+      bytes += std::ssize(tensor.name) + std::ssize(shard.file_name) + 12;
+  for (const std::string& name : copied_files(job.model_directory)) {
+    std::error_code error;
+    const uintmax_t size = fs::file_size(job.model_directory / name, error);
+    if (error) fail_io("cannot read", job.model_directory / name, error.value());
+    if (size > static_cast<uintmax_t>(kMaxCopyBytes))
+      throw Error(ErrorCode::kIo, {.what = "the file is too large to be part of a model's settings",
+                                   .where = (job.model_directory / name).string(),
+                                   .fix = "move it out of the model directory"});
+    bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
+  check_model_type(job.model_type);
+  if (job.save_path.empty())
+    refuse_usage("the save path is empty", "--save_path", "name a directory");
+  const fs::path save_path = real_path(job.save_path);
+  const fs::path existing = nearest_existing(save_path);
+  const fs::file_status status = status_of(existing);
+  std::error_code error;
+  if (existing != save_path && fs::is_symlink(save_path, error))
+    refuse_usage("the save path is a link to nothing", save_path, "choose another save path");
+  if (!fs::is_directory(status))
+    refuse_usage("not a directory", existing, "choose another save path");
+  check_not_in_model_directory(save_path, job.model_directory);
+
+  std::vector<std::string> names = copied_files(job.model_directory);
+  names.insert(names.end(), {kConfigFile, hf::kDescriptionFile, hf::kAscendV1IndexFile,
+                             recipe_file(job.model_type)});
+  read_exported_config(job.model_directory);
+  if (existing == save_path) {
+    check_no_foreign_weights(save_path);
+    for (const std::string& name : names)
+      if (fs::is_directory(save_path / name, error))
+        refuse_usage("a directory is in the place of an output file", save_path / name,
+                     "choose an empty directory");
+  }
+
+  if (::access(existing.c_str(), W_OK | X_OK) != 0)
+    fail_io("cannot write into the directory", existing, errno);
+  const fs::space_info space = fs::space(existing, error);
+  if (!error && static_cast<uintmax_t>(std::max<int64_t>(bytes_needed, 0)) > space.available)
+    throw Error(ErrorCode::kResource,
+                {.what = "the output needs " + std::to_string(bytes_needed) +
+                         " bytes, the disk has " + std::to_string(space.available) + " free",
+                 .where = existing.string(),
+                 .fix = "free disk space, or write to another disk"});
+}
+
+// --- the writer ----------------------------------------------------------------------------------
+
+// The directory all output is made in, under a lock; removed with all its content in the end.
+class AscendV1Writer::Staging {
+ public:
+  explicit Staging(const fs::path& save_path)
+      : save_path_(real_path(save_path)), directory_(save_path_ / kStagingDirectory) {
+    try {
+      create();
+    } catch (...) {
+      clean_up();
+      throw;
+    }
+  }
+  ~Staging() { clean_up(); }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  const fs::path& save_path() const noexcept { return save_path_; }
+  const fs::path& directory() const noexcept { return directory_; }
+  // From here on the save path holds a result and stays.
+  void keep_save_path() noexcept { created_.clear(); }
+
+ private:
+  void create() {
+    for (fs::path path = save_path_; !fs::exists(status_of(path)); path = path.parent_path())
+      created_.push_back(path);
+    std::error_code error;
+    fs::create_directories(save_path_, error);
+    if (error) fail_io("cannot create the directory", save_path_, error.value());
+
+    fs::create_directory(directory_, error);
+    lock_ = ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (lock_ < 0) fail_io("cannot use the directory", directory_, errno);
+    // File systems without locks let everybody pass.
+    if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      throw Error(ErrorCode::kIo, {.what = "another process is writing to the same save path",
+                                   .where = save_path_.string(),
+                                   .fix = "wait for it, or choose another save path"});
+    is_owner_ = true;
+    // Left by a run that was killed.
+    for (const fs::directory_entry& entry : fs::directory_iterator(directory_, error))
+      fs::remove_all(entry.path(), error);
+    if (error) fail_io("cannot clear the directory", directory_, error.value());
+  }
+
+  void clean_up() noexcept {
+    std::error_code error;
+    if (is_owner_) fs::remove_all(directory_, error);
+    if (lock_ >= 0) ::close(lock_);
+    for (const fs::path& path : created_) fs::remove(path, error);  // innermost first, if empty
+  }
+
+  fs::path save_path_;
+  fs::path directory_;
+  std::vector<fs::path> created_;
+  int lock_ = -1;
+  bool is_owner_ = false;
+};
+
+AscendV1Writer::AscendV1Writer(AscendV1Job job) : job_(std::move(job)) {
+  check_output_path(job_, planned_bytes(job_));
+  for (size_t i = 0; i < job_.tensors.size(); ++i) {
+    const bool is_new = index_of_.emplace(job_.tensors[i].spec.name, i).second;
+    LAOS_ASSERT(is_new);
+  }
+  staging_ = std::make_unique<Staging>(job_.save_path);
+  weights_ = std::make_unique<io::ShardedWriter>(staging_->directory(), shard_plan(job_));
+}
+
+AscendV1Writer::~AscendV1Writer() = default;
+
+const OutputTensor& AscendV1Writer::find(const std::string& name) const {
+  const auto found = index_of_.find(name);
+  LAOS_ASSERT(found != index_of_.end());
+  return job_.tensors[found->second];
+}
+
+void AscendV1Writer::write_float(const std::string& name, MatView<const float> values) {
+  LAOS_ASSERT(values.rows * values.cols == num_elements(find(name).spec.shape));
+  write_float_rows(name, 0, values);
+}
+
+void AscendV1Writer::write_float_rows(const std::string& name, int64_t row_begin,
+                                      MatView<const float> values) {
+  const OutputTensor& tensor = find(name);
+  const Shape& shape = tensor.spec.shape;
+  LAOS_ASSERT(tensor.label == quant::kFloatLabel && !shape.empty() && shape.size() <= 2);
+  const int64_t rows = shape.size() == 2 ? shape[0] : 1;
+  LAOS_ASSERT(values.cols == shape.back() && row_begin >= 0 && row_begin + values.rows <= rows);
+  if (values.cols == 0) return;
+
+  const int64_t row_bytes = values.cols * size_of(tensor.spec.dtype);
+  const int64_t piece_rows =
+      std::clamp<int64_t>(kPieceBytes / row_bytes, 1, std::max<int64_t>(values.rows, 1));
+  std::vector<std::byte> piece(static_cast<size_t>(piece_rows * row_bytes));
+  for (int64_t begin = 0; begin < values.rows; begin += piece_rows) {
+    const int64_t count = std::min(piece_rows, values.rows - begin);
+    parallel_for_ranges(count, 16, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row)
+        convert_row(tensor.spec, row_begin + begin + row, values.row(begin + row), values.cols,
+                    piece.data() + row * row_bytes);
+    });
+    weights_->write_part(name, (row_begin + begin) * row_bytes,
+                         std::span(piece).first(static_cast<size_t>(count * row_bytes)));
+  }
+}
+
+void AscendV1Writer::write_linear(const std::string& linear_name, MatView<const int8_t> codes,
+                                  std::span<const float> scales) {
+  const std::string weight_name = linear_name + ".weight";
+  const OutputTensor& weight = find(weight_name);
+  LAOS_ASSERT(is_writable_label(weight.label));
+  LAOS_ASSERT((weight.spec.shape == Shape{codes.rows, codes.cols}));
+  LAOS_ASSERT(std::ssize(scales) == codes.rows);
+  for (const float scale : scales) LAOS_ASSERT(std::isfinite(scale) && scale > 0);
+  if (weight.label.starts_with("W4"))
+    for (int64_t row = 0; row < codes.rows; ++row) {
+      const auto [low, high] = std::minmax_element(codes.row(row), codes.row(row) + codes.cols);
+      LAOS_ASSERT(codes.cols == 0 || (*low >= -8 && *high <= 7));
+    }
+
+  if (codes.stride == codes.cols) {
+    weights_->write(weight_name, std::as_bytes(std::span(
+                                     codes.data, static_cast<size_t>(codes.rows * codes.cols))));
+  } else {
+    for (int64_t row = 0; row < codes.rows; ++row)
+      weights_->write_part(
+          weight_name, row * codes.cols,
+          std::as_bytes(std::span(codes.row(row), static_cast<size_t>(codes.cols))));
+  }
+  weights_->write(linear_name + ".weight_scale", std::as_bytes(scales));
+  const std::vector<float> offsets(scales.size(), 0.0f);
+  weights_->write(linear_name + ".weight_offset", std::as_bytes(std::span(offsets)));
+}
+
+void AscendV1Writer::commit() {
+  LAOS_ASSERT(staging_ != nullptr);  // once only
+  const fs::path& staging = staging_->directory();
+  const fs::path& save_path = staging_->save_path();
+
+  // In order of appearance; the description is not among them: it comes last of all.
+  std::vector<std::string> names;
+  weights_->commit();
+  for (const io::ShardPlan::Shard& shard : weights_->plan().shards)
+    names.push_back(shard.file_name);
+  if (job_.max_shard_bytes > 0) {
+    io::write_text_atomically(staging / hf::kAscendV1IndexFile, weights_->index_json());
+    names.emplace_back(hf::kAscendV1IndexFile);
+  }
+  for (const std::string& name : copied_files(job_.model_directory)) {
+    write_private_text(staging / name, io::read_text(job_.model_directory / name, kMaxCopyBytes));
+    names.push_back(name);
+  }
+  write_private_text(staging / kConfigFile, read_exported_config(job_.model_directory));
+  names.emplace_back(kConfigFile);
+  io::write_text_atomically(staging / recipe_file(job_.model_type), job_.recipe_yaml);
+  names.push_back(recipe_file(job_.model_type));
+  write_private_text(staging / hf::kDescriptionFile, description_json(job_.tensors));
+
+  check_no_foreign_weights(save_path);
+  staging_->keep_save_path();
+  remove_file(save_path / hf::kDescriptionFile);
+  sync_directory(save_path);
+  for (const fs::path& file : hf::top_level_safetensors(save_path)) remove_file(file);
+  remove_file(save_path / hf::kAscendV1IndexFile);
+
+  for (const std::string& name : names) rename_file(staging / name, save_path / name);
+  sync_directory(save_path);
+  rename_file(staging / hf::kDescriptionFile, save_path / hf::kDescriptionFile);
+  sync_directory(save_path);
+  weights_.reset();
+  staging_.reset();
+}
+
+}  // namespace laos::save

@@ -1,0 +1,130 @@
+// Writing AscendV1 checkpoints (spec 10.1 to 10.4): plan every tensor, then stream them in any
+// order.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/error.h"
+#include "core/tensor.h"
+#include "hf/config.h"
+#include "io/safetensors.h"
+#include "quant/scheme.h"
+#include "save/options.h"
+
+namespace laos::save {
+
+// A linear of a decoder layer and what it is written as; no scheme = FLOAT.
+struct OutputLinear {
+  std::string name;  // "model.layers.3.mlp.up_proj"
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  std::optional<quant::LinearScheme> scheme;
+};
+
+// One tensor of the checkpoint and its label in the description.
+struct OutputTensor {
+  io::TensorSpec spec;
+  std::string label;
+};
+
+using SchemeLookup =
+    std::function<std::optional<quant::LinearScheme>(const std::string& linear_name)>;
+
+// The linears of every decoder layer in save order.
+std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeLookup& scheme_of);
+
+// Every tensor of the checkpoint in save order: each linear as its label has it, everything else
+// (norms, embed_tokens, lm_head also when the model ties it) as `float_dtype` labelled FLOAT.
+// Throws Error(kUnsupported), all linears at once, for schemes that are not written: per-group
+// scales, and pairs other than W4A4_DYNAMIC, W8A8_DYNAMIC and W8A16.
+std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
+                                         const SchemeLookup& scheme_of);
+
+// Linears that engines fuse (q, k, v; gate, up) must share a label, or no engine loads the
+// checkpoint (spec 10.7): one problem a group that does not, naming layer and labels.
+Problems check_fused_groups(const std::vector<OutputLinear>& linears);
+
+// Bytes a shard may hold at most, 0 for one file. part_file_size is clamped to what fits.
+int64_t max_shard_bytes(const AscendV1Options& options);
+
+// Everything a checkpoint is written from.
+struct AscendV1Job {
+  std::filesystem::path save_path;  // created if missing
+  std::filesystem::path
+      model_directory;  // tokenizer, config.json and the like are copied from here
+  std::vector<OutputTensor> tensors;
+  int64_t max_shard_bytes = 0;  // see max_shard_bytes()
+  std::string model_type;       // names {model_type}_best_practice.yaml
+  std::string recipe_yaml;      // its content
+};
+
+// Bytes on disk of all files that the job writes.
+int64_t planned_bytes(const AscendV1Job& job);
+
+// Holds a job's paths against the disk without creating anything; for use before any heavy work.
+// Throws Error: kUsage when save_path is empty, not a directory, the model directory or inside it,
+// holds weights that are not AscendV1's (an engine would load them too) or directories in place of
+// files, or when model_type is no file name; kIo when save_path, or its nearest existing parent, is
+// not writable or a file to copy is not in the model directory; kResource when the disk has less
+// than `bytes_needed` free.
+void check_output_path(const AscendV1Job& job, int64_t bytes_needed);
+
+// Writes one checkpoint. Until commit() all data is in save_path/.laos-partial and an older
+// checkpoint in save_path stays whole. Destroyed without commit(), everything it created is
+// removed, save_path included. One thread at a time.
+class AscendV1Writer {
+ public:
+  // check_output_path, then reserves the disk space of all weights. Throws Error as that does, and
+  // Error(kIo) when another process writes to the same save_path.
+  explicit AscendV1Writer(AscendV1Job job);
+  ~AscendV1Writer();
+  AscendV1Writer(const AscendV1Writer&) = delete;
+  AscendV1Writer& operator=(const AscendV1Writer&) = delete;
+
+  // A FLOAT tensor, rounded once to its dtype. A vector is a matrix of one row. `name` is the
+  // tensor's, as "model.norm.weight". Throws Error(kNumeric) for a value that is not finite in that
+  // dtype.
+  void write_float(const std::string& name, MatView<const float> values);
+  // Rows [row_begin, row_begin + values.rows) of a FLOAT matrix.
+  void write_float_rows(const std::string& name, int64_t row_begin, MatView<const float> values);
+  // A quantized linear: codes [out_features, in_features], scales [out_features] finite and > 0.
+  // Offsets are written as zeros. `linear_name` has no ".weight".
+  void write_linear(const std::string& linear_name, MatView<const int8_t> codes,
+                    std::span<const float> scales);
+
+  // Makes the checkpoint appear. Everything is written and synced first; then the weights, index
+  // and description of an older checkpoint are removed, the description first, and the new files
+  // renamed into place, the description last, since nothing is a quantized checkpoint without one.
+  // LAOS_ASSERTs that every byte of every tensor was written.
+  void commit();
+
+ private:
+  class Staging;
+
+  const OutputTensor& find(const std::string& name) const;
+
+  AscendV1Job job_;
+  std::unique_ptr<Staging> staging_;
+  std::unique_ptr<io::ShardedWriter>
+      weights_;                             // destroyed before staging_, whose directory it is in
+  std::map<std::string, size_t> index_of_;  // tensor name -> job_.tensors
+};
+
+// quant_model_description.json of these tensors, in their order (spec 10.4).
+std::string description_json(const std::vector<OutputTensor>& tensors);
+
+// config.json for the quantized model: without quantization_config, and with tie_word_embeddings
+// false since both tensors are written (spec 6.4). All else is kept, keys in their order; text that
+// needs no change is returned as it is. `path` is for messages. Throws Error(kFormat).
+std::string exported_config(const std::string& text, const std::filesystem::path& path);
+
+}  // namespace laos::save

@@ -1,0 +1,359 @@
+#include "save/inspect.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+#include "core/tensor.h"
+#include "core/threads.h"
+#include "hf/ascendv1.h"
+#include "hf/json_file.h"
+#include "hf/model_tensors.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+
+namespace laos::save {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
+constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
+constexpr int64_t kMaxKeys = 10'000'000;
+constexpr int64_t kGrain = int64_t{1} << 20;  // elements a task scans
+
+// Number of elements in [0, size) that is_bad, counted in parallel.
+template <class IsBad>
+int64_t count_bad(int64_t size, IsBad&& is_bad) {
+  std::vector<int64_t> counts(static_cast<size_t>((size + kGrain - 1) / kGrain), 0);
+  parallel_for_ranges(size, kGrain, [&](int64_t begin, int64_t end) {
+    int64_t count = 0;
+    for (int64_t i = begin; i < end; ++i) count += is_bad(i) ? 1 : 0;
+    counts[static_cast<size_t>(begin / kGrain)] = count;
+  });
+  int64_t total = 0;
+  for (const int64_t count : counts) total += count;
+  return total;
+}
+
+// A float tensor in f32; its data in the file need not be aligned.
+Buffer<float> values_of(const TensorView& tensor) {
+  Buffer<float> values(num_elements(tensor.shape));
+  to_f32(tensor, values.data());
+  return values;
+}
+
+// F32, BF16 or F16 elements that are NaN or infinite.
+int64_t count_not_finite(const TensorView& tensor) {
+  if (tensor.dtype == DType::kF32)
+    return count_bad(num_elements(tensor.shape), [&](int64_t i) {
+      float value;
+      std::memcpy(&value, tensor.data + i * 4, sizeof value);
+      return !std::isfinite(value);
+    });
+  const uint16_t exponent = tensor.dtype == DType::kBF16 ? 0x7f80 : 0x7c00;
+  return count_bad(num_elements(tensor.shape), [&](int64_t i) {
+    uint16_t bits;
+    std::memcpy(&bits, tensor.data + i * 2, sizeof bits);
+    return (bits & exponent) == exponent;
+  });
+}
+
+class Inspection {
+ public:
+  explicit Inspection(const fs::path& directory) : directory_(directory) {
+    report_.directory = directory;
+  }
+
+  InspectReport run() {
+    const std::vector<fs::path> paths = hf::top_level_safetensors(directory_);
+    report_.files = std::ssize(paths);
+    read_config_files();
+    if (hf::AscendV1Checkpoint::is_ascendv1(directory_))
+      attempt([&] { description_ = hf::read_description(directory_); });
+    else
+      error("no description: the engine does not take this directory for a quantized checkpoint",
+            (directory_ / hf::kDescriptionFile).string(), "quantize the model first");
+    if (paths.empty())
+      error("the directory holds no *.safetensors file", directory_.string(),
+            "copy all of the checkpoint");
+    else
+      attempt([&] { files_ = io::TensorFiles::open_files(paths); });
+
+    if (description_ && files_) check_index(paths);
+    if (description_) check_description();
+    if (description_ && files_) {
+      const std::vector<Problem> problems =
+          hf::check_structure(config_ ? &*config_ : nullptr, *description_, files_->tensors());
+      errors_.insert(errors_.end(), problems.begin(), problems.end());
+      total();
+      for (const auto& [name, label] : description_->labels) check_values(name, label);
+      check_tied_head();
+    }
+    collect(Severity::kError, errors_);
+    collect(Severity::kWarning, warnings_);
+    return std::move(report_);
+  }
+
+ private:
+  void error(std::string what, std::string where, std::string fix) {
+    errors_.push_back({std::move(what), std::move(where), std::move(fix)});
+  }
+  void warn(std::string what, std::string where, std::string fix) {
+    warnings_.push_back({std::move(what), std::move(where), std::move(fix)});
+  }
+  void collect(Severity severity, const std::vector<Problem>& problems) {
+    for (const hf::ProblemGroup& group : hf::group_over_layers(problems))
+      report_.findings.push_back(
+          {severity, group.first.what, group.first.where, group.first.fix, group.count});
+  }
+
+  // Runs `read`; what it throws is a finding.
+  template <class F>
+  void attempt(F&& read) {
+    try {
+      read();
+    } catch (const Error& e) {
+      errors_.insert(errors_.end(), e.problems().begin(), e.problems().end());
+    }
+  }
+
+  void read_config_files() {
+    const fs::path path = directory_ / "config.json";
+    attempt([&] {
+      const Json json = hf::parse_json<Json>(io::read_text(path, kMaxConfigBytes), path, kMaxKeys);
+      const bool is_marked = json.is_object() && json.contains("quantization_config");
+      const bool has_text_config = json.is_object() && json.contains("text_config");
+      if (is_marked || (has_text_config && json["text_config"].contains("quantization_config")))
+        error("quantization_config makes the engine choose another quantization method",
+              path.string(), "remove it from config.json");
+      try {
+        config_ = hf::read_config(directory_);
+      } catch (const Error& e) {
+        if (e.code() != ErrorCode::kUnsupported) throw;
+        if (is_marked) return;  // the reason, already reported
+        for (const Problem& problem : e.problems())
+          warn("names and shapes are not checked: " + problem.what, problem.where, "");
+      }
+    });
+    std::error_code ignored;
+    const auto has = [&](const char* name) { return fs::exists(directory_ / name, ignored); };
+    if (!has("tokenizer.json") && !has("vocab.json") && !has("tokenizer.model"))
+      warn("the directory holds no tokenizer", directory_.string(),
+           "copy tokenizer.json and tokenizer_config.json of the model");
+  }
+
+  // The engine does without an index; other tools trust it.
+  void check_index(const std::vector<fs::path>& paths) {
+    const fs::path path = directory_ / hf::kAscendV1IndexFile;
+    std::error_code ignored;
+    const bool is_sharded = std::any_of(paths.begin(), paths.end(), [](const fs::path& file) {
+      return file.filename() != std::string(hf::kAscendV1Stem) + ".safetensors";
+    });
+    if (!fs::exists(path, ignored)) {
+      if (is_sharded) warn("shards without an index", path.string(), "quantize again");
+      return;
+    }
+    try {
+      check_index_json(hf::parse_json<Json>(io::read_text(path, kMaxIndexBytes), path, kMaxKeys),
+                       path.string());
+    } catch (const Error& e) {
+      warnings_.insert(warnings_.end(), e.problems().begin(), e.problems().end());
+    }
+  }
+
+  void check_index_json(const Json& json, const std::string& path) {
+    const auto map = json.find("weight_map");
+    if (map == json.end() || !map->is_object()) {
+      warn("the index has no weight_map", path, "quantize again");
+      return;
+    }
+    int64_t bytes = 0;
+    for (const auto& [name, tensor] : files_->tensors()) {
+      bytes += tensor.size_bytes();
+      const auto entry = map->find(name);
+      if (entry == map->end())
+        warn("in the files, but not in the index", name, "quantize again");
+      else if (!entry->is_string() || entry->get_ref<const std::string&>() != files_->file_of(name))
+        warn("the index names another file than the one that holds it", name, "quantize again");
+    }
+    for (const auto& [name, unused] : map->items())
+      if (!files_->contains(name)) warn("in the index, but in no file", name, "quantize again");
+    const Json::json_pointer total_size("/metadata/total_size");
+    if (!json.contains(total_size) || !json[total_size].is_number_integer() ||
+        json[total_size] != bytes)
+      warn("metadata.total_size is not the " + std::to_string(bytes) + " bytes of all tensors",
+           path, "quantize again");
+  }
+
+  // What the description alone shows.
+  void check_description() {
+    std::vector<std::string> labels;
+    std::set<std::string> unchecked;
+    for (const auto& [name, label] : description_->labels) {
+      labels.push_back(label);
+      if (hf::is_unchecked_label(label)) unchecked.insert(label);
+    }
+    for (const std::string& label : unchecked)
+      warn("the tensors of " + label + " linears are not checked", directory_.string(), "");
+    report_.model_quant_type = description_->model_quant_type;
+    if (const std::string type = hf::model_quant_type(labels);
+        description_->model_quant_type != type)
+      warn("model_quant_type is \"" + description_->model_quant_type + "\", the highest label " +
+               type,
+           (directory_ / hf::kDescriptionFile).string(), "quantize again");
+    check_fused();
+  }
+
+  void check_fused() {
+    for (const std::vector<std::string>& group : hf::fused_groups())
+      for (const auto& [name, label] : description_->labels) {
+        // Each group once, at its first member that is there.
+        const std::optional<std::string> layer = layer_of(name, group);
+        if (!layer) continue;
+        std::string listed;
+        bool is_mixed = false;
+        for (const std::string& member : group) {
+          const std::string* member_label = description_->find(*layer + member + ".weight");
+          is_mixed = is_mixed || (member_label != nullptr && *member_label != label);
+          listed += (listed.empty() ? "" : ", ") + member + " is " +
+                    (member_label == nullptr ? "missing" : *member_label);
+        }
+        if (is_mixed)
+          error("linears that the engine fuses have different labels: " + listed, name,
+                "quantize them with one scheme");
+      }
+  }
+
+  // "model.layers.3." when `name` is the weight of the first described member of `group` in a
+  // layer.
+  std::optional<std::string> layer_of(const std::string& name,
+                                      const std::vector<std::string>& group) {
+    for (const std::string& member : group) {
+      const std::string suffix = "." + member + ".weight";
+      if (!name.ends_with(suffix)) continue;
+      const std::string layer = name.substr(0, name.size() - suffix.size() + 1);
+      for (const std::string& earlier : group) {
+        if (earlier == member) return layer;
+        if (description_->find(layer + earlier + ".weight") != nullptr) return std::nullopt;
+      }
+    }
+    return std::nullopt;
+  }
+
+  void total() {
+    std::map<std::string, size_t> index;
+    for (const auto& [name, label] : description_->labels) {
+      const TensorView* tensor = files_->find(name);
+      if (tensor == nullptr) continue;
+      const auto [entry, is_new] = index.try_emplace(label, report_.labels.size());
+      if (is_new) report_.labels.push_back({.label = label});
+      LabelTotals& totals = report_.labels[entry->second];
+      totals.bytes += tensor->size_bytes();
+      report_.bytes += tensor->size_bytes();
+      if (!name.ends_with(".weight")) continue;
+      ++totals.weights;
+      totals.parameters += num_elements(tensor->shape);
+      report_.parameters += num_elements(tensor->shape);
+    }
+  }
+
+  void check_values(const std::string& name, const std::string& label) {
+    const TensorView* tensor = files_->find(name);
+    if (tensor == nullptr) return;
+    const bool is_float = tensor->dtype == DType::kF32 || tensor->dtype == DType::kBF16 ||
+                          tensor->dtype == DType::kF16;
+    if (is_float && count_not_finite(*tensor) > 0)
+      error("holds NaN or infinity", name, "quantize again from an undamaged checkpoint");
+    if (hf::linear_parts(label).empty()) return;
+    if (name.ends_with(".weight")) check_codes(*tensor, label);
+    if (!is_float) return;
+    if (name.ends_with("_scale")) check_scales(*tensor, label);
+    if (name.ends_with(".weight_offset")) check_offsets(*tensor);
+  }
+
+  void check_offsets(const TensorView& offsets) {
+    const Buffer<float> values = values_of(offsets);
+    if (count_bad(values.size(), [&](int64_t i) { return values[i] != 0; }) > 0)
+      warn("offsets that are not zero; the engine takes the weight as symmetric", offsets.name,
+           "quantize with symmetric: true");
+  }
+
+  void check_codes(const TensorView& codes, const std::string& label) {
+    if (label != "W4A4_DYNAMIC" || codes.dtype != DType::kI8) return;
+    const auto* data = reinterpret_cast<const int8_t*>(codes.data);
+    if (count_bad(num_elements(codes.shape),
+                  [&](int64_t i) { return data[i] < -8 || data[i] > 7; }) > 0)
+      error("codes outside -8..7 in a W4A4_DYNAMIC weight", codes.name, "quantize again");
+    constexpr int64_t kPacked = 8;  // codes an int32 on the device
+    if (codes.shape.size() == 2 && codes.shape[1] % kPacked != 0)
+      error("in_features " + std::to_string(codes.shape[1]) +
+                " is no multiple of 8, as packing to int4 needs",
+            codes.name, "keep this linear W8A8 or FLOAT");
+  }
+
+  void check_scales(const TensorView& scales, const std::string& label) {
+    const Buffer<float> values = values_of(scales);
+    if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
+      error("scales that are not greater than 0", scales.name, "quantize again");
+    // The engine holds W4A4 scales in f32, the others in the model's dtype.
+    if (label == "W4A4_DYNAMIC" || !scales.name.ends_with(".weight_scale")) return;
+    const DType dtype = config_ ? config_->dtype : DType::kBF16;
+    const int64_t inexact = count_bad(values.size(), [&](int64_t i) {
+      return std::isfinite(values[i]) && round_to(dtype, values[i]) != values[i];
+    });
+    if (inexact > 0)
+      warn("scales of " + label + " that are not exact in " + std::string(to_string(dtype)) +
+               "; the engine rounds them",
+           scales.name, "quantize with scale_dtype bfloat16");
+  }
+
+  // Of a tied model the engine ignores lm_head, which differs once norms are folded into it.
+  void check_tied_head() {
+    if (!config_ || !config_->tie_word_embeddings) return;
+    const TensorView* head = files_->find("lm_head.weight");
+    const TensorView* embedding = files_->find("model.embed_tokens.weight");
+    if (head == nullptr || embedding == nullptr) return;
+    const bool same =
+        head->dtype == embedding->dtype && head->shape == embedding->shape &&
+        std::memcmp(head->data, embedding->data, static_cast<size_t>(head->size_bytes())) == 0;
+    const std::string what = "tie_word_embeddings is true: the engine ignores this tensor";
+    const std::string fix = "set tie_word_embeddings to false in config.json";
+    if (same)
+      warn(what + ", here equal to embed_tokens", head->name, fix);
+    else
+      error(what + " and uses embed_tokens, which differs", head->name, fix);
+  }
+
+  fs::path directory_;
+  std::optional<hf::Config> config_;
+  std::optional<hf::Description> description_;
+  std::optional<io::TensorFiles> files_;
+  std::vector<Problem> errors_;
+  std::vector<Problem> warnings_;
+  InspectReport report_;
+};
+
+}  // namespace
+
+const char* name_of(Severity severity) noexcept {
+  return severity == Severity::kError ? "error" : "warning";
+}
+
+bool InspectReport::loads() const noexcept {
+  return std::none_of(findings.begin(), findings.end(),
+                      [](const Finding& finding) { return finding.severity == Severity::kError; });
+}
+
+InspectReport inspect(const fs::path& directory) { return Inspection(directory).run(); }
+
+}  // namespace laos::save

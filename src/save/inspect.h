@@ -1,0 +1,51 @@
+// Holds an AscendV1 directory against what vLLM-Ascend needs to load it (spec 10.7).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace laos::save {
+
+// kError: the engine refuses the checkpoint, or computes something else than was saved.
+// kWarning: it loads, but something is not as a writer should leave it.
+enum class Severity { kError, kWarning };
+
+const char* name_of(Severity severity) noexcept;  // "error", "warning"
+
+// One thing that is wrong, once for all layers that have it.
+struct Finding {
+  Severity severity = Severity::kError;
+  std::string what;
+  std::string where;  // the first place
+  std::string fix;    // may be empty
+  int64_t count = 1;  // places
+};
+
+// What carries one label.
+struct LabelTotals {
+  std::string label;
+  int64_t weights = 0;     // tensors named *.weight
+  int64_t parameters = 0;  // elements of those
+  int64_t bytes = 0;       // of all tensors with the label, scales included
+};
+
+struct InspectReport {
+  std::filesystem::path directory;
+  std::string model_quant_type;     // as the description says, "" when it does not
+  std::vector<LabelTotals> labels;  // in order of first appearance
+  int64_t files = 0;                // *.safetensors
+  int64_t parameters = 0;
+  int64_t bytes = 0;              // of tensors
+  std::vector<Finding> findings;  // errors first
+
+  // False when a finding is an error.
+  bool loads() const noexcept;
+};
+
+// Reads all of the directory, every weight and scale included. What is wrong with its files becomes
+// a finding; throws Error(kIo) only when `directory` is not a directory that can be listed.
+InspectReport inspect(const std::filesystem::path& directory);
+
+}  // namespace laos::save

@@ -1,0 +1,568 @@
+#include "save/ascendv1.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "hf/ascendv1.h"
+#include "hf/model_tensors.h"
+#include "save/fixtures.h"
+#include "save/inspect.h"
+
+namespace laos::save {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+template <class F>
+Error error_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return Error(ErrorCode::kInternal, Problem{});
+}
+
+// --- planning ------------------------------------------------------------------------------------
+
+constexpr const char* kOneLayerDescription = R"({
+    "model.layers.0.self_attn.q_proj.weight": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.q_proj.weight_scale": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.q_proj.weight_offset": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.k_proj.weight": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.k_proj.weight_scale": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.k_proj.weight_offset": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.v_proj.weight": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.v_proj.weight_scale": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.v_proj.weight_offset": "W8A8_DYNAMIC",
+    "model.layers.0.self_attn.o_proj.weight": "FLOAT",
+    "model.layers.0.self_attn.q_norm.weight": "FLOAT",
+    "model.layers.0.self_attn.k_norm.weight": "FLOAT",
+    "model.layers.0.mlp.gate_proj.weight": "W4A4_DYNAMIC",
+    "model.layers.0.mlp.gate_proj.weight_scale": "W4A4_DYNAMIC",
+    "model.layers.0.mlp.gate_proj.weight_offset": "W4A4_DYNAMIC",
+    "model.layers.0.mlp.up_proj.weight": "W4A4_DYNAMIC",
+    "model.layers.0.mlp.up_proj.weight_scale": "W4A4_DYNAMIC",
+    "model.layers.0.mlp.up_proj.weight_offset": "W4A4_DYNAMIC",
+    "model.layers.0.mlp.down_proj.weight": "W8A8_DYNAMIC",
+    "model.layers.0.mlp.down_proj.weight_scale": "W8A8_DYNAMIC",
+    "model.layers.0.mlp.down_proj.weight_offset": "W8A8_DYNAMIC",
+    "model.layers.0.input_layernorm.weight": "FLOAT",
+    "model.layers.0.post_attention_layernorm.weight": "FLOAT",
+    "model.embed_tokens.weight": "FLOAT",
+    "model.norm.weight": "FLOAT",
+    "lm_head.weight": "FLOAT",
+    "version": "1.0.0",
+    "model_quant_type": "W4A4_DYNAMIC",
+    "metadata": {},
+    "group_size": 0,
+    "optional": {}
+})";
+
+TEST(AscendV1Plan, DescriptionOfOneLayerMatchesGolden) {
+  EXPECT_EQ(description_json(output_tensors(tiny_config(1), DType::kBF16, mixed_schemes)),
+            kOneLayerDescription);
+}
+
+TEST(AscendV1Plan, GivesEachTensorDtypeAndShapeOfItsLabel) {
+  const auto tensors = output_tensors(tiny_config(1), DType::kF16, mixed_schemes);
+  const auto at = [&](const std::string& name) {
+    for (const OutputTensor& tensor : tensors)
+      if (tensor.spec.name == name)
+        return std::string(to_string(tensor.spec.dtype)) + to_string(tensor.spec.shape);
+    return std::string("none");
+  };
+  EXPECT_EQ(at("model.layers.0.self_attn.q_proj.weight"), "I8[32, 16]");
+  EXPECT_EQ(at("model.layers.0.self_attn.k_proj.weight_scale"), "F32[16, 1]");
+  EXPECT_EQ(at("model.layers.0.mlp.down_proj.weight"), "I8[16, 24]");
+  EXPECT_EQ(at("model.layers.0.mlp.up_proj.weight_offset"), "F32[24, 1]");
+  EXPECT_EQ(at("model.layers.0.self_attn.o_proj.weight"), "F16[16, 32]");
+  EXPECT_EQ(at("model.layers.0.self_attn.o_proj.weight_scale"), "none");
+  EXPECT_EQ(at("model.layers.0.self_attn.q_norm.weight"), "F16[8]");
+  EXPECT_EQ(at("lm_head.weight"), "F16[10, 16]");
+}
+
+TEST(AscendV1Plan, RefusesSchemesNoEngineLoadsAllAtOnce) {
+  const Error error = error_of([] {
+    output_tensors(tiny_config(), DType::kBF16, [](const std::string& linear) {
+      quant::LinearScheme scheme = w8a8();
+      if (linear.ends_with("up_proj")) scheme.weight.group_size = 8;
+      if (linear.ends_with("down_proj")) scheme = {{.bits = 4}, {.bits = 8}};
+      return std::optional(scheme);
+    });
+  });
+  EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+  ASSERT_EQ(error.problems().size(), 2u) << error.what();
+  EXPECT_THAT(error.what(), HasSubstr("per-group scales"));
+  EXPECT_THAT(error.what(), HasSubstr("W4A8_DYNAMIC is not written as AscendV1 (2 linears"));
+  EXPECT_THAT(error.what(), HasSubstr("model.layers.0.mlp.down_proj"));
+}
+
+TEST(AscendV1Plan, FindsLinearsThatEnginesFuseWithDifferentLabels) {
+  EXPECT_TRUE(check_fused_groups(output_linears(tiny_config(), mixed_schemes)).empty());
+
+  const Problems problems = check_fused_groups(output_linears(
+      tiny_config(), [](const std::string& linear) -> std::optional<quant::LinearScheme> {
+        if (linear == "model.layers.1.self_attn.v_proj") return std::nullopt;
+        if (linear == "model.layers.0.mlp.up_proj") return w4a4();
+        return w8a8();
+      }));
+  ASSERT_EQ(problems.list().size(), 2u);
+  EXPECT_EQ(problems.list()[0].where, "model.layers.0");
+  EXPECT_THAT(problems.list()[0].what,
+              HasSubstr("mlp.gate_proj is W8A8_DYNAMIC, mlp.up_proj is W4A4_DYNAMIC"));
+  EXPECT_EQ(problems.list()[1].where, "model.layers.1");
+  EXPECT_THAT(problems.list()[1].what, HasSubstr("self_attn.v_proj is FLOAT"));
+}
+
+TEST(AscendV1Plan, CountsPartFileSizeInGiBWithoutOverflow) {
+  EXPECT_EQ(max_shard_bytes({.part_file_size = 4}), int64_t{4} << 30);
+  EXPECT_EQ(max_shard_bytes({.part_file_size = 0}), 0);
+  EXPECT_GT(max_shard_bytes({.part_file_size = std::numeric_limits<int64_t>::max()}),
+            int64_t{1} << 62);
+}
+
+TEST(AscendV1Plan, ModelQuantTypeIsTheHighestLabel) {
+  using Labels = std::vector<std::string>;
+  EXPECT_EQ(hf::model_quant_type(Labels{"W4A4_DYNAMIC", "FLOAT", "W8A8"}), "W4A4_DYNAMIC");
+  EXPECT_EQ(hf::model_quant_type(Labels{"FLOAT", "W8A8_DYNAMIC", "W8A16"}), "W8A8_DYNAMIC");
+  EXPECT_EQ(hf::model_quant_type(Labels{"W4A8_DYNAMIC"}), "Unknown");
+}
+
+// --- config.json ---------------------------------------------------------------------------------
+
+TEST(AscendV1Config, DropsQuantizationConfigAndUntiesAndKeepsTheRestInOrder) {
+  const std::string text = R"({"z": 1, "tie_word_embeddings": true, "rms_norm_eps": 1e-06,
+    "quantization_config": {"bits": 8}, "a": 10000.0,
+    "text_config": {"quantization_config": {}, "b": "ü", "tie_word_embeddings": true}})";
+  EXPECT_EQ(exported_config(text, "config.json"),
+            "{\n  \"z\": 1,\n  \"tie_word_embeddings\": false,\n  \"rms_norm_eps\": 1e-06,\n"
+            "  \"a\": 10000.0,\n  \"text_config\": {\n    \"b\": \"ü\",\n"
+            "    \"tie_word_embeddings\": false\n  }\n}\n");
+}
+
+TEST(AscendV1Config, ReturnsTextThatNeedsNoChangeByteForByte) {
+  const std::string text = "{ \"a\":1,\n\t\"tie_word_embeddings\" : false }";
+  EXPECT_EQ(exported_config(text, "config.json"), text);
+}
+
+TEST(AscendV1Config, RefusesWhatIsNoObjectAndHostileNesting) {
+  for (const std::string& text :
+       {std::string("[]"), std::string("{"), std::string("{\"text_config\": 1}"), std::string(),
+        std::string(100'000, '[') + std::string(100'000, ']'), std::string("{}\0{}", 5)})
+    EXPECT_EQ(error_of([&] { exported_config(text, "config.json"); }).code(), ErrorCode::kFormat);
+}
+
+// --- writing -------------------------------------------------------------------------------------
+
+class AscendV1 : public testing::Test {
+ protected:
+  void SetUp() override { write_model_directory(temp_ / "model"); }
+
+  AscendV1Job job(int64_t max_shard = int64_t{1} << 30) {
+    return {.save_path = temp_ / "out",
+            .model_directory = temp_ / "model",
+            .tensors = output_tensors(tiny_config(), DType::kBF16, mixed_schemes),
+            .max_shard_bytes = max_shard,
+            .model_type = "Qwen3-Tiny",
+            .recipe_yaml = "apiversion: modelslim_v1\n"};
+  }
+
+  // Every module but `without`. Element i of every float tensor is `base` + i / 8, of every code i
+  // % 7 - 3, of every scale i
+  // + 1.
+  static void write_all(AscendV1Writer& writer, float base = 0, const std::string& without = "") {
+    for (const hf::WeightModule& module : hf::weight_modules(tiny_config())) {
+      if (module.name == without) continue;
+      const int64_t rows = module.shape.size() == 2 ? module.shape[0] : 1;
+      const int64_t cols = module.shape.back();
+      if (module.kind != hf::WeightModule::Kind::kLinear || module.name.ends_with("o_proj")) {
+        Mat<float> values(rows, cols);
+        for (int64_t i = 0; i < values.size(); ++i)
+          values.data()[i] = base + static_cast<float>(i) / 8;
+        writer.write_float(module.weight_name(), values.view());
+      } else {
+        Mat<int8_t> codes(rows, cols);
+        for (int64_t i = 0; i < codes.size(); ++i) codes.data()[i] = static_cast<int8_t>(i % 7 - 3);
+        std::vector<float> scales(static_cast<size_t>(rows));
+        std::iota(scales.begin(), scales.end(), 1.0f);
+        writer.write_linear(module.name, codes.view(), scales);
+      }
+    }
+  }
+
+  void write_checkpoint(float base = 0, int64_t max_shard = int64_t{1} << 30) {
+    AscendV1Writer writer(job(max_shard));
+    write_all(writer, base);
+    writer.commit();
+  }
+
+  TempDir temp_;
+};
+
+TEST_F(AscendV1, WritesEveryFileOfTheFormatAndInspectIsContent) {
+  write_checkpoint();
+  EXPECT_THAT(names_in(temp_ / "out"),
+              ElementsAre("Qwen3-Tiny_best_practice.yaml", "chat_template.jinja", "config.json",
+                          "merges.txt", "modeling.py", "quant_model_description.json",
+                          "quant_model_weights-00001-of-00001.safetensors",
+                          "quant_model_weights.safetensors.index.json", "tokenizer.json"));
+  EXPECT_EQ(read_text(temp_ / "out" / "tokenizer.json"), "{\"tokenizer\": 1}");
+  EXPECT_EQ(read_text(temp_ / "out" / "Qwen3-Tiny_best_practice.yaml"),
+            "apiversion: modelslim_v1\n");
+  EXPECT_EQ(read_text(temp_ / "out" / "config.json"), read_text(temp_ / "model" / "config.json"));
+  for (const char* name : {"quant_model_description.json", "tokenizer.json", "config.json"})
+    EXPECT_EQ(fs::status(temp_ / "out" / name).permissions(),
+              fs::perms::owner_read | fs::perms::owner_write)
+        << name;
+
+  const InspectReport report = inspect(temp_ / "out");
+  EXPECT_THAT(report.findings, IsEmpty());
+  EXPECT_EQ(report.model_quant_type, "W4A4_DYNAMIC");
+}
+
+TEST_F(AscendV1, ReadsBackWhatWasWritten) {
+  write_checkpoint();
+  const auto checkpoint = hf::AscendV1Checkpoint::open(temp_ / "out");
+  EXPECT_TRUE(hf::AscendV1Checkpoint::is_ascendv1(temp_ / "out"));
+  EXPECT_EQ(checkpoint.config().num_hidden_layers, 2);
+  EXPECT_EQ(checkpoint.label("model.layers.1.mlp.up_proj"), "W4A4_DYNAMIC");
+  EXPECT_EQ(checkpoint.label("model.layers.1.self_attn.o_proj"), "FLOAT");
+
+  const auto codes = checkpoint.codes("model.layers.1.mlp.up_proj");
+  ASSERT_EQ(codes.rows, 24);
+  ASSERT_EQ(codes.cols, 16);
+  EXPECT_EQ(codes.row(0)[0], -3);
+  EXPECT_EQ(codes.row(1)[0], 16 % 7 - 3);
+  const std::vector<float> scales = checkpoint.scales("model.layers.1.mlp.up_proj");
+  ASSERT_EQ(scales.size(), 24u);
+  EXPECT_EQ(scales[23], 24.0f);
+
+  const TensorView& offset = checkpoint.files().at("model.layers.1.mlp.up_proj.weight_offset");
+  for (int64_t i = 0; i < offset.size_bytes(); ++i) EXPECT_EQ(offset.data[i], std::byte{0});
+  const Mat<float> head = to_f32(checkpoint.weight("lm_head"));
+  EXPECT_EQ(head(9, 15), round_to(DType::kBF16, 159.0f / 8));
+}
+
+TEST_F(AscendV1, NamesShardsAndIndexesThem) {
+  write_checkpoint(0, 1500);
+  const auto index = nlohmann::ordered_json::parse(
+      read_text(temp_ / "out" / "quant_model_weights.safetensors.index.json"));
+  std::vector<std::string> in_index;
+  int64_t bytes = 0;
+  for (const OutputTensor& tensor : job().tensors) bytes += tensor.spec.size_bytes();
+  EXPECT_EQ(index["metadata"]["total_size"], bytes);
+  size_t i = 0;
+  for (const auto& [name, file] : index["weight_map"].items()) {
+    EXPECT_EQ(name, job().tensors.at(i++).spec.name);
+    EXPECT_TRUE(fs::exists(temp_ / "out" / file.get<std::string>())) << file;
+  }
+  EXPECT_EQ(i, job().tensors.size());
+  EXPECT_EQ(index["weight_map"]["model.layers.0.self_attn.q_proj.weight"].get<std::string>().substr(
+                0, 29),
+            "quant_model_weights-00001-of-");
+  EXPECT_GT(hf::top_level_safetensors(temp_ / "out").size(), 2u);
+  EXPECT_THAT(inspect(temp_ / "out").findings, IsEmpty());
+}
+
+TEST_F(AscendV1, WritesOneFileWithoutIndexForPartFileSizeZero) {
+  write_checkpoint(0, 0);
+  EXPECT_THAT(names_in(temp_ / "out"), Contains("quant_model_weights.safetensors"));
+  EXPECT_THAT(names_in(temp_ / "out"), Not(Contains("quant_model_weights.safetensors.index.json")));
+  EXPECT_THAT(inspect(temp_ / "out").findings, IsEmpty());
+}
+
+TEST_F(AscendV1, ShowsNothingBeforeCommit) {
+  AscendV1Writer writer(job());
+  write_all(writer);
+  EXPECT_THAT(names_in(temp_ / "out"), ElementsAre(".laos-partial"));
+}
+
+TEST_F(AscendV1, DestroyedWithoutCommitLeavesNothing) {
+  AscendV1Job deep = job();
+  deep.save_path = temp_ / "new" / "deep/";
+  {
+    AscendV1Writer writer(deep);
+    write_all(writer);
+    EXPECT_TRUE(fs::exists(temp_ / "new" / "deep"));
+  }
+  EXPECT_FALSE(fs::exists(temp_ / "new"));
+
+  fs::create_directory(temp_ / "out");
+  { AscendV1Writer writer(job()); }
+  EXPECT_TRUE(fs::exists(temp_ / "out")) << "it was there before";
+  EXPECT_THAT(names_in(temp_ / "out"), IsEmpty());
+}
+
+TEST_F(AscendV1, OlderCheckpointStaysWholeUntilCommitAndIsReplacedByIt) {
+  write_checkpoint(1, 1500);
+  write_text(temp_ / "out" / "notes.md", "mine");
+  const std::vector<std::string> before = names_in(temp_ / "out");
+  {
+    AscendV1Writer writer(job());
+    write_all(writer, 2);
+  }
+  EXPECT_EQ(names_in(temp_ / "out"), before);
+  const auto first = [&] {
+    return to_f32(hf::AscendV1Checkpoint::open(temp_ / "out").weight("model.norm"))(0, 0);
+  };
+  EXPECT_EQ(first(), 1.0f);
+
+  write_checkpoint(2, 0);
+  EXPECT_EQ(first(), 2.0f);
+  EXPECT_THAT(names_in(temp_ / "out"),
+              ElementsAre("Qwen3-Tiny_best_practice.yaml", "chat_template.jinja", "config.json",
+                          "merges.txt", "modeling.py", "notes.md", "quant_model_description.json",
+                          "quant_model_weights.safetensors", "tokenizer.json"));
+}
+
+TEST_F(AscendV1, ClearsWhatAKilledRunLeft) {
+  fs::create_directories(temp_ / "out" / ".laos-partial" / "sub");
+  write_text(temp_ / "out" / ".laos-partial" / "x.partial", "half");
+  write_checkpoint();
+  EXPECT_FALSE(fs::exists(temp_ / "out" / ".laos-partial"));
+  EXPECT_TRUE(inspect(temp_ / "out").loads());
+}
+
+TEST_F(AscendV1, RefusesASecondWriterOfTheSamePath) {
+  AscendV1Writer writer(job());
+  const Error error = error_of([&] { AscendV1Writer second(job()); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.what(), HasSubstr("another process"));
+  write_all(writer);
+  writer.commit();
+  EXPECT_TRUE(inspect(temp_ / "out").loads());
+}
+
+TEST_F(AscendV1, RowsInPiecesEqualTheWhole) {
+  write_checkpoint(0, 0);
+  const std::string whole = read_text(temp_ / "out" / "quant_model_weights.safetensors");
+
+  AscendV1Writer pieces(job(0));
+  write_all(pieces, 0, "model.embed_tokens");
+  Mat<float> embedding(10, 20);  // wider than the tensor: rows have a stride
+  for (int64_t row = 0; row < 10; ++row)
+    for (int64_t col = 0; col < 16; ++col)
+      embedding(row, col) = static_cast<float>(row * 16 + col) / 8;
+  const MatView<const float> view = embedding.view().slice_cols(0, 16);
+  pieces.write_float_rows("model.embed_tokens.weight", 7, view.slice_rows(7, 10));
+  pieces.write_float_rows("model.embed_tokens.weight", 0, view.slice_rows(0, 7));
+  pieces.commit();
+  EXPECT_EQ(read_text(temp_ / "out" / "quant_model_weights.safetensors"), whole);
+}
+
+TEST_F(AscendV1, CodesWithAStrideEqualContiguousOnes) {
+  write_checkpoint(0, 0);
+  const std::string whole = read_text(temp_ / "out" / "quant_model_weights.safetensors");
+
+  AscendV1Writer strided(job(0));
+  write_all(strided, 0, "model.layers.0.mlp.up_proj");
+  Mat<int8_t> codes(24, 20);
+  for (int64_t row = 0; row < 24; ++row)
+    for (int64_t col = 0; col < 16; ++col)
+      codes(row, col) = static_cast<int8_t>((row * 16 + col) % 7 - 3);
+  std::vector<float> scales(24);
+  std::iota(scales.begin(), scales.end(), 1.0f);
+  strided.write_linear("model.layers.0.mlp.up_proj", codes.view().slice_cols(0, 16), scales);
+  strided.commit();
+  EXPECT_EQ(read_text(temp_ / "out" / "quant_model_weights.safetensors"), whole);
+}
+
+TEST_F(AscendV1, RefusesValuesThatAreNotFinite) {
+  AscendV1Writer writer(job());
+  Mat<float> head(10, 16);
+  head.fill_zero();
+  head(3, 5) = std::numeric_limits<float>::quiet_NaN();
+  const Error nan = error_of([&] { writer.write_float("lm_head.weight", head.view()); });
+  EXPECT_EQ(nan.code(), ErrorCode::kNumeric);
+  EXPECT_THAT(nan.what(), HasSubstr("row 3, column 5"));
+  EXPECT_THAT(nan.what(), HasSubstr("lm_head.weight"));
+}
+
+TEST_F(AscendV1, RefusesValuesTooLargeForF16) {
+  AscendV1Job f16 = job();
+  f16.tensors = output_tensors(tiny_config(), DType::kF16, mixed_schemes);
+  AscendV1Writer writer(f16);
+  Mat<float> norm(1, 16);
+  norm.fill_zero();
+  norm(0, 2) = 70'000;
+  EXPECT_EQ(error_of([&] { writer.write_float("model.norm.weight", norm.view()); }).code(),
+            ErrorCode::kNumeric);
+}
+
+TEST_F(AscendV1, CommitOfAnUnfinishedCheckpointIsOurDefectAndShowsNothing) {
+  {
+    AscendV1Writer writer(job());
+    write_all(writer, 0, "lm_head");
+    EXPECT_EQ(error_of([&] { writer.commit(); }).code(), ErrorCode::kInternal);
+    EXPECT_THAT(names_in(temp_ / "out"), ElementsAre(".laos-partial"));
+  }
+  EXPECT_FALSE(fs::exists(temp_ / "out"));
+}
+
+TEST_F(AscendV1, CodesAndScalesOutOfRangeAreOurDefect) {
+  AscendV1Writer writer(job());
+  const std::string up = "model.layers.0.mlp.up_proj";
+  Mat<int8_t> codes(24, 16);
+  std::fill_n(codes.data(), codes.size(), int8_t{7});
+  std::vector<float> scales(24, 1.0f);
+  codes(23, 15) = 8;
+  EXPECT_THROW(writer.write_linear(up, codes.view(), scales), Error);
+  codes(23, 15) = -8;
+  scales[23] = 0;
+  EXPECT_THROW(writer.write_linear(up, codes.view(), scales), Error);
+  scales[23] = 1;
+  writer.write_linear(up, codes.view(), scales);
+}
+
+TEST_F(AscendV1, PlansTheBytesOfAllFiles) {
+  write_checkpoint(0, 1500);
+  int64_t bytes = 0;
+  for (const std::string& name : names_in(temp_ / "out"))
+    bytes += static_cast<int64_t>(fs::file_size(temp_ / "out" / name));
+  EXPECT_GE(planned_bytes(job(1500)), bytes);
+  EXPECT_LE(planned_bytes(job(1500)), bytes + 1000);
+}
+
+// --- paths ---------------------------------------------------------------------------------------
+
+TEST_F(AscendV1, ChecksThePathWithoutCreatingAnything) {
+  AscendV1Job deep = job();
+  deep.save_path = temp_ / "a" / "b";
+  check_output_path(deep, 1000);
+  EXPECT_FALSE(fs::exists(temp_ / "a"));
+}
+
+TEST_F(AscendV1, RefusesTheModelDirectoryAndPathsInIt) {
+  fs::create_directory_symlink(temp_ / "model", temp_ / "link");
+  for (const char* path :
+       {"model", "model/", "link", "model/sub/deep", "link/sub", "other/../model"}) {
+    AscendV1Job bad = job();
+    bad.save_path = temp_ / path;
+    const Error error = error_of([&] { check_output_path(bad, 0); });
+    EXPECT_EQ(error.code(), ErrorCode::kUsage) << path;
+    EXPECT_THAT(error.what(), HasSubstr("into the model directory")) << path;
+  }
+}
+
+TEST_F(AscendV1, RefusesAPathThatIsNoDirectory) {
+  write_text(temp_ / "file", "");
+  fs::create_symlink(temp_ / "nowhere", temp_ / "dangling");
+  for (const char* path : {"file", "dangling"}) {
+    AscendV1Job bad = job();
+    bad.save_path = temp_ / path;
+    EXPECT_EQ(error_of([&] { check_output_path(bad, 0); }).code(), ErrorCode::kUsage) << path;
+  }
+  AscendV1Job below = job();
+  below.save_path = temp_ / "file" / "sub";
+  EXPECT_THROW(check_output_path(below, 0), Error);
+  AscendV1Job empty = job();
+  empty.save_path = "";
+  EXPECT_EQ(error_of([&] { check_output_path(empty, 0); }).code(), ErrorCode::kUsage);
+  AscendV1Job endless = job();
+  endless.save_path = temp_ / std::string(5000, 'x');
+  EXPECT_EQ(error_of([&] { check_output_path(endless, 0); }).code(), ErrorCode::kIo);
+}
+
+TEST_F(AscendV1, RefusesADirectoryItCannotWriteInto) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
+  fs::create_directory(temp_ / "closed");
+  fs::permissions(temp_ / "closed", fs::perms::owner_read | fs::perms::owner_exec);
+  AscendV1Job bad = job();
+  bad.save_path = temp_ / "closed" / "out";
+  EXPECT_EQ(error_of([&] { check_output_path(bad, 0); }).code(), ErrorCode::kIo);
+}
+
+TEST_F(AscendV1, RefusesADiskThatIsTooSmall) {
+  const Error error =
+      error_of([&] { check_output_path(job(), std::numeric_limits<int64_t>::max()); });
+  EXPECT_EQ(error.code(), ErrorCode::kResource);
+  EXPECT_FALSE(fs::exists(temp_ / "out"));
+}
+
+TEST_F(AscendV1, RefusesToReplaceWeightsOfSomethingElse) {
+  fs::create_directory(temp_ / "out");
+  write_text(temp_ / "out" / "model.safetensors", "precious");
+  const Error error = error_of([&] { check_output_path(job(), 0); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), HasSubstr("model.safetensors"));
+  EXPECT_THROW(AscendV1Writer{job()}, Error);
+  EXPECT_EQ(read_text(temp_ / "out" / "model.safetensors"), "precious");
+}
+
+TEST_F(AscendV1, ForeignWeightsThatAppearDuringTheRunStay) {
+  AscendV1Writer writer(job());
+  write_all(writer);
+  write_text(temp_ / "out" / "model.safetensors", "precious");
+  EXPECT_EQ(error_of([&] { writer.commit(); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(read_text(temp_ / "out" / "model.safetensors"), "precious");
+  EXPECT_FALSE(fs::exists(temp_ / "out" / "quant_model_description.json"));
+}
+
+TEST_F(AscendV1, RefusesADirectoryInThePlaceOfAFile) {
+  fs::create_directories(temp_ / "out" / "config.json");
+  EXPECT_THAT(error_of([&] { check_output_path(job(), 0); }).what(), HasSubstr("config.json"));
+}
+
+TEST_F(AscendV1, RefusesAModelTypeThatIsNoFileName) {
+  for (const std::string& type :
+       {std::string(), std::string("../../x"), std::string("a\nb"), std::string(201, 'x')}) {
+    AscendV1Job bad = job();
+    bad.model_type = type;
+    EXPECT_EQ(error_of([&] { check_output_path(bad, 0); }).code(), ErrorCode::kUsage) << type;
+  }
+}
+
+TEST_F(AscendV1, RefusesAModelDirectoryWithoutConfig) {
+  fs::remove(temp_ / "model" / "config.json");
+  EXPECT_EQ(error_of([&] { check_output_path(job(), 0); }).code(), ErrorCode::kIo);
+}
+
+TEST_F(AscendV1, CopiesLinksOnlyToFilesOfTheModel) {
+  write_text(temp_ / "secret.txt", "secret");
+  fs::create_symlink("merges.txt", temp_ / "model" / "alias.txt");
+  write_checkpoint();
+  EXPECT_EQ(read_text(temp_ / "out" / "alias.txt"), "a b");
+
+  fs::create_symlink(temp_ / "secret.txt", temp_ / "model" / "extra.txt");
+  const Error error = error_of([&] { check_output_path(job(), 0); });
+  EXPECT_EQ(error.code(), ErrorCode::kIo);
+  EXPECT_THAT(error.what(), HasSubstr("extra.txt"));
+}
+
+TEST_F(AscendV1, CopiesFromASnapshotOfTheHubsCache) {
+  const fs::path snapshot = temp_ / "models--tiny/snapshots/abc";
+  fs::create_directories(snapshot);
+  fs::create_directories(temp_ / "models--tiny/blobs");
+  write_text(temp_ / "models--tiny/blobs/1", tiny_config_json().dump());
+  write_text(temp_ / "models--tiny/blobs/2", "{\"t\": 2}");
+  fs::create_symlink("../../blobs/1", snapshot / "config.json");
+  fs::create_symlink("../../blobs/2", snapshot / "tokenizer.json");
+  AscendV1Job cached = job();
+  cached.model_directory = snapshot;
+  AscendV1Writer writer(cached);
+  write_all(writer);
+  writer.commit();
+  EXPECT_EQ(read_text(temp_ / "out" / "tokenizer.json"), "{\"t\": 2}");
+  EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(temp_ / "out" / "tokenizer.json")));
+}
+
+TEST_F(AscendV1, LeavesPipesOfTheModelDirectoryAlone) {
+  ASSERT_EQ(::mkfifo((temp_ / "model" / "pipe.txt").c_str(), 0600), 0);
+  write_checkpoint();
+  EXPECT_FALSE(fs::exists(temp_ / "out" / "pipe.txt"));
+}
+
+}  // namespace
+}  // namespace laos::save
