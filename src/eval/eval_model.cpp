@@ -1,0 +1,175 @@
+#include "eval/eval_model.h"
+
+#include <optional>
+#include <utility>
+
+#include "core/threads.h"
+#include "hf/ascendv1.h"
+#include "linalg/gemm.h"
+#include "model/checkpoint.h"
+#include "model/kernels/elementwise.h"
+#include "quant/int_weight.h"
+
+namespace laos::eval {
+
+using model::Linear;
+using model::LinearGroup;
+
+namespace {
+
+// Tokens that run through a layer at a time.
+constexpr int64_t kMaxTokens = 2048;
+
+class FloatLayer : public EvalLayer {
+ public:
+  explicit FloatLayer(model::LayerWeights weights)
+      : weights_(std::move(weights)), linears_(model::views_of(weights_)) {}
+  model::LayerNorms<float> norms() const override { return model::norms_of(weights_); }
+  model::LinearsForward<float>& linears() override { return linears_; }
+
+ private:
+  model::LayerWeights weights_;
+  model::FloatLinears<float> linears_;
+};
+
+class FloatModel : public EvalModel {
+ public:
+  explicit FloatModel(model::Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
+  const hf::Config& config() const override { return checkpoint_.config(); }
+  std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
+    return std::make_unique<FloatLayer>(checkpoint_.load_layer(layer_idx));
+  }
+  TensorView embed_tokens() const override { return checkpoint_.embed_tokens(); }
+  TensorView lm_head() const override { return checkpoint_.lm_head(); }
+  Mat<float> final_norm() const override { return checkpoint_.final_norm(); }
+
+ private:
+  model::Checkpoint checkpoint_;
+};
+
+// Bits of the dynamic activations of a label, or nullopt when it has no integer path here.
+std::optional<int> act_bits_of(const std::string& label) {
+  if (label == "W4A4_DYNAMIC") return 4;
+  if (label == "W8A8_DYNAMIC") return 8;
+  return std::nullopt;
+}
+
+// Linears of one layer, each float or integer. A group's input is quantized once for each width its
+// linears use.
+class MixedLinears : public model::LinearsForward<float> {
+ public:
+  struct Entry {
+    int act_bits = 0;  // 0 = float
+    std::optional<quant::IntLinear> integer;
+    Mat<float> real;
+  };
+  std::array<Entry, model::kNumLinears> entries;
+
+  void forward(LinearGroup group, MatView<const float> x,
+               std::span<const MatView<float>> ys) override {
+    const std::span<const Linear> linears = model::linears_of(group);
+    quant::QuantizedTokens tokens;
+    int tokens_bits = 0;
+    for (size_t i = 0; i < linears.size(); ++i) {
+      Entry& entry = entries[static_cast<size_t>(linears[i])];
+      if (!entry.integer) {
+        linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x,
+                     std::as_const(entry.real).view(), 0.0f, ys[i]);
+        continue;
+      }
+      if (entry.act_bits != tokens_bits) {
+        tokens = quant::quantize_tokens(x, {.bits = entry.act_bits});
+        tokens_bits = entry.act_bits;
+      }
+      entry.integer->forward(tokens, ys[i]);
+    }
+  }
+};
+
+class QuantizedLayer : public EvalLayer {
+ public:
+  QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx) {
+    const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
+    for (const Linear l : model::kAllLinears) {
+      const std::string name = model::name_of(layer_idx, l);
+      MixedLinears::Entry& entry = linears_.entries[static_cast<size_t>(l)];
+      if (const std::optional<int> bits = act_bits_of(checkpoint.label(name))) {
+        entry.act_bits = *bits;
+        entry.integer.emplace(checkpoint.codes(name), checkpoint.scales(name));
+      } else {
+        entry.real = to_f32(checkpoint.weight(name));
+      }
+    }
+    const char* norm_names[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
+                                "self_attn.k_norm"};
+    for (size_t i = 0; i < norms_.size(); ++i)
+      norms_[i] = to_f32(checkpoint.weight(prefix + norm_names[i]));
+  }
+  model::LayerNorms<float> norms() const override {
+    return {norms_[0].data(), norms_[1].data(), norms_[2].data(), norms_[3].data()};
+  }
+  model::LinearsForward<float>& linears() override { return linears_; }
+
+ private:
+  MixedLinears linears_;
+  std::array<Mat<float>, 4> norms_;
+};
+
+class QuantizedModel : public EvalModel {
+ public:
+  explicit QuantizedModel(hf::AscendV1Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {
+    Problems problems;
+    for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
+      for (const Linear l : model::kAllLinears) {
+        const std::string& label = checkpoint_.label(model::name_of(i, l));
+        if (label != quant::kFloatLabel && !act_bits_of(label))
+          problems.add(
+              {.what = "label " + label + " has no integer evaluation",
+               .where = model::name_of(i, l),
+               .fix = "evaluate checkpoints of W4A4_DYNAMIC, W8A8_DYNAMIC and FLOAT linears"});
+      }
+    }
+    problems.throw_if_any(ErrorCode::kUnsupported);
+  }
+  const hf::Config& config() const override { return checkpoint_.config(); }
+  std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx);
+  }
+  TensorView embed_tokens() const override { return checkpoint_.weight("model.embed_tokens"); }
+  TensorView lm_head() const override { return checkpoint_.weight("lm_head"); }
+  Mat<float> final_norm() const override { return to_f32(checkpoint_.weight("model.norm")); }
+
+ private:
+  hf::AscendV1Checkpoint checkpoint_;
+};
+
+}  // namespace
+
+std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory) {
+  if (hf::AscendV1Checkpoint::is_ascendv1(directory))
+    return std::make_unique<QuantizedModel>(hf::AscendV1Checkpoint::open(directory));
+  return std::make_unique<FloatModel>(model::Checkpoint::open(directory));
+}
+
+model::HiddenStates final_hidden(const EvalModel& model,
+                                 const std::vector<std::vector<int32_t>>& sequences) {
+  const hf::Config& config = model.config();
+  model::HiddenStates states = model::embed(model.embed_tokens(), sequences);
+  const model::Rope<float> rope(config, model::longest_sample(states.samples));
+  model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kMaxTokens), false);
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    const std::unique_ptr<EvalLayer> layer = model.load_layer(i);
+    model::forward_all(config, layer->norms(), layer->linears(), rope, states, kMaxTokens, saved,
+                       states);
+  }
+  const Mat<float> gain = model.final_norm();
+  parallel_for_ranges(states.rows.rows(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      model::kernels::rms_norm(states.rows.row(i), gain.data(),
+                               static_cast<float>(config.rms_norm_eps), states.rows.row(i),
+                               config.hidden_size);
+  });
+  return states;
+}
+
+}  // namespace laos::eval

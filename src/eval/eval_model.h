@@ -1,0 +1,43 @@
+// A checkpoint, float or AscendV1, as something that runs forward.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "hf/config.h"
+#include "model/decoder_layer.h"
+#include "model/hidden_states.h"
+
+namespace laos::eval {
+
+// A decoder layer ready to run; float weights in f32, quantized linears in integers: int8 codes,
+// int32 accumulation, dynamic per-token activations.
+class EvalLayer {
+ public:
+  virtual ~EvalLayer() = default;
+  virtual model::LayerNorms<float> norms() const = 0;
+  virtual model::LinearsForward<float>& linears() = 0;
+};
+
+// Weights are read a layer at a time.
+class EvalModel {
+ public:
+  virtual ~EvalModel() = default;
+  virtual const hf::Config& config() const = 0;
+  virtual std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const = 0;
+  virtual TensorView embed_tokens() const = 0;  // [vocab_size, hidden_size], a float dtype
+  virtual TensorView lm_head() const = 0;       // likewise
+  virtual Mat<float> final_norm() const = 0;    // [1, hidden_size]
+};
+
+// Opens a Hugging Face float checkpoint or an AscendV1 directory (told by its description file).
+// Throws Error as model::Checkpoint::open and hf::AscendV1Checkpoint::open do; kUnsupported for a
+// label without an integer path.
+std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory);
+
+// The normalised output of the last layer for every token of every sequence: what lm_head reads.
+model::HiddenStates final_hidden(const EvalModel& model,
+                                 const std::vector<std::vector<int32_t>>& sequences);
+
+}  // namespace laos::eval
