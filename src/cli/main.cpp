@@ -1,0 +1,90 @@
+// laos: the command line. Only this folder prints, and only this file picks exit codes.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <exception>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "cli/eval.h"
+#include "cli/inspect.h"
+#include "cli/quant.h"
+#include "cli/tokenize.h"
+#include "core/error.h"
+#include "core/isa.h"
+
+namespace {
+
+constexpr int kFailed = 1;  // a run that could not be done
+constexpr int kUsage = 2;   // a command line that makes no sense
+
+int report(const laos::Error& error) {
+  std::cerr << "laos: error: " << error.what() << '\n';
+  return error.code() == laos::ErrorCode::kUsage ? kUsage : kFailed;
+}
+
+// CLI11 names what it did not expect; a user wants to know what was meant.
+std::string suggestion(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* command = &app;
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(sub->get_name());
+    if (argc > 1 && sub->get_name() == argv[1]) command = sub;
+  }
+  if (command == &app) {
+    const std::string near = argc > 1 ? laos::nearest_name(argv[1], names) : "";
+    return near.empty() ? "see laos --help" : "did you mean `laos " + near + "`?";
+  }
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : command->get_options())
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  for (int i = 2; i < argc; ++i) {
+    const std::string word = std::string(argv[i]).substr(0, std::string(argv[i]).find('='));
+    if (word.rfind("--", 0) != 0 || std::find(flags.begin(), flags.end(), word) != flags.end())
+      continue;
+    const std::string near = laos::nearest_name(word, flags);
+    if (!near.empty()) return "did you mean " + near + "?";
+  }
+  return "see laos " + command->get_name() + " --help";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int exit_code = 0;
+  CLI::App app{
+      "laos " LAOS_VERSION
+      ": accurate W4A4 quantization of Hugging Face LLM checkpoints on CPUs, for vLLM-Ascend"};
+  app.set_version_flag("--version", "laos " LAOS_VERSION);
+  laos::cli::add_quant_command(app);
+  laos::cli::add_eval_command(app);
+  laos::cli::add_inspect_command(app, exit_code);
+  laos::cli::add_tokenize_command(app);
+  try {
+    laos::use_isa_from_environment();
+    if (argc == 1) {
+      std::cout << app.help();
+      return 0;
+    }
+    app.require_subcommand(1);
+    app.parse(argc, argv);
+    return exit_code;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    const bool unknown_command = argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty();
+    return report(
+        {laos::ErrorCode::kUsage,
+         {.what = unknown_command ? "there is no command " + std::string(argv[1]) : error.what(),
+          .where = "command line",
+          .fix = suggestion(app, argc, argv)}});
+  } catch (const laos::Error& error) {
+    return report(error);
+  } catch (const std::bad_alloc&) {
+    return report({laos::ErrorCode::kResource,
+                   {.what = "out of memory", .where = "", .fix = "see the peak RAM of --dry-run"}});
+  } catch (const std::exception& error) {
+    return report(
+        {laos::ErrorCode::kInternal,
+         {.what = error.what(), .where = "", .fix = "this is a defect of laos; please report it"}});
+  }
+}

@@ -1,0 +1,291 @@
+#include "cli/quant.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/data_path.h"
+#include "cli/flags.h"
+#include "core/threads.h"
+#include "pipeline/run.h"
+
+namespace laos::cli {
+namespace {
+
+struct QuantFlags {
+  std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
+                                                 trust_remote_code, dataset;
+  std::vector<std::string> tag;
+  int64_t calib_seq_len = 2048;
+  int threads = 0;
+  uint32_t seed = 42;
+  bool dry_run = false;
+};
+
+std::string bytes_text(double bytes) {
+  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
+  int unit = 0;
+  for (; bytes >= 1000 && unit < 4; ++unit) bytes /= 1000;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+  return text;
+}
+
+std::string duration_text(double seconds) {
+  char text[48];
+  if (seconds < 90)
+    std::snprintf(text, sizeof text, "%.0f s", seconds);
+  else if (seconds < 90 * 60)
+    std::snprintf(text, sizeof text, "%.0f min", seconds / 60);
+  else
+    std::snprintf(text, sizeof text, "%.0f h %02.0f min", std::floor(seconds / 3600),
+                  std::floor(std::fmod(seconds / 60, 60)));
+  return text;
+}
+
+// Everything the command line alone can get wrong, at once.
+pipeline::QuantOptions options_of(const QuantFlags& flags) {
+  Problems problems;
+  pipeline::QuantOptions options;
+  if (flags.device != "cpu" && flags.device.rfind("cpu:", 0) != 0)
+    problems.add({.what = "device " + flags.device + " is not one that laos runs on",
+                  .where = "--device",
+                  .fix = "use --device cpu; the checkpoint it writes is for the NPU"});
+  if (!flags.config_path.empty() && !flags.quant_type.empty())
+    problems.add({.what = "both a recipe and a quantization type are given",
+                  .where = "--config_path, --quant_type",
+                  .fix = "give one of them"});
+  if (flags.config_path.empty() && flags.quant_type.empty())
+    problems.add(
+        {.what = "neither a recipe nor a quantization type is given",
+         .where = "--config_path, --quant_type",
+         .fix = "give --config_path FILE.yaml, or --quant_type w4a4 with --model_type NAME"});
+  if (!flags.quant_type.empty() && flags.model_type.empty())
+    problems.add({.what = "--quant_type chooses a recipe by the model's type, which is not given",
+                  .where = "--model_type",
+                  .fix = "give it, as --model_type Qwen3-8B"});
+  if (!flags.trust_remote_code.empty() && flags.trust_remote_code != "True" &&
+      flags.trust_remote_code != "False")
+    problems.add({.what = "\"" + flags.trust_remote_code + "\" is neither True nor False",
+                  .where = "--trust_remote_code",
+                  .fix = "leave it out: laos never runs code from a checkpoint"});
+  problems.throw_if_any(ErrorCode::kUsage);
+
+  options.model_path = flags.model_path;
+  options.save_path = flags.save_path;
+  options.recipe_path =
+      flags.config_path.empty()
+          ? recipe::choose_recipe(data_directories("recipes"), flags.model_type, flags.quant_type)
+          : std::filesystem::path(flags.config_path);
+  options.model_type = flags.model_type;
+  if (options.model_type.empty()) {
+    const std::filesystem::path directory =
+        std::filesystem::path(flags.model_path).lexically_normal();
+    options.model_type =
+        (directory.has_filename() ? directory : directory.parent_path()).filename().string();
+  }
+  if (!flags.dataset.empty()) options.dataset = flags.dataset;
+  options.calib_directories = data_directories("calib");
+  options.calib_seq_len = flags.calib_seq_len;
+  options.seed = flags.seed;
+  return options;
+}
+
+void print_warnings(const pipeline::Plan& plan) {
+  for (const std::string& warning : plan.warnings)
+    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+}
+
+void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) {
+  size_t width = 0;
+  for (const pipeline::PlannedLinear& linear : plan.linears)
+    width = std::max(width, linear.name.size());
+  double quantized = 0, four_bit = 0, all = 0;
+  for (const pipeline::PlannedLinear& linear : plan.linears) {
+    std::printf("%-*s  %-14s  %s\n", static_cast<int>(width), linear.name.c_str(),
+                linear.label.c_str(), linear.decided_by.c_str());
+    const hf::Config& config = plan.checkpoint.config();
+    const double size = static_cast<double>(model::out_features(config, linear.linear)) *
+                        static_cast<double>(model::in_features(config, linear.linear));
+    all += size;
+    if (linear.scheme) quantized += size;
+    if (linear.scheme && linear.scheme->weight.bits == 4) four_bit += size;
+  }
+  std::printf("\nrecipe    %s (%s)\n", plan.recipe.metadata.config_id.c_str(),
+              plan.recipe.path.string().c_str());
+  std::printf("weights   %.1f %% of the linear weights in integers, %.1f %% at 4 bits\n",
+              100 * quantized / all, 100 * four_bit / all);
+  int64_t tokens = 0;
+  for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
+  std::printf("samples   %zu, %lld tokens\n", plan.samples->size(), static_cast<long long>(tokens));
+  std::printf("disk      %s\n", bytes_text(static_cast<double>(estimate.disk_bytes)).c_str());
+  std::printf("peak RAM  about %s\n",
+              bytes_text(static_cast<double>(estimate.peak_ram_bytes)).c_str());
+  std::printf("time      about %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s)\n",
+              duration_text(estimate.seconds).c_str(), estimate.flops / 1e12, estimate.gemm_gflops);
+}
+
+// One line that is rewritten on a terminal; a line a layer when piped.
+class TerminalProgress : public pipeline::Progress {
+ public:
+  void begin(const std::string& part, int64_t num_steps) override {
+    part_ = part;
+    num_steps_ = num_steps;
+    start_ = std::chrono::steady_clock::now();
+    fraction_ = 0;
+    draw("");
+  }
+  void step(int64_t done, const std::string& note) override {
+    fraction_ = static_cast<double>(done) / static_cast<double>(num_steps_);
+    const bool last = done == num_steps_;
+    if (note.empty() && !last) {
+      draw("");
+      return;
+    }
+    std::string line = part_ + " " + std::to_string(done) + "/" + std::to_string(num_steps_);
+    if (!note.empty()) line += "  " + note;
+    print_line(line + "  " + duration_text(elapsed()) + left_text());
+  }
+  void iteration(int64_t layer_idx, int64_t iteration, int64_t iters, double loss) override {
+    fraction_ = (static_cast<double>(layer_idx) +
+                 static_cast<double>(iteration) / static_cast<double>(iters)) /
+                static_cast<double>(num_steps_);
+    if (!is_terminal_) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - drawn_ < std::chrono::milliseconds(100) && iteration != iters) return;
+    char note[128];
+    const double rate = (static_cast<double>(layer_idx) * static_cast<double>(iters) +
+                         static_cast<double>(iteration)) /
+                        elapsed();
+    std::snprintf(note, sizeof note, "layer %lld/%lld  iteration %lld/%lld  loss %.5f  %.1f it/s",
+                  static_cast<long long>(layer_idx + 1), static_cast<long long>(num_steps_),
+                  static_cast<long long>(iteration), static_cast<long long>(iters), loss, rate);
+    draw(note);
+  }
+  void finish() const {
+    if (is_terminal_) std::fputs("\r\033[K", stderr);
+  }
+
+ private:
+  double elapsed() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  std::string left_text() const {
+    if (fraction_ <= 0 || fraction_ >= 1 || elapsed() < 1) return "";
+    return ", " + duration_text(elapsed() / fraction_ - elapsed()) + " left";
+  }
+  void draw(const std::string& note) {
+    if (!is_terminal_) return;
+    drawn_ = std::chrono::steady_clock::now();
+    std::fprintf(stderr, "\r\033[K%s %3.0f %%  %s%s", part_.c_str(), 100 * fraction_, note.c_str(),
+                 left_text().c_str());
+    std::fflush(stderr);
+  }
+  void print_line(const std::string& line) const {
+    std::fprintf(stderr, is_terminal_ ? "\r\033[K%s\n" : "%s\n", line.c_str());
+    std::fflush(stderr);
+  }
+
+  const bool is_terminal_ = isatty(STDERR_FILENO) != 0;
+  std::string part_;
+  int64_t num_steps_ = 1;
+  double fraction_ = 0;
+  std::chrono::steady_clock::time_point start_, drawn_;
+};
+
+int64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+void run_quant(const QuantFlags& flags) {
+  if (flags.threads > 0) set_num_threads(flags.threads);
+  const pipeline::Plan plan = pipeline::make_plan(options_of(flags));
+  print_warnings(plan);
+  if (flags.dry_run) {
+    print_plan(plan, pipeline::estimate(plan));
+    return;
+  }
+  TerminalProgress progress;
+  const auto start = std::chrono::steady_clock::now();
+  pipeline::RunResult result;
+  try {
+    result = pipeline::run(plan, progress);
+  } catch (...) {
+    progress.finish();
+    throw;
+  }
+  progress.finish();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (const rotation::FitResult& fit : result.fits) {
+    const double plain = fit.steps.front().loss;
+    const double best = fit.steps[static_cast<size_t>(fit.best_step)].loss;
+    if (fit.best_step == 0)
+      std::printf("rotation  plain Hadamard: no fitted step was better\n");
+    else
+      std::printf(
+          "rotation  step %lld: activation error %+.1f %% against the plain Hadamard matrix\n",
+          static_cast<long long>(fit.best_step), 100 * (best / plain - 1));
+  }
+  std::printf("saved     %s\n", plan.options.save_path.string().c_str());
+  std::printf("size      %s\n",
+              bytes_text(static_cast<double>(save::planned_bytes(plan.job))).c_str());
+  std::printf("time      %.1f s (rotation %.1f, layers %.1f, save %.1f)\n", seconds,
+              result.fit_seconds, result.quantize_seconds, result.save_seconds);
+  std::printf("peak RSS  %s\n", bytes_text(static_cast<double>(peak_rss_bytes())).c_str());
+}
+
+}  // namespace
+
+void add_quant_command(CLI::App& app) {
+  auto flags = std::make_shared<QuantFlags>();
+  CLI::App* command = app.add_subcommand("quant", "Quantize a Hugging Face checkpoint by a recipe");
+  command->add_option(
+      both_spellings("--model-type"), flags->model_type,
+      "model name, as Qwen3-8B; chooses the recipe of --quant-type and names the exported one");
+  command
+      ->add_option(both_spellings("--model-path"), flags->model_path,
+                   "Hugging Face checkpoint directory")
+      ->required();
+  command
+      ->add_option(both_spellings("--save-path"), flags->save_path, "AscendV1 directory to write")
+      ->required();
+  command->add_option("--device", flags->device, "cpu")->capture_default_str();
+  command->add_option(both_spellings("--config-path"), flags->config_path,
+                      "recipe: YAML of apiversion modelslim_v1");
+  command->add_option(both_spellings("--quant-type"), flags->quant_type,
+                      "w4a4, ...: use laos's own recipe for --model-type");
+  command->add_option("--dataset", flags->dataset,
+                      "calibration data (.jsonl, .json, .txt) instead of the recipe's");
+  command
+      ->add_option(both_spellings("--calib-seq-len"), flags->calib_seq_len,
+                   "tokens a sample of a .txt dataset")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--threads", flags->threads,
+                   "threads to use; the result does not depend on it (default: all)")
+      ->check(CLI::Range(1, 4096));
+  command->add_option("--seed", flags->seed, "of the samples that training draws")
+      ->capture_default_str();
+  command->add_flag(both_spellings("--dry-run"), flags->dry_run,
+                    "print the plan and what it will cost, and stop");
+  command->add_option(
+      both_spellings("--trust-remote-code"), flags->trust_remote_code,
+      "True or False; accepted for old command lines, laos never runs a checkpoint's code");
+  command->add_option("--tag", flags->tag, "accepted for old command lines, has no effect")
+      ->expected(0, -1);
+  command->callback([flags] { run_quant(*flags); });
+}
+
+}  // namespace laos::cli

@@ -1,0 +1,130 @@
+#include <algorithm>
+#include <chrono>
+
+#include "autoround/train_layer.h"
+#include "linalg/gemm.h"
+#include "pipeline/plan.h"
+#include "pipeline/run.h"
+
+namespace laos::pipeline {
+namespace {
+
+model::Ragged ragged_of(const Samples& samples) {
+  model::Ragged ragged;
+  for (const std::vector<int32_t>& sample : samples) ragged.append(std::ssize(sample));
+  return ragged;
+}
+
+// GFLOP/s of an f32 product large enough to run at full rate.
+double measure_gemm_gflops() {
+  constexpr int64_t kSize = 1024;
+  Mat<float> a(kSize, kSize), b(kSize, kSize), c(kSize, kSize);
+  std::fill_n(a.data(), a.size(), 0.5f);
+  std::fill_n(b.data(), b.size(), 0.25f);
+  double best_seconds = 1e30;
+  for (int repeat = 0; repeat < 6; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(a).view(),
+                 std::as_const(b).view(), 0.0f, c.view());
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    best_seconds = std::min(best_seconds, elapsed.count());
+  }
+  return 2e-9 * kSize * kSize * kSize / best_seconds;
+}
+
+// The share of the GEMM rate that a whole run reaches; docs/accuracy.md has the measurement.
+constexpr double kEfficiency = 0.6;
+
+}  // namespace
+
+Estimate estimate(const Plan& plan) {
+  const hf::Config& config = plan.checkpoint.config();
+  const auto layers = static_cast<double>(config.num_hidden_layers);
+  const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
+  double params = 0, qkv_params = 0;  // linear weights of a layer
+  for (const model::Linear l : model::kAllLinears) {
+    const double size = static_cast<double>(model::out_features(config, l)) *
+                        static_cast<double>(model::in_features(config, l));
+    params += size;
+    if (l == model::Linear::kQProj || l == model::Linear::kKProj || l == model::Linear::kVProj)
+      qkv_params += size;
+  }
+  const auto pairs_of = [](const model::Ragged& samples) {  // causal query-key pairs
+    double pairs = 0;
+    for (int64_t s = 0; s < samples.num_sequences(); ++s)
+      pairs +=
+          0.5 * static_cast<double>(samples.length(s)) * static_cast<double>(samples.length(s) + 1);
+    return pairs;
+  };
+  // Forward: one product a linear, and q kᵀ and p v. Backward: two a linear (one for q/k/v), five
+  // in attention.
+  const auto forward = [&](double tokens, double pairs) {
+    return 2 * params * tokens + 4 * q_size * pairs;
+  };
+  const auto backward = [&](double tokens, double pairs) {
+    return (4 * params - 2 * qkv_params) * tokens + 10 * q_size * pairs;
+  };
+
+  Estimate result;
+  const double hidden_size = static_cast<double>(config.hidden_size);
+  double hidden_rows = 0, fit_bytes = 0;
+  for (const PlannedFit& fit : plan.fits) {
+    const model::Ragged samples = ragged_of(*fit.samples);
+    const auto tokens = static_cast<double>(samples.num_tokens());
+    result.flops += layers * forward(tokens, pairs_of(samples));
+    const double rows = layers * static_cast<double>(std::min<int64_t>(samples.num_sequences(),
+                                                                       fit.options.max_samples));
+    const double cubed = hidden_size * hidden_size * hidden_size;
+    // About 15 steps of 3 products make a polar factor.
+    result.flops += static_cast<double>(fit.options.steps) *
+                    (4 * rows * hidden_size * hidden_size + 45 * cubed);
+    hidden_rows = std::max(hidden_rows, tokens);
+    fit_bytes = std::max(fit_bytes, 4 * (4 * rows * hidden_size + 8 * hidden_size * hidden_size));
+  }
+  if (plan.rotate) result.flops += 2 * layers * params * hidden_size;
+
+  const model::Ragged samples = ragged_of(*plan.samples);
+  const auto tokens = static_cast<double>(samples.num_tokens());
+  double batch_tokens = 0;
+  int64_t trained_layers = 0;
+  std::vector<char> trained(static_cast<size_t>(config.num_hidden_layers), 0);
+  for (const PlannedLinear& linear : plan.linears)
+    if (linear.scheme) trained[static_cast<size_t>(linear.layer_idx)] = 1;
+  trained_layers = std::count(trained.begin(), trained.end(), 1);
+  if (plan.trains_from(0) && samples.num_sequences() > 0) {
+    const auto count = static_cast<double>(samples.num_sequences());
+    const double drawn =
+        std::min(8.0, count) / count;  // share of the set that an iteration draws, on average
+    const double iters = static_cast<double>(plan.train->iters);
+    const double evaluated = 3 * std::min(32.0, count) / count;
+    result.flops += layers * forward(tokens, pairs_of(samples));
+    result.flops += static_cast<double>(trained_layers) *
+                    ((iters * drawn + evaluated) * forward(tokens, pairs_of(samples)) +
+                     iters * drawn * backward(tokens, pairs_of(samples)));
+    batch_tokens = static_cast<double>(autoround::largest_batch(samples));
+    hidden_rows = std::max(hidden_rows, tokens);
+  }
+
+  const auto intermediate_size = static_cast<double>(config.intermediate_size);
+  const double kv_size = static_cast<double>(config.num_key_value_heads * config.head_dim);
+  const double piece =
+      std::min(hidden_rows, std::max<double>(static_cast<double>(kForwardTokens),
+                                             static_cast<double>(model::longest_sample(samples))));
+  const double saved_row = 4 * hidden_size + 5 * q_size + 5 * kv_size + 4 * intermediate_size;
+  const double training =
+      4 * (batch_tokens * (saved_row + 6 * hidden_size) + 2 * params) + 2 * params;
+  const double forward_pass = 4 * piece * saved_row;
+  const double layer_weights =
+      4 * params + 4 * params;  // at rest, and one linear's copies while it is rotated
+  const double head = 4.0 * 2 * static_cast<double>(kHeadRows) * hidden_size;
+  result.peak_ram_bytes = static_cast<int64_t>(
+      64e6 + std::max(fit_bytes + 4 * 2 * hidden_rows * hidden_size,
+                      layer_weights + head + 4 * 2 * hidden_rows * hidden_size +
+                          std::max(training, forward_pass)));
+  result.disk_bytes = save::planned_bytes(plan.job);
+  result.gemm_gflops = measure_gemm_gflops();
+  result.seconds = result.flops / (kEfficiency * 1e9 * result.gemm_gflops);
+  return result;
+}
+
+}  // namespace laos::pipeline

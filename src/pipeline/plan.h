@@ -1,0 +1,82 @@
+// What a quantization will do, decided and checked whole before the first heavy byte.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "recipe/recipe.h"
+#include "save/ascendv1.h"
+
+namespace laos::pipeline {
+
+// What a user asks for.
+struct QuantOptions {
+  std::filesystem::path model_path;                      // Hugging Face checkpoint directory
+  std::filesystem::path save_path;                       // AscendV1 directory to write
+  std::filesystem::path recipe_path;                     // YAML
+  std::string model_type;                                // names the exported recipe
+  std::optional<std::string> dataset;                    // overrides every dataset of the recipe
+  std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
+  int64_t calib_seq_len = 2048;                          // tokens a sample of a .txt dataset
+  uint32_t seed = 42;
+};
+
+using Samples = std::vector<std::vector<int32_t>>;
+
+// One line of the plan.
+struct PlannedLinear {
+  std::string name;
+  int64_t layer_idx = 0;
+  model::Linear linear = model::Linear::kQProj;
+  std::optional<quant::LinearScheme> scheme;  // nullopt = FLOAT
+  std::string label;
+  std::string decided_by;  // location of the strategy, or "no strategy matches"
+};
+
+// A prior stage: fits the rotation to activations of `samples`.
+struct PlannedFit {
+  rotation::FitOptions options;
+  std::shared_ptr<const Samples> samples;
+};
+
+// The costs, estimated from shapes and from this machine's GEMM rate.
+struct Estimate {
+  int64_t peak_ram_bytes = 0;
+  int64_t disk_bytes = 0;
+  double flops = 0;
+  double gemm_gflops = 0;  // measured now
+  double seconds = 0;
+};
+
+struct Plan {
+  QuantOptions options;
+  model::Checkpoint checkpoint;
+  recipe::Recipe recipe;
+  std::vector<PlannedFit> fits;
+  std::optional<rotation::RotateOptions> rotate;  // nullopt: norms and basis stay as they are
+  std::optional<autoround::TrainOptions> train;   // nullopt: nothing is quantized
+  std::shared_ptr<const Samples> samples;  // of the main stage; empty when nothing is trained
+  std::vector<PlannedLinear> linears;      // every linear of every decoder layer, in order
+  save::AscendV1Job job;
+  std::vector<std::string> warnings;
+
+  // True when a layer from `layer_idx` on has rounding to learn.
+  bool trains_from(int64_t layer_idx) const;
+};
+
+// Reads recipe, checkpoint and datasets and decides everything. Throws Error with every problem
+// found in any of them, and writes nothing: recipe errors, a checkpoint that is not whole, pairs
+// that the format or its consumer refuse, dimensions without a rotation, missing or empty datasets,
+// an output that cannot be written.
+Plan make_plan(const QuantOptions& options);
+
+// Runs a short GEMM to learn the machine's rate.
+Estimate estimate(const Plan& plan);
+
+}  // namespace laos::pipeline

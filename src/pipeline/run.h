@@ -1,0 +1,48 @@
+// Carries out a plan.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "autoround/train_layer.h"
+#include "pipeline/plan.h"
+#include "rotation/fit.h"
+
+namespace laos::pipeline {
+
+// Tokens that run forward through a float layer at a time, and rows of embed_tokens and lm_head
+// that are held in f32 at a time.
+inline constexpr int64_t kForwardTokens = 2048;
+inline constexpr int64_t kHeadRows = 4096;
+
+// What a run tells while it works. Every member may be left as it is.
+class Progress {
+ public:
+  virtual ~Progress() = default;
+  // A part of the work begins: "check", "fit rotation", "quantize", "save". `num_steps` layers or
+  // steps follow.
+  virtual void begin(const std::string& /*part*/, int64_t /*num_steps*/) {}
+  // Step `done` (from 1) of the part is done; `note` says what came of it, or is empty.
+  virtual void step(int64_t /*done*/, const std::string& /*note*/) {}
+  // An iteration of training layer `layer_idx`; loss is the mean absolute error per element.
+  virtual void iteration(int64_t /*layer_idx*/, int64_t /*iteration*/, int64_t /*iters*/,
+                         double /*loss*/) {}
+};
+
+// What came of it.
+struct RunResult {
+  std::vector<rotation::FitResult> fits;       // rotation matrices moved out
+  std::vector<autoround::LayerReport> layers;  // of every decoder layer
+  double fit_seconds = 0;
+  double quantize_seconds = 0;
+  double save_seconds = 0;
+};
+
+// Quantizes and writes the checkpoint; nothing is visible in save_path before the end, and nothing
+// stays when it throws. Same plan, same bytes, on any number of threads. Throws Error: kNumeric for
+// NaN or infinity in a weight (found before anything is trained), kIo and kResource from writing.
+RunResult run(const Plan& plan, Progress& progress);
+
+}  // namespace laos::pipeline
