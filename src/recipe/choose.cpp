@@ -1,0 +1,174 @@
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+#include <set>
+#include <system_error>
+#include <tuple>
+
+#include "core/error.h"
+#include "recipe/recipe.h"
+#include "recipe/yaml_scalar.h"
+
+namespace laos::recipe {
+namespace {
+
+// What the label of a recipe must say for a quant type.
+struct QuantType {
+  const char* name;
+  int w_bit;
+  int a_bit;
+  bool is_sparse = false;
+  bool kv_cache = false;
+  int fa_bit = 0;  // 0: attention itself is not quantized
+};
+
+constexpr std::array<QuantType, 12> kQuantTypes = {{
+    {.name = "w4a4", .w_bit = 4, .a_bit = 4},
+    {.name = "w4a8", .w_bit = 4, .a_bit = 8},
+    {.name = "w4a4c8", .w_bit = 4, .a_bit = 4, .kv_cache = true},
+    {.name = "w4a4f8", .w_bit = 4, .a_bit = 4, .fa_bit = 8},
+    {.name = "w4a8c8", .w_bit = 4, .a_bit = 8, .kv_cache = true},
+    {.name = "w8a16", .w_bit = 8, .a_bit = 16},
+    {.name = "w8a8", .w_bit = 8, .a_bit = 8},
+    {.name = "w8a8s", .w_bit = 8, .a_bit = 8, .is_sparse = true},
+    {.name = "w8a8c8", .w_bit = 8, .a_bit = 8, .kv_cache = true},
+    {.name = "w8a8f8", .w_bit = 8, .a_bit = 8, .fa_bit = 8},
+    {.name = "w4a4f4", .w_bit = 4, .a_bit = 4, .fa_bit = 4},
+    {.name = "w16a16s", .w_bit = 16, .a_bit = 16, .is_sparse = true},
+}};
+
+std::string join(const std::set<std::string>& names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
+const QuantType& quant_type_named(const std::string& name) {
+  std::vector<std::string> names;
+  for (const QuantType& type : kQuantTypes) {
+    if (type.name == name) return type;
+    names.push_back(type.name);
+  }
+  std::string list;
+  for (const std::string& known : names) list += (list.empty() ? "" : ", ") + known;
+  const std::string nearest = nearest_name(name, names);
+  throw Error(
+      ErrorCode::kUsage,
+      {.what = "unknown quant type `" + name + "`",
+       .where = "--quant_type",
+       .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + "known: " + list});
+}
+
+using Label = std::map<std::string, std::string>;
+
+int label_number(const Label& label, const std::string& key) {
+  const auto found = label.find(key);
+  if (found == label.end()) return 0;
+  const int64_t number = integer_from_text(found->second).value_or(0);
+  return number >= 0 && number <= 64 ? static_cast<int>(number) : 0;
+}
+
+bool label_flag(const Label& label, const std::string& key) {
+  const auto found = label.find(key);
+  return found != label.end() && bool_from_text(found->second).value_or(false);
+}
+
+bool says(const Label& label, const QuantType& type) {
+  const int fa_bit = label.contains("fa_bit")        ? label_number(label, "fa_bit")
+                     : label_flag(label, "fa_quant") ? 8
+                                                     : 0;
+  return label_number(label, "w_bit") == type.w_bit && label_number(label, "a_bit") == type.a_bit &&
+         label_flag(label, "is_sparse") == type.is_sparse &&
+         label_flag(label, "kv_cache") == type.kv_cache && fa_bit == type.fa_bit;
+}
+
+std::vector<std::filesystem::path> yaml_files(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> files;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(directory, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+    std::error_code status_error;
+    if (entry->path().extension() == ".yaml" && entry->is_regular_file(status_error)) {
+      files.push_back(entry->path());
+    }
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw Error(ErrorCode::kIo, {.what = "cannot list recipes: " + error.message(),
+                                 .where = directory.string(),
+                                 .fix = "make the directory readable"});
+  }
+  std::sort(files.begin(), files.end());  // the file system's order is no order
+  return files;
+}
+
+// Every recipe of every directory, in the order they are asked.
+std::vector<Recipe> load_all(const std::vector<std::filesystem::path>& directories) {
+  std::vector<Recipe> recipes;
+  std::vector<Problem> problems;
+  for (const std::filesystem::path& directory : directories) {
+    std::vector<Recipe> here;
+    for (const std::filesystem::path& file : yaml_files(directory)) {
+      try {
+        here.push_back(load_recipe(file));
+      } catch (const Error& error) {
+        problems.insert(problems.end(), error.problems().begin(), error.problems().end());
+      }
+    }
+    std::stable_sort(here.begin(), here.end(), [](const Recipe& a, const Recipe& b) {
+      return std::tuple(-a.metadata.score, a.metadata.config_id) <
+             std::tuple(-b.metadata.score, b.metadata.config_id);
+    });
+    std::move(here.begin(), here.end(), std::back_inserter(recipes));
+  }
+  if (!problems.empty()) throw Error(ErrorCode::kRecipe, std::move(problems));
+  return recipes;
+}
+
+bool verifies(const Recipe& recipe, const std::string& model_type) {
+  const std::vector<std::string>& types = recipe.metadata.verified_model_types;
+  return std::find(types.begin(), types.end(), model_type) != types.end();
+}
+
+}  // namespace
+
+std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& recipe_directories,
+                                    const std::string& model_type, const std::string& quant_type) {
+  const QuantType& wanted = quant_type_named(quant_type);
+  const std::vector<Recipe> recipes = load_all(recipe_directories);
+  for (const Recipe& recipe : recipes) {
+    if (verifies(recipe, model_type) && says(recipe.metadata.label, wanted)) return recipe.path;
+  }
+
+  std::map<std::string, std::set<std::string>> quant_types_of;  // by model type
+  for (const Recipe& recipe : recipes) {
+    for (const QuantType& type : kQuantTypes) {
+      if (!says(recipe.metadata.label, type)) continue;
+      for (const std::string& model : recipe.metadata.verified_model_types) {
+        quant_types_of[model].insert(type.name);
+      }
+    }
+  }
+  std::vector<std::string> models;
+  std::string existing;
+  for (const auto& [model, types] : quant_types_of) {
+    models.push_back(model);
+    existing += (existing.empty() ? "" : "; ") + model + " (" + join(types) + ")";
+  }
+  std::string searched;
+  for (const std::filesystem::path& directory : recipe_directories) {
+    searched += (searched.empty() ? "" : ", ") + directory.string();
+  }
+  const std::string nearest =
+      quant_types_of.contains(model_type) ? "" : nearest_name(model_type, models);
+  throw Error(
+      ErrorCode::kUsage,
+      {.what = "no recipe for model type `" + model_type + "` and quant type `" + quant_type + "`",
+       .where = searched,
+       .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") +
+              (existing.empty() ? "there are no recipes in these directories"
+                                : "there are recipes for: " + existing) +
+              "; or name a recipe file with --config_path"});
+}
+
+}  // namespace laos::recipe

@@ -1,0 +1,124 @@
+// A recipe: YAML of apiversion modelslim_v1 (spec sections 2 and 3), read into the option structs
+// of the folders that do the work.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "autoround/options.h"
+#include "quant/scheme.h"
+#include "rotation/options.h"
+#include "save/options.h"
+
+namespace laos::recipe {
+
+// Where something stands in the recipe, for messages and for the plan. What an alias repeats has
+// the line of its anchor and the key of its use.
+struct Location {
+  std::string file;
+  int line = 0;     // from 1; 0: not in a file
+  int column = 0;   // from 1
+  std::string key;  // "spec.process[1].strategies[0]"
+
+  std::string text() const;  // "my.yaml:17:9 spec.process[1].strategies[0]"
+};
+
+struct Pattern {
+  std::string text;  // at most 200 characters
+  Location location;
+};
+
+// One entry of `strategies`: a scheme for the linears it includes and does not exclude.
+struct Strategy {
+  quant::LinearScheme scheme;
+  std::vector<Pattern> include;
+  std::vector<Pattern> exclude;
+  Location location;
+};
+
+struct FitRotation {  // adapt_rotation, stage 1
+  rotation::FitOptions options;
+};
+struct Rotate {  // adapt_rotation, stage 2
+  rotation::RotateOptions options;
+};
+struct AutoroundQuant {
+  autoround::TrainOptions options;
+  std::vector<Strategy> strategies;  // never empty
+};
+
+struct Processor {
+  std::variant<FitRotation, Rotate, AutoroundQuant> what;
+  Location location;
+};
+
+// A pass over the model: its processors in order and the dataset it calibrates on.
+struct Stage {
+  std::vector<Processor> process;
+  std::string dataset;
+  Location dataset_location;
+};
+
+struct Metadata {
+  std::string config_id = "Unknown";
+  double score = 100;
+  std::map<std::string, std::string> label;  // scalars by key: w_bit "4", is_sparse "false", ...
+  std::vector<std::string> verified_model_types;
+  // Model type -> scenarios, each a list of tags.
+  std::map<std::string, std::vector<std::vector<std::string>>> verified_tags;
+};
+
+// What load_recipe guarantees of one: `prior` holds at most one FitRotation and nothing else;
+// `main.process` is not empty and holds at most one Rotate and at most one AutoroundQuant, in this
+// order; every strategy's scheme has a label (quant::label_of).
+struct Recipe {
+  std::filesystem::path path;
+  Metadata metadata;
+  std::vector<Stage> prior;
+  Stage main;
+  std::vector<save::AscendV1Options> save;  // empty: nothing is written
+  std::vector<std::string> warnings;  // accepted, but probably not meant; each with its location
+  std::string
+      yaml;  // the full config, anchors expanded, key order kept, extras included (spec 1.1)
+};
+
+// Reads a recipe. Throws Error(kIo), or Error(kRecipe) with every problem found, each at
+// file:line:column with its key: syntax, duplicate keys, unknown keys (with the nearest known one),
+// wrong types, values out of range, registered processors that laos does not run, act/weight pairs
+// that no format holds.
+Recipe load_recipe(const std::filesystem::path& path);
+// The same from text; `name` stands for the file in messages.
+Recipe parse_recipe(const std::string& text, const std::string& name);
+
+// Every key that has a meaning, as "section: key". docs/recipes.md has a row for each.
+std::vector<std::string> known_keys();
+
+// Linears matched by strategies: module name -> index of the strategy that decided, first match
+// wins. A linear outside the decoder layers (lm_head) may be among them; it stays float all the
+// same.
+struct Assignment {
+  std::map<std::string, size_t> strategy_of;
+  // Strategies that match linears an earlier one has; patterns that never decide anything.
+  std::vector<std::string> warnings;
+};
+// `names`: every linear of the model, lm_head included. Throws Error(kRecipe) for a pattern that
+// expands to more than 1000 alternatives, and when all patterns together expand to more than
+// 100000.
+Assignment assign(const std::vector<Strategy>& strategies, const std::vector<std::string>& names);
+
+// The recipe for a model type ("Qwen3-8B") and a quant type ("w4a4"; spec 1.1 has the list): the
+// first of the *.yaml files, directory after directory and in each by falling score, then by
+// config_id, whose label says that quant type and whose verified_model_types list the model type.
+// Directories that do not exist are passed over. Throws Error(kUsage) for an unknown quant type and
+// when there is none, listing what there is; Error(kRecipe) naming every file in the directories
+// that cannot be read as a recipe.
+std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& recipe_directories,
+                                    const std::string& model_type, const std::string& quant_type);
+
+}  // namespace laos::recipe

@@ -1,0 +1,319 @@
+#include "recipe/schema.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace laos::recipe {
+
+namespace schema {
+const MapSchema kTop = {"Top level", {"apiversion", "metadata", "spec"}, /*open=*/true};
+const MapSchema kMetadata = {
+    "metadata", {"config_id", "score", "label", "verified_model_types", "verified_tags"}};
+const MapSchema kLabel = {"metadata.label",
+                          {"w_bit", "a_bit", "is_sparse", "kv_cache", "fa_bit", "fa_quant"},
+                          /*open=*/true};
+const MapSchema kSpec = {"spec", {"runner", "prior", "process", "save", "dataset"}};
+const MapSchema kPrior = {"spec.prior[]", {"process", "dataset"}};
+const MapSchema kFit = {
+    "adapt_rotation, stage 1",
+    {"type", "stage", "steps", "quant_dtype", "layer_type", "block_size", "max_samples"}};
+const MapSchema kRotate = {
+    "adapt_rotation, stage 2",
+    {"type", "stage", "online", "block_size", "down_proj_online_layers", "max_tp_size"}};
+const MapSchema kAutoround = {
+    "autoround_quant",
+    {"type", "iters", "enable_minmax_tuning", "enable_round_tuning", "strategies"}};
+const MapSchema kStrategy = {"strategies[]", {"qconfig", "include", "exclude"}};
+const MapSchema kQconfig = {"qconfig", {"weight", "act"}};
+const MapSchema kSide = {"weight and act", {"dtype", "scope", "symmetric", "method", "ext"}};
+const MapSchema kExt = {"ext", {"group_size", "scale_dtype"}, /*open=*/true};
+const MapSchema kAscendV1 = {"ascendv1_saver", {"type", "part_file_size", "ext", "save_directory"}};
+}  // namespace schema
+
+std::vector<std::string> known_keys() {
+  using namespace schema;
+  std::vector<std::string> names;
+  for (const MapSchema* map : {&kTop, &kMetadata, &kLabel, &kSpec, &kPrior, &kFit, &kRotate,
+                               &kAutoround, &kStrategy, &kQconfig, &kSide, &kExt, &kAscendV1}) {
+    for (const std::string& key : map->keys) names.push_back(map->title + ": " + key);
+  }
+  return names;
+}
+
+std::string Location::text() const {
+  std::string at = file;
+  if (line > 0) at += ":" + std::to_string(line) + ":" + std::to_string(column);
+  return key.empty() ? at : at + " " + key;
+}
+
+// ------------------------------------------------------------------------------------------ Report
+
+Location Report::locate(const Value& value) const {
+  return {.file = file_, .line = value.node->line, .column = value.node->column, .key = value.key};
+}
+
+void Report::problem(const Location& at, std::string what, std::string fix) {
+  const std::string place = std::to_string(at.line) + ":" + std::to_string(at.column) + " " + what;
+  if (!seen_.insert(place).second) return;
+  problem({.what = std::move(what), .where = at.text(), .fix = std::move(fix)});
+}
+
+void Report::problem(Problem found) {
+  constexpr size_t kMaxListed = 100;
+  if (problems_.size() < kMaxListed) {
+    problems_.push_back(std::move(found));
+  } else {
+    ++num_unlisted_;
+  }
+}
+
+void Report::warn(const Value& at, const std::string& text) {
+  const std::string place =
+      std::to_string(at.node->line) + ":" + std::to_string(at.node->column) + " " + text;
+  if (seen_.insert(place).second) warnings_.push_back(locate(at).text() + ": " + text);
+}
+
+void Report::throw_if_any() const {
+  if (problems_.empty()) return;
+  std::vector<Problem> all = problems_;
+  if (num_unlisted_ > 0) {
+    all.push_back({.what = std::to_string(num_unlisted_) + " more problems are not listed",
+                   .where = file_,
+                   .fix = "repair those above first"});
+  }
+  throw Error(ErrorCode::kRecipe, std::move(all));
+}
+
+// ---------------------------------------------------------------------------------------- messages
+
+std::string list_names(const std::vector<std::string>& names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
+std::string did_you_mean(const std::string& name, const std::vector<std::string>& names) {
+  if (name.size() > 200) return "";  // no typing error, and comparing it would take long
+  const std::string nearest = nearest_name(name, names);
+  return nearest.empty() ? "" : "did you mean `" + nearest + "`? ";
+}
+
+namespace {
+
+// "the list", "the number 5", "the text `abc`": what stands where something else was expected.
+std::string describe(const DocumentNode& node) {
+  if (node.is_map()) return "a mapping";
+  if (node.is_list()) return "a list";
+  const std::string text = "`" + printable(node.text) + "`";
+  switch (node.scalar.kind) {
+    case ScalarKind::kNull:
+      return "nothing";
+    case ScalarKind::kBool:
+      return "the truth value " + text;
+    case ScalarKind::kInt:
+    case ScalarKind::kFloat:
+      return "the number " + text;
+    case ScalarKind::kText:
+      break;
+  }
+  return "the text " + text;
+}
+
+std::string last_step(const std::string& key) {
+  const size_t dot = key.rfind('.');
+  return "`" + (dot == std::string::npos ? key : key.substr(dot + 1)) + "`";
+}
+
+void must_be(Report& report, const Value& value, const std::string& expected,
+             const std::string& fix) {
+  report.problem(
+      value, last_step(value.key) + " must be " + expected + ", not " + describe(*value.node), fix);
+}
+
+bool has_key(const MapSchema& map, const std::string& key) {
+  return std::find(map.keys.begin(), map.keys.end(), key) != map.keys.end();
+}
+
+size_t num_characters(const std::string& text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  }));
+}
+
+}  // namespace
+
+// ----------------------------------------------------------------------------------------- readers
+
+std::optional<int64_t> read_integer(Report& report, const Value& value, int64_t min, int64_t max) {
+  const DocumentNode& node = *value.node;
+  std::optional<int64_t> integer;
+  if (node.kind == DocumentNode::Kind::kScalar) {
+    const double real = node.scalar.float_value;
+    switch (node.scalar.kind) {
+      case ScalarKind::kInt:
+        integer = node.scalar.int_value;
+        break;
+      case ScalarKind::kText:
+        integer = integer_from_text(node.text);
+        break;
+      case ScalarKind::kFloat:
+        if (std::trunc(real) == real && std::abs(real) < 9e15) integer = static_cast<int64_t>(real);
+        break;
+      default:
+        break;
+    }
+  }
+  if (integer && *integer >= min && *integer <= max) return integer;
+  const std::string range = max == std::numeric_limits<int64_t>::max()
+                                ? std::to_string(min) + " or more"
+                                : "from " + std::to_string(min) + " to " + std::to_string(max);
+  must_be(report, value, "a whole number " + range, "write a whole number " + range);
+  return std::nullopt;
+}
+
+std::optional<double> read_number(Report& report, const Value& value, double min) {
+  const DocumentNode& node = *value.node;
+  std::optional<double> number;
+  if (node.kind == DocumentNode::Kind::kScalar) {
+    switch (node.scalar.kind) {
+      case ScalarKind::kInt:
+        number = static_cast<double>(node.scalar.int_value);
+        break;
+      case ScalarKind::kFloat:
+        number = node.scalar.float_value;
+        break;
+      case ScalarKind::kText:
+        number = number_from_text(node.text);
+        break;
+      default:
+        break;
+    }
+  }
+  if (number && std::isfinite(*number) && *number >= min) return number;
+  const std::string bound = std::to_string(static_cast<int64_t>(min)) + " or more";
+  must_be(report, value, "a number, " + bound, "write a number, " + bound);
+  return std::nullopt;
+}
+
+std::optional<bool> read_bool(Report& report, const Value& value) {
+  const DocumentNode& node = *value.node;
+  if (node.kind == DocumentNode::Kind::kScalar) {
+    const Scalar& scalar = node.scalar;
+    std::optional<bool> flag;
+    if (scalar.kind == ScalarKind::kBool) flag = scalar.bool_value;
+    if (scalar.kind == ScalarKind::kText) flag = bool_from_text(node.text);
+    const double number = scalar.kind == ScalarKind::kInt ? static_cast<double>(scalar.int_value)
+                          : scalar.kind == ScalarKind::kFloat ? scalar.float_value
+                                                              : -1;
+    if (number == 0 || number == 1) flag = number == 1;
+    if (flag) return flag;
+  }
+  must_be(report, value, "true or false", "write `true` or `false`");
+  return std::nullopt;
+}
+
+std::optional<std::string> read_text(Report& report, const Value& value, size_t max_characters) {
+  const DocumentNode& node = *value.node;
+  if (node.kind != DocumentNode::Kind::kScalar || node.scalar.kind != ScalarKind::kText) {
+    const bool is_bare_scalar = node.kind == DocumentNode::Kind::kScalar && !node.is_null();
+    must_be(report, value, "text",
+            is_bare_scalar ? "put it in quotes: \"" + printable(node.text) + "\"" : "write text");
+    return std::nullopt;
+  }
+  if (const size_t length = num_characters(node.text); length > max_characters) {
+    report.problem(value,
+                   last_step(value.key) + " has " + std::to_string(length) +
+                       " characters, the limit is " + std::to_string(max_characters),
+                   "make it shorter");
+    return std::nullopt;
+  }
+  return node.text;
+}
+
+std::optional<std::string> read_choice(Report& report, const Value& value,
+                                       const std::vector<std::string>& allowed) {
+  const DocumentNode& node = *value.node;
+  const bool is_scalar = node.kind == DocumentNode::Kind::kScalar;
+  if (is_scalar && node.scalar.kind == ScalarKind::kText &&
+      std::find(allowed.begin(), allowed.end(), node.text) != allowed.end()) {
+    return node.text;
+  }
+  must_be(report, value, "one of " + list_names(allowed),
+          (is_scalar ? did_you_mean(node.text, allowed) : "") + "allowed: " + list_names(allowed));
+  return std::nullopt;
+}
+
+bool require_list(Report& report, const Value& value) {
+  if (value.node->is_list()) return true;
+  must_be(report, value, "a list", "write `[...]`, or one `- ` line an item");
+  return false;
+}
+
+bool require_map(Report& report, const Value& value) {
+  if (value.node->is_map()) return true;
+  if (value.key.empty()) {
+    report.problem(value, "the recipe must be a mapping, not " + describe(*value.node),
+                   "begin with `apiversion: modelslim_v1`");
+    return false;
+  }
+  must_be(report, value, "a mapping",
+          value.key.ends_with(']') ? "write `key: value` lines, indented below the `-`"
+                                   : "write `key: value` lines, indented below it");
+  return false;
+}
+
+// --------------------------------------------------------------------------------------- MapReader
+
+MapReader::MapReader(Report& report, Value value, const MapSchema& schema, const MapSchema* sibling)
+    : report_(report), value_(std::move(value)), schema_(schema) {
+  LAOS_ASSERT(value_.node->is_map());
+  if (schema.open) return;
+  for (const DocumentNode& key : value_.node->keys) {
+    if (has_key(schema, key.text)) continue;
+    const std::string name = printable(key.text);
+    const Value at{&key, value_.key + "." + name};
+    if (sibling != nullptr && has_key(*sibling, key.text)) {
+      report_.problem(at,
+                      "`" + name + "` is a key of " + sibling->title + ", not of " + schema.title,
+                      "allowed here: " + list_names(schema.keys));
+    } else {
+      report_.problem(
+          at, "unknown key `" + name + "`",
+          did_you_mean(key.text, schema.keys) + "known keys: " + list_names(schema.keys));
+    }
+  }
+}
+
+std::optional<Value> MapReader::find(const std::string& key) const {
+  LAOS_ASSERT(has_key(schema_, key));
+  const DocumentNode* node = value_.node->find(key);
+  if (node == nullptr) return std::nullopt;
+  return Value{node, value_.key.empty() ? key : value_.key + "." + key};
+}
+
+std::optional<Value> MapReader::require(const std::string& key) const {
+  std::optional<Value> found = find(key);
+  if (found) return found;
+  // A key nobody knows is probably this one misspelt; closed mappings have reported it already.
+  std::vector<std::string> unknown;
+  for (const DocumentNode& present : value_.node->keys) {
+    if (!has_key(schema_, present.text) && present.text.size() <= 64)
+      unknown.push_back(present.text);
+  }
+  const std::string nearest = schema_.open ? nearest_name(key, unknown) : "";
+  report_.problem(value_, "`" + key + "` is missing",
+                  (nearest.empty() ? "" : "is `" + printable(nearest) + "` meant to be it? ") +
+                      "add `" + key + ": ...`");
+  return std::nullopt;
+}
+
+void MapReader::integer(const std::string& key, int64_t min, int64_t max, int64_t& out) const {
+  if (const auto value = find(key)) out = read_integer(report_, *value, min, max).value_or(out);
+}
+
+void MapReader::boolean(const std::string& key, bool& out) const {
+  if (const auto value = find(key)) out = read_bool(report_, *value).value_or(out);
+}
+
+}  // namespace laos::recipe

@@ -1,0 +1,122 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
+#include "recipe/recipe.h"
+
+namespace laos::recipe {
+namespace {
+
+using testing::HasSubstr;
+
+class ChooseRecipe : public testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = std::filesystem::path(testing::TempDir()) /
+            (std::string("laos_choose_") +
+             testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::remove_all(root_);
+  }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+
+  // Writes a recipe `file` ("directory/name.yaml") with this metadata.
+  void write(const std::string& file, const std::string& metadata) {
+    std::filesystem::create_directories((root_ / file).parent_path());
+    std::ofstream(root_ / file) << "apiversion: modelslim_v1\nmetadata: {" << metadata
+                                << "}\nspec: {process: [{type: adapt_rotation, stage: 2}]}\n";
+  }
+
+  std::string choose(const std::string& model_type, const std::string& quant_type,
+                     const std::vector<std::string>& directories = {"a"}) {
+    std::vector<std::filesystem::path> paths;
+    for (const std::string& directory : directories) paths.push_back(root_ / directory);
+    return std::filesystem::relative(choose_recipe(paths, model_type, quant_type), root_).string();
+  }
+
+  Error refusal(const std::string& model_type, const std::string& quant_type) {
+    try {
+      ADD_FAILURE() << "chose " << choose(model_type, quant_type);
+    } catch (const Error& error) {
+      return error;
+    }
+    return Error(ErrorCode::kInternal, Problem{});
+  }
+
+  std::filesystem::path root_;
+};
+
+constexpr const char* kW4A4 =
+    "label: {w_bit: 4, a_bit: 4}, verified_model_types: [Qwen3-8B, Qwen3-14B]";
+
+TEST_F(ChooseRecipe, TakesTheHighestScoreThenTheFirstId) {
+  write("a/1.yaml", std::string("config_id: z, score: 90, ") + kW4A4);
+  write("a/2.yaml", std::string("config_id: y, score: 90, ") + kW4A4);
+  write("a/3.yaml", std::string("config_id: a, score: 10, ") + kW4A4);
+  write("a/4.yaml",
+        "config_id: b, score: 99, label: {w_bit: 4, a_bit: 4}, verified_model_types: [Qwen3-32B]");
+  write("a/5.txt", "no recipe");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4"), "a/2.yaml");
+}
+
+TEST_F(ChooseRecipe, SearchesDirectoriesInOrderAndPassesOverMissingOnes) {
+  write("a/low.yaml", std::string("score: 1, ") + kW4A4);
+  write("b/high.yaml", std::string("score: 99, ") + kW4A4);
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"none", "a", "b"}), "a/low.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"b", "a"}), "b/high.yaml");
+}
+
+TEST_F(ChooseRecipe, ComparesTheWholeLabel) {
+  write("a/plain.yaml", kW4A4);
+  write("a/cache.yaml",
+        "label: {w_bit: 4, a_bit: 4, kv_cache: True}, verified_model_types: [Qwen3-8B]");
+  write("a/attention.yaml",
+        "label: {w_bit: 4, a_bit: 4, fa_quant: yes}, verified_model_types: [Qwen3-8B]");
+  write("a/attention4.yaml",
+        "label: {w_bit: 4, a_bit: 4, fa_bit: 4}, verified_model_types: [Qwen3-8B]");
+  write("a/sparse.yaml",
+        "label: {w_bit: 8, a_bit: 8, is_sparse: True}, verified_model_types: [Qwen3-8B]");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4"), "a/plain.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4c8"), "a/cache.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4f8"), "a/attention.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4f4"), "a/attention4.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w8a8s"), "a/sparse.yaml");
+  EXPECT_EQ(refusal("Qwen3-8B", "w8a8").code(), ErrorCode::kUsage);
+}
+
+TEST_F(ChooseRecipe, ListsWhatThereIsWhenNothingFits) {
+  write("a/1.yaml", kW4A4);
+  write("a/2.yaml", "label: {w_bit: 8, a_bit: 8}, verified_model_types: [Qwen3-8B]");
+  Error error = refusal("Qwen3-9B", "w4a4");
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_EQ(error.problems().at(0).what,
+            "no recipe for model type `Qwen3-9B` and quant type `w4a4`");
+  EXPECT_THAT(error.problems()[0].fix, HasSubstr("did you mean `Qwen3-8B`?"));
+  EXPECT_THAT(error.problems()[0].fix, HasSubstr("Qwen3-14B (w4a4); Qwen3-8B (w4a4, w8a8)"));
+  EXPECT_THAT(refusal("Qwen3-14B", "w8a8").problems().at(0).fix,
+              testing::Not(HasSubstr("did you mean")));
+}
+
+TEST_F(ChooseRecipe, RefusesAnUnknownQuantTypeWithTheList) {
+  const Error error = refusal("Qwen3-8B", "w4a5");
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.problems().at(0).fix,
+              HasSubstr("w4a4, w4a8, w4a4c8, w4a4f8, w4a8c8, w8a16, w8a8, w8a8s, w8a8c8, w8a8f8, "
+                        "w4a4f4, w16a16s"));
+}
+
+TEST_F(ChooseRecipe, NamesEveryBrokenFile) {
+  write("a/good.yaml", kW4A4);
+  write("a/bad1.yaml", "score: low");
+  write("a/bad2.yaml", "unknown: 1");
+  const Error error = refusal("Qwen3-8B", "w4a4");
+  EXPECT_EQ(error.code(), ErrorCode::kRecipe);
+  ASSERT_EQ(error.problems().size(), 2u);
+  EXPECT_THAT(error.problems()[0].where, HasSubstr("bad1.yaml:2:19 metadata.score"));
+  EXPECT_THAT(error.problems()[1].where, HasSubstr("bad2.yaml:2:12 metadata.unknown"));
+}
+
+}  // namespace
+}  // namespace laos::recipe
