@@ -8,4 +8,6 @@ preset=${LAOS_PRESET:-release}
 scripts/install-dependencies.sh
 cmake --preset "$preset" ${LAOS_CMAKE_ARGS:-} >/dev/null
 cmake --build --preset "$preset"
+# Tests run side by side: threads that wait must not spin on each other's cores.
+export OMP_WAIT_POLICY=passive
 ctest --preset "$preset" -j "$(nproc)" "$@"
