@@ -13,7 +13,7 @@ namespace laos::recipe {
 
 // What a document may take at most, so that a hostile one costs neither memory nor time.
 inline constexpr size_t kMaxYamlBytes = size_t{1} << 20;
-inline constexpr size_t kMaxYamlNodes = 100'000;           // after aliases are expanded
+inline constexpr size_t kMaxYamlNodes = 100'000;               // after aliases are expanded
 inline constexpr size_t kMaxExpandedBytes = size_t{16} << 20;  // of scalars, after the same
 inline constexpr int kMaxYamlDepth = 64;
 

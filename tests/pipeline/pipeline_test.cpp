@@ -1,0 +1,161 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "core/threads.h"
+#include "eval/perplexity.h"
+#include "pipeline/run.h"
+#include "save/inspect.h"
+#include "support/synthetic.h"
+#include "support/temporary_directory.h"
+
+namespace laos::pipeline {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr const char* kSchemes = R"(
+w8: &w8
+  weight: {scope: per_channel, dtype: int8, symmetric: true, method: autoround}
+  act: {scope: per_token, dtype: int8, symmetric: true, method: minmax}
+w4: &w4
+  weight: {scope: per_channel, dtype: int4, symmetric: true, method: autoround}
+  act: {scope: per_token, dtype: int4, symmetric: true, method: minmax}
+)";
+
+// A synthetic checkpoint, a recipe and texts in a directory of their own.
+class Pipeline : public testing::Test {
+ protected:
+  void SetUp() override {
+    test::write_synthetic({.config = test::qwen3_config("tiny"), .seed = 3}, directory_ / "model");
+    std::ofstream(directory_ / "calib.jsonl")
+        << R"({"inputs_pretokenized": "In the beginning was the word"})"
+        << "\n"
+        << R"({"inputs_pretokenized": "and the word was with the other words, in order."})"
+        << "\n";
+  }
+
+  // `process` and `prior` are YAML lists' items, indented by six.
+  void write_recipe(const std::string& process, const std::string& prior = "") {
+    std::ofstream(directory_ / "recipe.yaml")
+        << "apiversion: modelslim_v1\n"
+        << kSchemes << "spec:\n"
+        << (prior.empty() ? "" : "  prior:\n    - process:\n" + prior) << "  process:\n"
+        << process << "  save: [{type: ascendv1_saver}]\n  dataset: calib.jsonl\n";
+  }
+
+  QuantOptions options(const std::string& save_path) const {
+    QuantOptions options;
+    options.model_path = directory_ / "model";
+    options.save_path = directory_ / save_path;
+    options.recipe_path = directory_ / "recipe.yaml";
+    options.model_type = "tiny";
+    return options;
+  }
+
+  RunResult quantize(const std::string& save_path) const {
+    Progress progress;
+    return run(make_plan(options(save_path)), progress);
+  }
+
+  std::map<std::string, std::string> files_of(const std::string& save_path) const {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : std::filesystem::directory_iterator(directory_ / save_path)) {
+      std::stringstream content;
+      content << std::ifstream(entry.path(), std::ios::binary).rdbuf();
+      files[entry.path().filename().string()] = content.str();
+    }
+    return files;
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+constexpr const char* kPrior =
+    "        - {type: adapt_rotation, stage: 1, steps: 3, layer_type: [up_proj]}\n";
+constexpr const char* kRotate =
+    "    - {type: adapt_rotation, stage: 2, online: false, max_tp_size: 1}\n";
+constexpr const char* kTrain = R"(    - type: autoround_quant
+      iters: 4
+      strategies:
+        - {qconfig: *w8, include: ["*self_attn*", "*.down_proj"]}
+        - {qconfig: *w4, include: ["*.up_proj", "*.gate_proj"]}
+)";
+
+TEST_F(Pipeline, WritesACheckpointThatLoadsWithTheSameBytesOnAnyNumberOfThreads) {
+  write_recipe(std::string(kRotate) + kTrain, kPrior);
+  const int before = num_threads();
+  set_num_threads(1);
+  const RunResult result = quantize("one");
+  set_num_threads(3);
+  quantize("three");
+  set_num_threads(before);
+  EXPECT_EQ(result.layers.size(), 2u);
+  EXPECT_EQ(result.layers[0].losses.size(), 4u);
+  EXPECT_TRUE(save::inspect(directory_ / "one").loads());
+  EXPECT_EQ(files_of("one"), files_of("three"));
+  EXPECT_THAT(files_of("one").at("config.json"), HasSubstr("\"tie_word_embeddings\": false"));
+}
+
+TEST_F(Pipeline, OverAnOlderResultGivesTheSameBytes) {
+  write_recipe(std::string(kRotate) + kTrain, kPrior);
+  quantize("out");
+  const auto first = files_of("out");
+  quantize("out");
+  EXPECT_EQ(first, files_of("out"));
+}
+
+TEST_F(Pipeline, RotationAloneKeepsTheFloatModelsFunction) {
+  std::string no_match = kTrain;
+  no_match.replace(no_match.find("*self_attn*"), 11, "no_such*");
+  no_match.replace(no_match.find("*.down_proj"), 11, "no_such*");
+  no_match.replace(no_match.find("*.up_proj"), 9, "no_such*");
+  no_match.replace(no_match.find("*.gate_proj"), 11, "no_such*");
+  write_recipe(std::string(kRotate) + no_match, kPrior);
+  const Plan plan = make_plan(options("out"));
+  EXPECT_FALSE(plan.warnings.empty());
+  for (const PlannedLinear& linear : plan.linears) EXPECT_EQ(linear.label, "FLOAT");
+  Progress progress;
+  run(plan, progress);
+  std::vector<int32_t> window;
+  for (int32_t i = 0; i < 60; ++i) window.push_back(i * 7 % 250);
+  const auto rotated = eval::open_eval_model(directory_ / "out");
+  const auto original = eval::open_eval_model(directory_ / "model");
+  // Weights rounded once to bf16 (8 bits of mantissa): far below what any wrong rotation would do.
+  EXPECT_LT(eval::compare(*rotated, *original, {window}).divergence.kl_mean, 1e-3);
+}
+
+TEST_F(Pipeline, PlainRoundingNeedsNoDataset) {
+  std::string plain = kTrain;
+  plain.replace(plain.find("iters: 4"), 8,
+                "enable_round_tuning: false\n      enable_minmax_tuning: false");
+  write_recipe(plain);
+  std::filesystem::remove(directory_ / "calib.jsonl");
+  const RunResult result = quantize("out");
+  EXPECT_TRUE(result.layers[0].losses.empty());
+  EXPECT_TRUE(save::inspect(directory_ / "out").loads());
+}
+
+TEST_F(Pipeline, ReportsProblemsOfRecipeDatasetAndOutputTogetherAndWritesNothing) {
+  std::string mixed = kTrain;
+  mixed.replace(mixed.find("\"*self_attn*\""), 13, "\"*.q_proj\"");
+  write_recipe(std::string(kRotate) + mixed, kPrior);
+  std::filesystem::remove(directory_ / "calib.jsonl");
+  QuantOptions bad = options("out");
+  bad.save_path = bad.model_path;
+  try {
+    (void)make_plan(bad);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("q_proj"));
+    EXPECT_THAT(error.what(), HasSubstr("calib.jsonl"));
+    EXPECT_GE(error.problems().size(), 3u);
+  }
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "out"));
+}
+
+}  // namespace
+}  // namespace laos::pipeline
