@@ -9,6 +9,7 @@ packages=(
   ninja-build           # runs the build
   pkg-config            # finds PCRE2 and utf8proc
   libdnnl-dev           # oneDNN: every matrix product
+  ocl-icd-opencl-dev    # oneDNN's CMake package asks for OpenCL where it was built with it (Debian 12)
   libhwy-dev            # Highway: SIMD kernels from one source for every instruction set
   libyaml-cpp-dev       # recipes
   nlohmann-json3-dev    # config.json, tokenizer.json, descriptions, --json
