@@ -9,6 +9,7 @@ struct TrainOptions {
   int64_t iters = 10;
   bool enable_round_tuning = true;   // learn rounding offsets
   bool enable_minmax_tuning = true;  // learn range shrink factors
+  bool act_aware = false;  // round activations in training as the engine will, straight-through
 };
 
 }  // namespace laos::autoround

@@ -33,14 +33,15 @@ double l1_loss(MatView<const float> y, MatView<const float> target, float d_loss
 class BatchRunner {
  public:
   BatchRunner(const hf::Config& config, const model::LayerWeights& weights,
-              const model::Rope<float>& rope, const model::HiddenStates& inputs,
-              const model::HiddenStates& targets, TrainableLinears& linears)
+              const model::OnlineRotation& online, const model::Rope<float>& rope,
+              const model::HiddenStates& inputs, const model::HiddenStates& targets,
+              TrainableLinears& linears)
       : config_(config),
         norms_(model::norms_of(weights)),
         rope_(rope),
         inputs_(inputs),
         targets_(targets),
-        linears_(linears),
+        linears_(online, linears, &linears),
         saved_(config, largest_batch(inputs.samples), true),
         x_(largest_batch(inputs.samples), config.hidden_size),
         target_(x_.rows(), x_.cols()),
@@ -96,7 +97,7 @@ class BatchRunner {
   const model::Rope<float>& rope_;
   const model::HiddenStates& inputs_;
   const model::HiddenStates& targets_;
-  TrainableLinears& linears_;
+  model::OnlineLinears linears_;
   model::LayerSaved<float> saved_;
   model::Ragged batch_;
   Mat<float> x_, target_, y_, d_y_;
@@ -123,21 +124,22 @@ int64_t largest_batch(const model::Ragged& samples) {
 }
 
 LayerResult train_layer(const hf::Config& config, const model::LayerWeights& weights,
-                        const LayerScheme& scheme, const TrainOptions& options,
-                        const model::Rope<float>& rope, const model::HiddenStates& inputs,
-                        const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
-                        const TrainProgress& progress) {
+                        const model::OnlineRotation& online, const LayerScheme& scheme,
+                        const TrainOptions& options, const model::Rope<float>& rope,
+                        const model::HiddenStates& inputs, const model::HiddenStates& targets,
+                        uint32_t seed, int64_t layer_idx, const TrainProgress& progress,
+                        const ActBits& untrained) {
   LayerResult result;
   const bool any =
       std::any_of(scheme.begin(), scheme.end(), [](const auto& spec) { return spec.has_value(); });
   if (!any) return result;
-  TrainableLinears linears(weights, scheme, options);
+  TrainableLinears linears(weights, scheme, options, untrained);
   linears.save(result.weights);
   const int64_t num_samples = inputs.samples.num_sequences();
   if ((!options.enable_round_tuning && !options.enable_minmax_tuning) || num_samples == 0)
     return result;
 
-  BatchRunner runner(config, weights, rope, inputs, targets, linears);
+  BatchRunner runner(config, weights, online, rope, inputs, targets, linears);
   const std::vector<int64_t> held = evaluation_samples(num_samples);
   LayerReport& report = result.report;
   report.rounding_loss = runner.evaluate(held);

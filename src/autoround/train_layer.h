@@ -7,6 +7,7 @@
 
 #include "autoround/trainable_linears.h"
 #include "model/hidden_states.h"
+#include "model/online_rotation.h"
 
 namespace laos::autoround {
 
@@ -27,17 +28,19 @@ struct LayerResult {
 // Called after each iteration with its number (from 1) and loss.
 using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 
-// Learns the rounding of the linears in `scheme` so that the layer maps `inputs` to `targets`.
+// Learns the rounding of the linears in `scheme` so that the layer, its inputs rotated as `online`
+// says, maps `inputs` to `targets`.
 // Iteration k draws min(8, N) samples without replacement from a stream seeded by (seed,
 // layer_idx). Kept is the best of plain rounding, the published rule's choice and the final
 // parameters, measured on up to 32 samples spread over the set. With both tunings off, or no linear
 // in the scheme, it is plain rounding and nothing is run. Same arguments, same bytes, on any number
 // of threads. Throws Error(kNumeric) when the loss is not finite.
 LayerResult train_layer(const hf::Config& config, const model::LayerWeights& weights,
-                        const LayerScheme& scheme, const TrainOptions& options,
-                        const model::Rope<float>& rope, const model::HiddenStates& inputs,
-                        const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
-                        const TrainProgress& progress = nullptr);
+                        const model::OnlineRotation& online, const LayerScheme& scheme,
+                        const TrainOptions& options, const model::Rope<float>& rope,
+                        const model::HiddenStates& inputs, const model::HiddenStates& targets,
+                        uint32_t seed, int64_t layer_idx, const TrainProgress& progress = nullptr,
+                        const ActBits& untrained = {});
 
 // Tokens of the largest batch that train_layer can draw from `samples`.
 int64_t largest_batch(const model::Ragged& samples);

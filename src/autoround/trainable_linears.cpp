@@ -28,15 +28,18 @@ float sign(float x) noexcept { return static_cast<float>((x > 0) - (x < 0)); }
 }  // namespace
 
 TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const LayerScheme& scheme,
-                                   const TrainOptions& options)
+                                   const TrainOptions& options, const ActBits& untrained)
     : options_(options) {
   for (const Linear l : model::kAllLinears) {
     const auto index = static_cast<size_t>(l);
     const MatView<const float> weight = weights[l].view();
     float_weights_[index] = weight;
+    if (options.act_aware) act_bits_[index] = untrained[index];
     if (!scheme[index]) continue;
+    const quant::ActSpec& act = scheme[index]->act;
+    if (options.act_aware) act_bits_[index] = act.is_static || act.bits > 8 ? 0 : act.bits;
     Trained t;
-    t.spec = *scheme[index];
+    t.spec = scheme[index]->weight;
     t.group_size = t.spec.group_size == 0 ? weight.cols : t.spec.group_size;
     LAOS_ASSERT(weight.stride == weight.cols && weight.cols % t.group_size == 0);
     const int64_t rows = weight.rows * weight.cols / t.group_size;
@@ -92,7 +95,8 @@ void TrainableLinears::update_row(Trained& t, int64_t row, const float* d_weight
     // scale = max(max α_max, -min α_min) / q_max while it is above its floor: only the larger side
     // moves, a tie moves both. max >= 0 and -min >= 0, so the step's sign is that of d_scale.
     const float above = t.max[i] * t.alpha_max[i], below = -t.min[i] * t.alpha_min[i];
-    const bool above_floor = std::max(above, below) / static_cast<float>(t.spec.q_max()) >= 1e-5f;
+    const bool above_floor =
+        std::max(above, below) / static_cast<float>(t.spec.q_max()) >= t.spec.min_scale;
     const float step = lr_ * sign(d_scale);
     if (above_floor && above >= below && above > 0)
       t.alpha_max[i] = std::clamp(t.alpha_max[i] - step, 0.0f, 1.0f);
@@ -102,16 +106,29 @@ void TrainableLinears::update_row(Trained& t, int64_t row, const float* d_weight
   requantize_row(t, row);
 }
 
+MatView<const float> TrainableLinears::input_of(Linear linear, MatView<const float> x) {
+  const int bits = act_bits_[static_cast<size_t>(linear)];
+  if (bits == 0) return x;
+  if (rounded_.size() < x.rows * x.cols) rounded_ = Buffer<float>(x.rows * x.cols);
+  const MatView<float> rounded{rounded_.data(), x.rows, x.cols, x.cols};
+  if (rounded_bits_ != bits) quant::fake_quantize_tokens(x, {.bits = bits}, rounded);
+  rounded_bits_ = bits;
+  return rounded;
+}
+
 void TrainableLinears::forward(model::LinearGroup group, MatView<const float> x,
                                std::span<const MatView<float>> ys) {
   const std::span<const Linear> linears = model::linears_of(group);
+  rounded_bits_ = 0;
   for (size_t i = 0; i < linears.size(); ++i)
-    linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, x, applied(linears[i]), 0.0f, ys[i]);
+    linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input_of(linears[i], x), applied(linears[i]), 0.0f,
+                 ys[i]);
 }
 
 void TrainableLinears::backward(model::LinearGroup group, MatView<const float> x,
                                 std::span<const MatView<const float>> d_ys, MatView<float> d_x) {
   const std::span<const Linear> linears = model::linears_of(group);
+  rounded_bits_ = 0;
   for (size_t i = 0; i < linears.size(); ++i) {
     if (d_x.data != nullptr)
       linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d_ys[i], applied(linears[i]), i == 0 ? 0.0f : 1.0f,
@@ -119,9 +136,10 @@ void TrainableLinears::backward(model::LinearGroup group, MatView<const float> x
     std::optional<Trained>& t = trained_[static_cast<size_t>(linears[i])];
     if (!t) continue;
     const int64_t groups_per_row = t->dequantized.cols() / t->group_size;
+    const MatView<const float> input = input_of(linears[i], x);
     parallel_for_ranges(t->dequantized.rows(), kGradientRows, [&](int64_t begin, int64_t end) {
       Mat<float> d_weight(end - begin, t->dequantized.cols());
-      linalg::gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, d_ys[i].slice_cols(begin, end), x,
+      linalg::gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, d_ys[i].slice_cols(begin, end), input,
                               0.0f, d_weight.view());
       for (int64_t g = begin * groups_per_row; g < end * groups_per_row; ++g)
         update_row(*t, g, d_weight.data() + (g - begin * groups_per_row) * t->group_size);

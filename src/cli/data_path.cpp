@@ -3,6 +3,9 @@
 #include <cstdlib>
 #include <string>
 #include <system_error>
+#include <utility>
+
+#include "core/error.h"
 
 namespace laos::cli {
 
@@ -17,6 +20,25 @@ std::vector<std::filesystem::path> data_directories(const std::string& name) {
   std::vector<std::filesystem::path> found;
   for (const std::filesystem::path& candidate : candidates)
     if (std::filesystem::is_directory(candidate, error)) found.push_back(candidate);
+  return found;
+}
+
+std::vector<std::filesystem::path> recipe_directories(const std::string& custom) {
+  constexpr const char* kVariable = "MSMODELSLIM_CUSTOM_PRACTICE_REPO";
+  std::vector<std::filesystem::path> found;
+  const auto add = [&](const std::string& directory, const std::string& where) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(directory, error))
+      throw Error(ErrorCode::kUsage, {.what = "`" + directory + "` is not a directory of recipes",
+                                      .where = where,
+                                      .fix = "name an existing directory of *.yaml files"});
+    found.emplace_back(directory);
+  };
+  if (!custom.empty()) add(custom, "--recipes");
+  const char* variable = std::getenv(kVariable);
+  if (variable != nullptr && *variable != '\0') add(variable, kVariable);
+  for (std::filesystem::path& directory : data_directories("recipes"))
+    found.push_back(std::move(directory));
   return found;
 }
 

@@ -11,4 +11,8 @@ namespace laos::cli {
 // share/laos/name beside the installed program's bin, and the source tree that built it.
 std::vector<std::filesystem::path> data_directories(const std::string& name);
 
+// Directories of recipes: `custom` unless it is empty, $MSMODELSLIM_CUSTOM_PRACTICE_REPO if it is
+// set, then data_directories. Throws Error(kUsage) when one of the first two is no directory.
+std::vector<std::filesystem::path> recipe_directories(const std::string& custom);
+
 }  // namespace laos::cli

@@ -9,6 +9,7 @@
 #include "cli/eval.h"
 #include "cli/inspect.h"
 #include "cli/quant.h"
+#include "cli/recipes.h"
 #include "cli/tokenize.h"
 #include "core/error.h"
 #include "core/isa.h"
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
   laos::cli::add_quant_command(app);
   laos::cli::add_eval_command(app);
   laos::cli::add_inspect_command(app, exit_code);
+  laos::cli::add_recipes_command(app);
   laos::cli::add_tokenize_command(app);
   try {
     laos::use_isa_from_environment();

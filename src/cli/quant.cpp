@@ -9,12 +9,16 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/data_path.h"
 #include "cli/flags.h"
 #include "core/threads.h"
+#include "io/file.h"
 #include "pipeline/run.h"
 
 namespace laos::cli {
@@ -22,12 +26,14 @@ namespace {
 
 struct QuantFlags {
   std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
-                                                 trust_remote_code, dataset;
+                                                 trust_remote_code, dataset, recipes;
   std::vector<std::string> tag;
   int64_t calib_seq_len = 2048;
   int threads = 0;
   uint32_t seed = 42;
   bool dry_run = false;
+  bool debug = false;
+  bool fast = false, balanced = false, full = false;
 };
 
 std::string bytes_text(double bytes) {
@@ -51,39 +57,68 @@ std::string duration_text(double seconds) {
   return text;
 }
 
+// The only device is this machine's processor, perhaps with an index as in "cpu:0".
+void check_device(const std::string& device, Problems& problems) {
+  const auto refuse = [&](const std::string& what) {
+    problems.add({.what = what,
+                  .where = "--device",
+                  .fix = "use --device cpu; the checkpoint it writes is for the NPU"});
+  };
+  const size_t colon = device.find(':');
+  if (device.substr(0, colon) != "cpu")
+    return refuse("device `" + device + "` is not one that laos runs on");
+  if (colon == std::string::npos) return;
+  int count = 0;
+  std::istringstream indices(device.substr(colon + 1));
+  for (std::string index; std::getline(indices, index, ',');) {
+    if (index.empty()) continue;
+    if (index.find_first_not_of("0123456789") != std::string::npos)
+      return refuse("`" + index + "` in device `" + device + "` is not an index");
+    ++count;
+  }
+  if (count > 1) refuse("device `" + device + "` names the processor more than once");
+}
+
 // Everything the command line alone can get wrong, at once.
 pipeline::QuantOptions options_of(const QuantFlags& flags) {
   Problems problems;
   pipeline::QuantOptions options;
-  if (flags.device != "cpu" && flags.device.rfind("cpu:", 0) != 0)
-    problems.add({.what = "device " + flags.device + " is not one that laos runs on",
-                  .where = "--device",
-                  .fix = "use --device cpu; the checkpoint it writes is for the NPU"});
+  check_device(flags.device, problems);
   if (!flags.config_path.empty() && !flags.quant_type.empty())
     problems.add({.what = "both a recipe and a quantization type are given",
                   .where = "--config_path, --quant_type",
                   .fix = "give one of them"});
-  if (flags.config_path.empty() && flags.quant_type.empty())
-    problems.add(
-        {.what = "neither a recipe nor a quantization type is given",
-         .where = "--config_path, --quant_type",
-         .fix = "give --config_path FILE.yaml, or --quant_type w4a4 with --model_type NAME"});
-  if (!flags.quant_type.empty() && flags.model_type.empty())
-    problems.add({.what = "--quant_type chooses a recipe by the model's type, which is not given",
+  if (flags.config_path.empty() && flags.model_type.empty())
+    problems.add({.what =
+                      "without --config_path the model's type chooses the recipe, and it is not "
+                      "given",
                   .where = "--model_type",
-                  .fix = "give it, as --model_type Qwen3-8B"});
+                  .fix = "give it, as --model_type Qwen3-8B --quant_type w4a4"});
   if (!flags.trust_remote_code.empty() && flags.trust_remote_code != "True" &&
       flags.trust_remote_code != "False")
     problems.add({.what = "\"" + flags.trust_remote_code + "\" is neither True nor False",
                   .where = "--trust_remote_code",
                   .fix = "leave it out: laos never runs code from a checkpoint"});
+  const int num_profiles = (flags.fast ? 1 : 0) + (flags.balanced ? 1 : 0) + (flags.full ? 1 : 0);
+  if (num_profiles > 1 || (num_profiles == 1 && !flags.config_path.empty()))
+    problems.add({.what = "--fast, --balanced, --full and --config_path each choose the recipe",
+                  .where = "command line",
+                  .fix = "give one of them"});
   problems.throw_if_any(ErrorCode::kUsage);
 
   options.model_path = flags.model_path;
   options.save_path = flags.save_path;
+  const std::string profile = flags.fast       ? "fast"
+                              : flags.balanced ? "balanced"
+                              : flags.full     ? "full"
+                                               : "";
+  const std::string quant_type = flags.quant_type.empty() ? "w8a8" : flags.quant_type;
+  if (flags.config_path.empty() && flags.quant_type.empty())
+    std::fprintf(stderr, "laos: neither --config_path nor --quant_type is given: w8a8 is meant\n");
   options.recipe_path =
       flags.config_path.empty()
-          ? recipe::choose_recipe(data_directories("recipes"), flags.model_type, flags.quant_type)
+          ? recipe::choose_recipe(recipe_directories(flags.recipes),
+                                  {flags.model_type, quant_type, profile, flags.tag})
           : std::filesystem::path(flags.config_path);
   options.model_type = flags.model_type;
   if (options.model_type.empty()) {
@@ -131,6 +166,29 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
               bytes_text(static_cast<double>(estimate.peak_ram_bytes)).c_str());
   std::printf("time      about %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s)\n",
               duration_text(estimate.seconds).c_str(), estimate.flops / 1e12, estimate.gemm_gflops);
+}
+
+// What the run learned, for looking into it afterwards.
+void write_debug_info(const pipeline::Plan& plan, const pipeline::RunResult& result) {
+  using Json = nlohmann::ordered_json;
+  Json info = {{"version", LAOS_VERSION}, {"seed", plan.options.seed}};
+  info["adapt_rotation"] = Json::array();
+  for (const rotation::FitResult& fit : result.fits) {
+    Json losses = Json::array();
+    for (const rotation::FitStep& step : fit.steps) losses.push_back(step.loss);
+    info["adapt_rotation"].push_back(
+        {{"best_step", fit.best_step}, {"orthogonality", fit.orthogonality}, {"losses", losses}});
+  }
+  info["autoround_quant"] = Json::array();
+  for (const autoround::LayerReport& layer : result.layers)
+    info["autoround_quant"].push_back({{"rounding_loss", layer.rounding_loss},
+                                       {"loss", layer.loss},
+                                       {"kept_iteration", layer.kept_iteration},
+                                       {"losses", layer.losses}});
+  const std::filesystem::path directory = plan.options.save_path / "debug_info";
+  std::error_code error;
+  std::filesystem::create_directory(directory, error);
+  io::write_text_atomically(directory / "debug_info.json", info.dump(1) + "\n");
 }
 
 // One line that is rewritten on a terminal; a line a layer when piped.
@@ -225,6 +283,7 @@ void run_quant(const QuantFlags& flags) {
     throw;
   }
   progress.finish();
+  if (flags.debug) write_debug_info(plan, result);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   for (const rotation::FitResult& fit : result.fits) {
@@ -264,7 +323,13 @@ void add_quant_command(CLI::App& app) {
   command->add_option(both_spellings("--config-path"), flags->config_path,
                       "recipe: YAML of apiversion modelslim_v1");
   command->add_option(both_spellings("--quant-type"), flags->quant_type,
-                      "w4a4, ...: use laos's own recipe for --model-type");
+                      "w4a4, w8a8, ...: use a recipe for --model-type, see laos recipes (default "
+                      "without --config-path: w8a8)");
+  command->add_flag("--fast", flags->fast,
+                    "of --quant-type w4a4: the published scheme in closed form, no training");
+  command->add_flag("--balanced", flags->balanced,
+                    "of --quant-type w4a4: every linear W4A4 but down_proj, no training");
+  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, no training");
   command->add_option("--dataset", flags->dataset,
                       "calibration data (.jsonl, .json, .txt) instead of the recipe's");
   command
@@ -283,8 +348,15 @@ void add_quant_command(CLI::App& app) {
   command->add_option(
       both_spellings("--trust-remote-code"), flags->trust_remote_code,
       "True or False; accepted for old command lines, laos never runs a checkpoint's code");
-  command->add_option("--tag", flags->tag, "accepted for old command lines, has no effect")
+  command
+      ->add_option("--tag", flags->tag,
+                   "scenario tags that a recipe's verified_tags must have, for --quant-type")
       ->expected(0, -1);
+  command->add_option("--recipes", flags->recipes,
+                      "directory of recipes that --quant-type asks before laos's own; "
+                      "MSMODELSLIM_CUSTOM_PRACTICE_REPO names another");
+  command->add_flag("--debug", flags->debug,
+                    "also write save_path/debug_info/debug_info.json: losses of every step");
   command->callback([flags] { run_quant(*flags); });
 }
 

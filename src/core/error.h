@@ -59,8 +59,8 @@ class Problems {
   std::vector<Problem> list_;
 };
 
-// Of `candidates`, the one nearest to `name` by edit distance, or "" when none is near (more than a
-// third of its letters differ). For "did you mean" in messages.
+// Of `candidates`, the one nearest to `name` by edit distance, the first of equals, or "" when none
+// is near (within a third of its letters and one more). For "did you mean" in messages.
 std::string nearest_name(const std::string& name, const std::vector<std::string>& candidates);
 
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line);

@@ -1,5 +1,8 @@
 #include "eval/eval_model.h"
 
+#include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -8,6 +11,7 @@
 #include "linalg/gemm.h"
 #include "model/checkpoint.h"
 #include "model/kernels/elementwise.h"
+#include "model/online_rotation.h"
 #include "quant/int_weight.h"
 
 namespace laos::eval {
@@ -47,11 +51,22 @@ class FloatModel : public EvalModel {
   model::Checkpoint checkpoint_;
 };
 
-// Bits of the dynamic activations of a label, or nullopt when it has no integer path here.
-std::optional<int> act_bits_of(const std::string& label) {
-  if (label == "W4A4_DYNAMIC") return 4;
-  if (label == "W8A8_DYNAMIC") return 8;
-  return std::nullopt;
+// How a linear under a label runs.
+struct LabelPath {
+  const char* label;
+  enum class Kind { kReal, kDynamic, kStatic } kind;  // kReal: f32 activations, weights widened
+  int act_bits;
+};
+constexpr LabelPath kLabelPaths[] = {
+    {quant::kFloatLabel, LabelPath::Kind::kReal, 0}, {"W8A16", LabelPath::Kind::kReal, 0},
+    {"W4A4_DYNAMIC", LabelPath::Kind::kDynamic, 4},  {"W8A8_DYNAMIC", LabelPath::Kind::kDynamic, 8},
+    {"W4A8_DYNAMIC", LabelPath::Kind::kDynamic, 8},  {"W8A8", LabelPath::Kind::kStatic, 8},
+};
+
+const LabelPath* path_of(const std::string& label) {
+  const auto* found = std::find_if(std::begin(kLabelPaths), std::end(kLabelPaths),
+                                   [&](const LabelPath& path) { return path.label == label; });
+  return found == std::end(kLabelPaths) ? nullptr : found;
 }
 
 // Linears of one layer, each float or integer. A group's input is quantized once for each width its
@@ -59,8 +74,9 @@ std::optional<int> act_bits_of(const std::string& label) {
 class MixedLinears : public model::LinearsForward<float> {
  public:
   struct Entry {
-    int act_bits = 0;  // 0 = float
-    std::optional<quant::IntLinear> integer;
+    int act_bits = 0;  // of `dynamic`
+    std::optional<quant::IntLinear> dynamic;
+    std::optional<quant::StaticLinear> fixed;
     Mat<float> real;
   };
   std::array<Entry, model::kNumLinears> entries;
@@ -72,38 +88,52 @@ class MixedLinears : public model::LinearsForward<float> {
     int tokens_bits = 0;
     for (size_t i = 0; i < linears.size(); ++i) {
       Entry& entry = entries[static_cast<size_t>(linears[i])];
-      if (!entry.integer) {
+      if (entry.fixed) {
+        entry.fixed->forward(x, ys[i]);
+      } else if (entry.dynamic) {
+        if (entry.act_bits != tokens_bits) {
+          tokens = quant::quantize_tokens(x, {.bits = entry.act_bits});
+          tokens_bits = entry.act_bits;
+        }
+        entry.dynamic->forward(tokens, ys[i]);
+      } else {
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x,
                      std::as_const(entry.real).view(), 0.0f, ys[i]);
-        continue;
       }
-      if (entry.act_bits != tokens_bits) {
-        tokens = quant::quantize_tokens(x, {.bits = entry.act_bits});
-        tokens_bits = entry.act_bits;
-      }
-      entry.integer->forward(tokens, ys[i]);
     }
   }
 };
+
+// The matrix of an online rotation, [n, n].
+Mat<float> square(const std::vector<float>& values) {
+  const auto n = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(values.size()))));
+  Mat<float> matrix(n, n);
+  std::copy(values.begin(), values.end(), matrix.data());
+  return matrix;
+}
 
 class QuantizedLayer : public EvalLayer {
  public:
   QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx) {
     const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
-    for (const Linear l : model::kAllLinears) {
-      const std::string name = model::name_of(layer_idx, l);
-      MixedLinears::Entry& entry = linears_.entries[static_cast<size_t>(l)];
-      if (const std::optional<int> bits = act_bits_of(checkpoint.label(name))) {
-        entry.act_bits = *bits;
-        entry.integer.emplace(checkpoint.codes(name), checkpoint.scales(name));
-      } else {
-        entry.real = to_f32(checkpoint.weight(name));
-      }
-    }
+    for (const Linear l : model::kAllLinears)
+      load(checkpoint, model::name_of(layer_idx, l), mixed_.entries[static_cast<size_t>(l)]);
     const char* norm_names[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
                                 "self_attn.k_norm"};
     for (size_t i = 0; i < norms_.size(); ++i)
       norms_[i] = to_f32(checkpoint.weight(prefix + norm_names[i]));
+
+    const std::string o_proj = model::name_of(layer_idx, Linear::kOProj),
+                      down_proj = model::name_of(layer_idx, Linear::kDownProj);
+    if (std::vector<float> heads = checkpoint.values(o_proj, "heads_rotation"); !heads.empty())
+      online_.o_proj = std::make_shared<model::KroneckerRotation>(model::KroneckerRotation{
+          .left = square(heads), .right = {}, .cols = checkpoint.config().head_dim});
+    if (std::vector<float> m = checkpoint.values(down_proj, "kronecker_rotation_m"); !m.empty()) {
+      Mat<float> right = square(checkpoint.values(down_proj, "kronecker_rotation_n"));
+      const int64_t cols = right.rows();
+      online_.down_proj = std::make_shared<model::KroneckerRotation>(
+          model::KroneckerRotation{.left = square(m), .right = std::move(right), .cols = cols});
+    }
   }
   model::LayerNorms<float> norms() const override {
     return {norms_[0].data(), norms_[1].data(), norms_[2].data(), norms_[3].data()};
@@ -111,7 +141,30 @@ class QuantizedLayer : public EvalLayer {
   model::LinearsForward<float>& linears() override { return linears_; }
 
  private:
-  MixedLinears linears_;
+  static void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name,
+                   MixedLinears::Entry& entry) {
+    const LabelPath& path = *path_of(checkpoint.label(name));
+    const Mat<int8_t> codes =
+        path.label == std::string(quant::kFloatLabel) ? Mat<int8_t>() : checkpoint.codes(name);
+    if (path.kind == LabelPath::Kind::kStatic) {
+      const quant::StaticRange input = {.scale = checkpoint.values(name, "input_scale").front(),
+                                        .offset = checkpoint.values(name, "input_offset").front()};
+      entry.fixed.emplace(codes.view(), input, checkpoint.values(name, "deq_scale"),
+                          checkpoint.quant_bias(name));
+    } else if (path.kind == LabelPath::Kind::kDynamic) {
+      entry.act_bits = path.act_bits;
+      entry.dynamic.emplace(codes.view(), checkpoint.values(name, "weight_scale"));
+    } else if (checkpoint.label(name) == quant::kFloatLabel) {
+      entry.real = to_f32(checkpoint.weight(name));
+    } else {
+      entry.real = quant::dequantize(
+          {.spec = {}, .q = codes.clone(), .scale = checkpoint.values(name, "weight_scale")});
+    }
+  }
+
+  MixedLinears mixed_;
+  model::OnlineRotation online_;
+  model::OnlineLinears linears_{online_, mixed_};
   std::array<Mat<float>, 4> norms_;
 };
 
@@ -122,11 +175,12 @@ class QuantizedModel : public EvalModel {
     for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
       for (const Linear l : model::kAllLinears) {
         const std::string& label = checkpoint_.label(model::name_of(i, l));
-        if (label != quant::kFloatLabel && !act_bits_of(label))
+        if (path_of(label) == nullptr)
           problems.add(
               {.what = "label " + label + " has no integer evaluation",
                .where = model::name_of(i, l),
-               .fix = "evaluate checkpoints of W4A4_DYNAMIC, W8A8_DYNAMIC and FLOAT linears"});
+               .fix = "evaluate checkpoints of W4A4_DYNAMIC, W8A8_DYNAMIC, W4A8_DYNAMIC, W8A8, "
+                      "W8A16 and FLOAT linears"});
       }
     }
     problems.throw_if_any(ErrorCode::kUnsupported);

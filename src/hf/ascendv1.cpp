@@ -23,13 +23,17 @@ constexpr int64_t kMaxDescriptionKeys = 10'000'000;
 using Dims = LinearPart::Dims;
 
 constexpr LinearPart kWeight = {"weight", DType::kI8, DType::kI8, Dims::kOutIn};
-constexpr LinearPart kWeightScale = {"weight_scale", DType::kF32, DType::kF32, Dims::kOutOne};
-constexpr LinearPart kWeightOffset = {"weight_offset", DType::kF32, DType::kF32, Dims::kOutOne};
+constexpr LinearPart kWeightScale = {"weight_scale", DType::kF32, DType::kF32, Dims::kOutGroups};
+constexpr LinearPart kWeightOffset = {"weight_offset", DType::kF32, DType::kF32, Dims::kOutGroups};
 constexpr LinearPart kInputScale = {"input_scale", DType::kF32, DType::kBF16, Dims::kOne};
 constexpr LinearPart kInputOffset = {"input_offset", DType::kF32, DType::kBF16, Dims::kOne};
 constexpr LinearPart kDeqScale = {"deq_scale", DType::kF32, DType::kI64, Dims::kOut};
 constexpr LinearPart kQuantBias = {"quant_bias", DType::kI32, DType::kI32, Dims::kOut};
 
+constexpr LinearPart kPackedWeight = {"weight", DType::kI8, DType::kI8, Dims::kHalfOutIn};
+constexpr LinearPart kScaleBias = {"scale_bias", DType::kF32, DType::kF32, Dims::kOutSlices};
+
+constexpr std::array kPacked = {kPackedWeight, kWeightScale, kWeightOffset, kScaleBias};
 constexpr std::array kWeightOnly = {kWeight, kWeightScale, kWeightOffset};
 constexpr std::array kStatic = {kWeight, kInputScale, kInputOffset, kDeqScale, kQuantBias};
 constexpr std::array kMixed = {kWeight,      kWeightScale, kWeightOffset, kInputScale,
@@ -42,7 +46,7 @@ struct Layout {
 constexpr std::array kLayouts = {
     Layout{"W4A4_DYNAMIC", kWeightOnly}, Layout{"W8A8_DYNAMIC", kWeightOnly},
     Layout{"W8A16", kWeightOnly},        Layout{"W8A8", kStatic},
-    Layout{"W8A8_MIX", kMixed},
+    Layout{"W8A8_MIX", kMixed},          Layout{"W4A8_DYNAMIC", kPacked},
 };
 
 // Ascending, spec 10.4. Labels outside this list do not count.
@@ -88,13 +92,19 @@ bool is_rotary_buffer(const std::string& name) {
          name.ends_with("rotary_emb.sin_cached");
 }
 
+bool is_online_rotation(const std::string& name) {
+  return name.ends_with(".self_attn.o_proj.heads_rotation") ||
+         name.ends_with(".mlp.down_proj.kronecker_rotation_m") ||
+         name.ends_with(".mlp.down_proj.kronecker_rotation_n");
+}
+
 class StructureCheck {
  public:
   StructureCheck(const Config* config, const Description& description,
                  const std::map<std::string, TensorView>& tensors)
       : config_(config), description_(description), tensors_(tensors) {}
 
-  std::vector<Problem> run() {
+  StructureProblems run() {
     check_described();
     for (const auto& [name, label] : description_.labels) check_label(name, label);
     if (config_ != nullptr) check_modules();
@@ -104,7 +114,10 @@ class StructureCheck {
 
  private:
   void add(std::string what, const std::string& where, std::string fix = "") {
-    problems_.push_back({std::move(what), where, std::move(fix)});
+    problems_.broken.push_back({std::move(what), where, std::move(fix)});
+  }
+  void add_unloadable(std::string what, const std::string& where, std::string fix) {
+    problems_.unloadable.push_back({std::move(what), where, std::move(fix)});
   }
 
   const TensorView* find(const std::string& name) const {
@@ -122,7 +135,7 @@ class StructureCheck {
   void check_label(const std::string& name, const std::string& label) {
     const auto [module, suffix] = split_name(name);
     const std::span<const LinearPart> parts = linear_parts(label);
-    if (label != kFloat && parts.empty() && !is_unchecked_label(label)) {
+    if (label != kFloat && parts.empty()) {
       add("label " + label + " is none that vLLM-Ascend is known to load for this kind of model",
           name, "labels are " + join(known_labels()));
       return;
@@ -155,6 +168,7 @@ class StructureCheck {
           weight->name);
       return;
     }
+    const LinearSizes sizes = sizes_of(module, *weight, parts);
     for (const LinearPart& part : parts) {
       const std::string name = module + "." + std::string(part.suffix);
       const std::string* part_label = description_.find(name);
@@ -167,7 +181,7 @@ class StructureCheck {
         add("labelled " + *part_label + ", its weight " + label, name,
             "all tensors of a linear share a label");
       if (tensor == nullptr) continue;  // reported by check_described
-      check_part(label, part, *tensor, part.shape(weight->shape[0], weight->shape[1]));
+      check_part(label, part, *tensor, part.shape(sizes));
     }
   }
 
@@ -178,23 +192,33 @@ class StructureCheck {
               std::string(to_string(part.dtype)) + ", this one is " +
               std::string(to_string(tensor.dtype)),
           tensor.name);
-    if (tensor.shape == shape) return;
-    const bool per_group = part.dims == Dims::kOutOne && tensor.shape.size() == 2 &&
-                           tensor.shape[0] == shape[0] && tensor.shape[1] > 1;
-    if (per_group)
-      add("per-group scales of shape " + to_string(tensor.shape) +
-              " cannot be loaded; the engine has one scale an output row, " + to_string(shape),
-          tensor.name, "quantize with scope per_channel");
-    else
+    if (tensor.shape != shape)
       add("shape is " + to_string(tensor.shape) + ", must be " + to_string(shape), tensor.name);
+  }
+
+  // Of a linear with this weight. Groups are what its scales say, where that is possible.
+  LinearSizes sizes_of(const std::string& module, const TensorView& weight,
+                       std::span<const LinearPart> parts) {
+    LinearSizes sizes{.out_features = weight.shape[0], .in_features = weight.shape[1]};
+    if (parts.front().dims == Dims::kHalfOutIn) sizes.out_features *= 2;
+    sizes.num_slices = num_slices(module);
+    const TensorView* scale = find(module + ".weight_scale");
+    if (scale == nullptr || scale->shape.size() != 2 || scale->shape[1] <= 1) return sizes;
+    const int64_t num_groups = scale->shape[1];
+    if (sizes.in_features % num_groups != 0) return sizes;  // then the shape is reported
+    sizes.num_groups = num_groups;
+    add_unloadable("per-group scales of shape " + to_string(scale->shape) +
+                       "; the engine has one scale an output row",
+                   scale->name, "quantize with scope per_channel");
+    return sizes;
   }
 
   // A tensor that is not a weight is a part of the quantized linear it names, or a float bias.
   void check_belongs(const std::string& name, const std::string& module,
                      const std::string& suffix) {
+    if (is_online_rotation(name)) return;  // see check_online_rotation
     const std::string* label = description_.find(module + ".weight");
     if (label != nullptr) {
-      if (is_unchecked_label(*label)) return;
       for (const LinearPart& part : linear_parts(*label))
         if (part.suffix == suffix) return;
       if (suffix == "bias") return check_float(name);
@@ -204,14 +228,9 @@ class StructureCheck {
 
   void add_unknown(const std::string& name, const std::string& label) {
     if (is_rotary_buffer(name) || !reported_unknown_.insert(name).second) return;
-    if (name.find("heads_rotation") != std::string::npos ||
-        name.find("kronecker_rotation") != std::string::npos)
-      add("a matrix of an online rotation, which the engine does not load", name,
-          "quantize with online: false");
-    else
-      add(label.empty() ? "no parameter of the model takes this tensor"
-                        : "no parameter of a " + label + " linear takes this tensor",
-          name, "remove it, or quantize again");
+    add(label.empty() ? "no parameter of the model takes this tensor"
+                      : "no parameter of a " + label + " linear takes this tensor",
+        name, "remove it, or quantize again");
   }
 
   // What the config implies: every weight there, FLOAT where it must be, of the right shape.
@@ -232,10 +251,13 @@ class StructureCheck {
       }
       if (label != nullptr && *label != kFloat && module.kind != WeightModule::Kind::kLinear)
         add("labelled " + *label + "; only the linears of decoder layers can be quantized", name);
-      if (tensor == nullptr || (label != nullptr && is_unchecked_label(*label))) continue;
-      if (tensor->shape != module.shape)
-        add("shape is " + to_string(tensor->shape) + ", config.json implies " +
-                to_string(module.shape),
+      if (tensor == nullptr) continue;
+      Shape shape = module.shape;
+      if (label != nullptr && !linear_parts(*label).empty() && shape.size() == 2)
+        shape =
+            linear_parts(*label).front().shape({.out_features = shape[0], .in_features = shape[1]});
+      if (tensor->shape != shape)
+        add("shape is " + to_string(tensor->shape) + ", config.json implies " + to_string(shape),
             name, "config.json and weights are of different models");
     }
   }
@@ -243,6 +265,10 @@ class StructureCheck {
   void check_files() {
     for (const auto& [name, tensor] : tensors_) {
       if (is_rotary_buffer(name)) continue;
+      if (is_online_rotation(name)) {
+        check_online_rotation(tensor);
+        continue;
+      }
       if (config_ != nullptr && !names_.contains(split_name(name).first))
         add_unknown(name, "");
       else if (config_ != nullptr && name.ends_with(".bias"))
@@ -252,10 +278,36 @@ class StructureCheck {
     }
   }
 
+  // The matrices of spec 7.4, which no description names.
+  void check_online_rotation(const TensorView& tensor) {
+    const std::string& name = tensor.name;
+    const bool is_square = tensor.dtype == DType::kF32 && tensor.shape.size() == 2 &&
+                           tensor.shape[0] == tensor.shape[1];
+    bool fits = is_square;
+    if (is_square && config_ != nullptr) {
+      const auto [module, suffix] = split_name(name);
+      if (suffix == "heads_rotation") {
+        fits = tensor.shape[0] == config_->num_attention_heads;
+      } else {
+        const TensorView* m = find(module + ".kronecker_rotation_m");
+        const TensorView* n = find(module + ".kronecker_rotation_n");
+        fits = m != nullptr && n != nullptr && m->shape.size() == 2 && n->shape.size() == 2 &&
+               m->shape[0] > 0 && config_->intermediate_size % m->shape[0] == 0 &&
+               config_->intermediate_size / m->shape[0] == n->shape[0];
+      }
+    }
+    if (!fits)
+      add("not the F32 matrix of an online rotation of this model: " + to_string(tensor.shape),
+          name, "quantize again");
+    else
+      add_unloadable("a matrix of an online rotation, which the engine does not load", name,
+                     "quantize with online: false");
+  }
+
   const Config* config_;
   const Description& description_;
   const std::map<std::string, TensorView>& tensors_;
-  std::vector<Problem> problems_;
+  StructureProblems problems_;
   std::set<std::string> names_;  // of the modules the config implies
   std::set<std::string> reported_unknown_;
 };
@@ -278,18 +330,29 @@ std::string without_layer(const std::string& where) {
 
 }  // namespace
 
-Shape LinearPart::shape(int64_t out_features, int64_t in_features) const {
+Shape LinearPart::shape(const LinearSizes& sizes) const {
   switch (dims) {
     case Dims::kOutIn:
-      return {out_features, in_features};
-    case Dims::kOutOne:
-      return {out_features, 1};
+      return {sizes.out_features, sizes.in_features};
+    case Dims::kHalfOutIn:
+      return {sizes.out_features / 2, sizes.in_features};
+    case Dims::kOutGroups:
+      return {sizes.out_features, sizes.num_groups};
+    case Dims::kOutSlices:
+      return {sizes.out_features, sizes.num_slices};
     case Dims::kOut:
-      return {out_features};
+      return {sizes.out_features};
     case Dims::kOne:
       return {1};
   }
   return {};
+}
+
+int64_t num_slices(std::string_view linear_name) noexcept {
+  constexpr int64_t kRowParallelSlices = 16;
+  const bool is_row_parallel =
+      linear_name.ends_with(".o_proj") || linear_name.ends_with(".down_proj");
+  return is_row_parallel ? kRowParallelSlices : 1;
 }
 
 std::span<const LinearPart> linear_parts(std::string_view label) noexcept {
@@ -297,8 +360,6 @@ std::span<const LinearPart> linear_parts(std::string_view label) noexcept {
     if (layout.label == label) return layout.parts;
   return {};
 }
-
-bool is_unchecked_label(std::string_view label) noexcept { return label == "W4A8_DYNAMIC"; }
 
 std::vector<std::string> known_labels() {
   std::vector<std::string> labels = {kFloat};
@@ -376,8 +437,8 @@ std::vector<fs::path> top_level_safetensors(const fs::path& directory) {
   return files;
 }
 
-std::vector<Problem> check_structure(const Config* config, const Description& description,
-                                     const std::map<std::string, TensorView>& tensors) {
+StructureProblems check_structure(const Config* config, const Description& description,
+                                  const std::map<std::string, TensorView>& tensors) {
   return StructureCheck(config, description, tensors).run();
 }
 
@@ -418,7 +479,7 @@ AscendV1Checkpoint AscendV1Checkpoint::open(const fs::path& directory) {
 
   Problems problems;
   for (const ProblemGroup& group :
-       group_over_layers(check_structure(&config, description, files.tensors()))) {
+       group_over_layers(check_structure(&config, description, files.tensors()).broken)) {
     Problem problem = group.first;
     if (group.count > 1)
       problem.what += " (" + std::to_string(group.count) + " tensors, the first:)";
@@ -450,18 +511,46 @@ const TensorView& AscendV1Checkpoint::weight(const std::string& module) const {
   return files_.at(tensor_name(module));
 }
 
-MatView<const int8_t> AscendV1Checkpoint::codes(const std::string& module) const {
+Mat<int8_t> AscendV1Checkpoint::codes(const std::string& module) const {
   const TensorView& view = weight(module);
   LAOS_ASSERT(view.dtype == DType::kI8 && view.shape.size() == 2);
-  return {reinterpret_cast<const int8_t*>(view.data), view.shape[0], view.shape[1], view.shape[1]};
+  const auto* stored = reinterpret_cast<const int8_t*>(view.data);
+  const int64_t rows = view.shape[0], cols = view.shape[1];
+  if (linear_parts(label(module)).front().dims != Dims::kHalfOutIn) {
+    Mat<int8_t> codes(rows, cols);
+    std::copy_n(stored, codes.size(), codes.data());
+    return codes;
+  }
+  Mat<int8_t> codes(2 * rows, cols);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) {
+      const int8_t byte = stored[i * cols + j];
+      codes(2 * i, j) = static_cast<int8_t>(static_cast<int8_t>(byte << 4) >> 4);
+      codes(2 * i + 1, j) = static_cast<int8_t>(byte >> 4);
+    }
+  return codes;
 }
 
-std::vector<float> AscendV1Checkpoint::scales(const std::string& module) const {
-  const TensorView& view = files_.at(module + ".weight_scale");
-  LAOS_ASSERT(view.dtype == DType::kF32);
-  std::vector<float> scales(static_cast<size_t>(num_elements(view.shape)));
-  std::memcpy(scales.data(), view.data, scales.size() * sizeof(float));
-  return scales;
+std::vector<float> AscendV1Checkpoint::values(const std::string& module,
+                                              const std::string& suffix) const {
+  const TensorView* view = files_.find(module + "." + suffix);
+  if (view == nullptr) return {};
+  std::vector<float> values(static_cast<size_t>(num_elements(view->shape)));
+  if (view->dtype == DType::kI64) {
+    for (size_t i = 0; i < values.size(); ++i)
+      std::memcpy(&values[i], view->data + i * sizeof(int64_t), sizeof(float));
+  } else {
+    to_f32(*view, values.data());
+  }
+  return values;
+}
+
+std::vector<int32_t> AscendV1Checkpoint::quant_bias(const std::string& module) const {
+  const TensorView& view = files_.at(module + ".quant_bias");
+  LAOS_ASSERT(view.dtype == DType::kI32);
+  std::vector<int32_t> values(static_cast<size_t>(num_elements(view.shape)));
+  std::memcpy(values.data(), view.data, values.size() * sizeof(int32_t));
+  return values;
 }
 
 }  // namespace laos::hf

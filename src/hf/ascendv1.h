@@ -24,23 +24,38 @@ inline constexpr const char* kDescriptionFile = "quant_model_description.json";
 inline constexpr const char* kAscendV1Stem = "quant_model_weights";
 inline constexpr const char* kAscendV1IndexFile = "quant_model_weights.safetensors.index.json";
 
-// One tensor of a quantized linear. A dimension is out_features, in_features or 1.
+// The sizes that a quantized linear's tensors follow from.
+struct LinearSizes {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  int64_t num_groups = 1;  // scales an output row
+  int64_t num_slices = 1;  // columns of scale_bias: 16 where engines split in_features, else 1
+};
+
+// One tensor of a quantized linear.
 struct LinearPart {
-  enum class Dims { kOutIn, kOutOne, kOut, kOne };
+  enum class Dims {
+    kOutIn,      // [out, in]
+    kHalfOutIn,  // [out / 2, in]: rows 2 i and 2 i + 1 are the low and high nibbles of row i
+    kOutGroups,  // [out, num_groups]
+    kOutSlices,  // [out, num_slices]
+    kOut,        // [out]
+    kOne         // [1]
+  };
 
   std::string_view suffix;  // "weight", "weight_scale", ...
   DType dtype;
   DType other_dtype;  // accepted too; equal to dtype where there is no choice
   Dims dims;
 
-  Shape shape(int64_t out_features, int64_t in_features) const;
+  Shape shape(const LinearSizes& sizes) const;
 };
 
 // The tensors of a linear under `label`, in write order; empty for FLOAT and for a label whose
 // tensors are not known here.
 std::span<const LinearPart> linear_parts(std::string_view label) noexcept;
-// True for a label vLLM-Ascend loads although its tensors are not in linear_parts.
-bool is_unchecked_label(std::string_view label) noexcept;
+// Columns of the scale_bias of a linear named like this under W4A8_DYNAMIC (spec 10.2).
+int64_t num_slices(std::string_view linear_name) noexcept;
 // FLOAT, then every label with linear_parts: for messages.
 std::vector<std::string> known_labels();
 
@@ -67,12 +82,19 @@ Description read_description(const std::filesystem::path& directory);
 // index says. Throws Error(kIo).
 std::vector<std::filesystem::path> top_level_safetensors(const std::filesystem::path& directory);
 
-// Where description and tensors contradict each other, the format or the config: entries without a
-// tensor and the reverse, unknown labels, missing or mislabelled parts of a linear, wrong dtypes
-// and shapes, and (unless `config` is null) weights the config implies that are missing and tensors
-// that no module takes. Messages name no layer, so that group_over_layers can put them together.
-std::vector<Problem> check_structure(const Config* config, const Description& description,
-                                     const std::map<std::string, TensorView>& tensors);
+// What is wrong with a checkpoint. Messages name no layer, so that group_over_layers can put them
+// together.
+struct StructureProblems {
+  // Where description and tensors contradict each other, the format or the config: entries without
+  // a tensor and the reverse, unknown labels, missing or mislabelled parts of a linear, wrong
+  // dtypes and shapes, and (unless `config` is null) weights the config implies that are missing
+  // and tensors that no module takes.
+  std::vector<Problem> broken;
+  // What the format holds and vLLM-Ascend does not load: scales of groups, online rotations.
+  std::vector<Problem> unloadable;
+};
+StructureProblems check_structure(const Config* config, const Description& description,
+                                  const std::map<std::string, TensorView>& tensors);
 
 // Problems that differ only in numbers between dots of `where`: the first, and how many there are.
 // Of more than 200 groups the rest is only counted, in one group at the end.
@@ -88,7 +110,8 @@ class AscendV1Checkpoint {
  public:
   // True when `directory` holds a description.
   static bool is_ascendv1(const std::filesystem::path& directory);
-  // Throws Error: kIo, kFormat, kUnsupported (see read_config, TensorFiles, check_structure).
+  // Throws Error: kIo, kFormat, kUnsupported (see read_config, TensorFiles, check_structure);
+  // takes what is unloadable.
   static AscendV1Checkpoint open(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const noexcept { return directory_; }
@@ -102,10 +125,14 @@ class AscendV1Checkpoint {
   // The module's weight: I8 [out_features, in_features] for a quantized linear, else F32, BF16 or
   // F16. embed_tokens for a tied lm_head without a tensor of its own.
   const TensorView& weight(const std::string& module) const;
-  // The codes of a quantized linear [out_features, in_features].
-  MatView<const int8_t> codes(const std::string& module) const;
-  // The scales of a linear whose label has weight_scale [out_features].
-  std::vector<float> scales(const std::string& module) const;
+  // The codes of a quantized linear [out_features, in_features], unpacked.
+  Mat<int8_t> codes(const std::string& module) const;
+  // A part of a quantized linear, or a matrix of an online rotation, in f32: "weight_scale"
+  // [out_features, num_groups], ...; empty when there is none. An I64 deq_scale holds the bits of
+  // f32.
+  std::vector<float> values(const std::string& module, const std::string& suffix) const;
+  // quant_bias of a W8A8 linear [out_features].
+  std::vector<int32_t> quant_bias(const std::string& module) const;
 
  private:
   AscendV1Checkpoint(std::filesystem::path directory, Config config, Description description,

@@ -77,7 +77,7 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const d
   gemm(trans_a, trans_b, alpha, a, b, beta, c);
 }
 
-void gram(MatView<const float> a, MatView<float> c) {
+void gram(MatView<const float> a, MatView<float> c, float beta) {
   constexpr int64_t kTile = 512;
   const int64_t n = a.cols, tiles = (n + kTile - 1) / kTile;
   LAOS_ASSERT(c.rows == n && c.cols == n);
@@ -86,7 +86,7 @@ void gram(MatView<const float> a, MatView<float> c) {
     if (j0 < i0) return;
     const int64_t rows = std::min(kTile, n - i0), cols = std::min(kTile, n - j0);
     onednn_sgemm(true, false, rows, cols, a.rows, 1.0f, a.data + i0, a.stride, a.data + j0,
-                 a.stride, 0.0f, c.row(i0) + j0, c.stride);
+                 a.stride, beta, c.row(i0) + j0, c.stride);
     if (i0 == j0) return;
     for (int64_t i = i0; i < i0 + rows; ++i)
       for (int64_t j = j0; j < j0 + cols; ++j) c.row(j)[i] = c.row(i)[j];

@@ -25,7 +25,7 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, float alpha, MatView<const fl
 void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,
                      MatView<const double> b, double beta, MatView<double> c);
 
-// c [n, n] = aᵀ a for a [k, n]; half the work of gemm.
-void gram(MatView<const float> a, MatView<float> c);
+// c [n, n] = aᵀ a + beta * c for a [k, n] and a symmetric c; half the work of gemm.
+void gram(MatView<const float> a, MatView<float> c, float beta = 0);
 
 }  // namespace laos::linalg

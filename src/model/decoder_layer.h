@@ -93,6 +93,21 @@ struct LayerSaved {
   Mat<T> d_attention, d_q, d_k, d_v;
 
   LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward);
+
+  // What the linears of a group read.
+  const Mat<T>& input_of(LinearGroup group) const noexcept {
+    switch (group) {
+      case LinearGroup::kQkv:
+        return input_normed;
+      case LinearGroup::kO:
+        return attention;
+      case LinearGroup::kGateUp:
+        return hidden_normed;
+      case LinearGroup::kDown:
+        break;
+    }
+    return act;
+  }
 };
 
 // Gradients of the norm gains, each added to.

@@ -81,27 +81,34 @@ Estimate estimate(const Plan& plan) {
     hidden_rows = std::max(hidden_rows, tokens);
     fit_bytes = std::max(fit_bytes, 4 * (4 * rows * hidden_size + 8 * hidden_size * hidden_size));
   }
-  if (plan.rotate) result.flops += 2 * layers * params * hidden_size;
+  if (plan.rotate() != nullptr) result.flops += 2 * layers * params * hidden_size;
 
   const model::Ragged samples = ragged_of(*plan.samples);
   const auto tokens = static_cast<double>(samples.num_tokens());
   double batch_tokens = 0;
-  int64_t trained_layers = 0;
-  std::vector<char> trained(static_cast<size_t>(config.num_hidden_layers), 0);
-  for (const PlannedLinear& linear : plan.linears)
-    if (linear.scheme) trained[static_cast<size_t>(linear.layer_idx)] = 1;
-  trained_layers = std::count(trained.begin(), trained.end(), 1);
-  if (plan.trains_from(0) && samples.num_sequences() > 0) {
+  if (plan.reads_activations_from(0) && samples.num_sequences() > 0) {
     const auto count = static_cast<double>(samples.num_sequences());
     const double drawn =
         std::min(8.0, count) / count;  // share of the set that an iteration draws, on average
-    const double iters = static_cast<double>(plan.train->iters);
     const double evaluated = 3 * std::min(32.0, count) / count;
-    result.flops += layers * forward(tokens, pairs_of(samples));
-    result.flops += static_cast<double>(trained_layers) *
-                    ((iters * drawn + evaluated) * forward(tokens, pairs_of(samples)) +
-                     iters * drawn * backward(tokens, pairs_of(samples)));
-    batch_tokens = static_cast<double>(autoround::largest_batch(samples));
+    // Layers whose float outputs the next reading layer needs, and further passes for statistics.
+    double passes = 0;
+    for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+      const double in_layer = plan.reads_activations_from(i + 1) ? 1 : 0;
+      double readers = 0;
+      for (size_t step = 0; step < plan.steps.size(); ++step) {
+        if (!plan.reads_activations(step, i)) continue;
+        ++readers;
+        const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
+        if (train == nullptr) continue;
+        const auto iters = static_cast<double>(train->options.iters);
+        result.flops += (iters * drawn + evaluated) * forward(tokens, pairs_of(samples)) +
+                        iters * drawn * backward(tokens, pairs_of(samples));
+        batch_tokens = static_cast<double>(autoround::largest_batch(samples));
+      }
+      passes += std::max(in_layer, readers);
+    }
+    result.flops += passes * forward(tokens, pairs_of(samples));
     hidden_rows = std::max(hidden_rows, tokens);
   }
 

@@ -8,6 +8,8 @@
 #include "hf/tokenizer.h"
 #include "linalg/hadamard.h"
 #include "rotation/fit.h"
+#include "rotation/rotation.h"
+#include "smooth/smooth.h"
 
 namespace laos::pipeline {
 
@@ -105,10 +107,11 @@ void check_samples(const Samples& samples, const hf::Config& config, Plan& plan)
 }
 
 void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
-                      const recipe::Location& location, Problems& problems) {
+                      const recipe::Location& location, Problems& problems,
+                      const std::string& key = "block_size") {
   const int64_t block = block_size == -1 ? size : block_size;
   if (block < 1 || block > size || size % block != 0)
-    problems.add({.what = "block_size " + std::to_string(block) + " does not divide " + dimension +
+    problems.add({.what = key + " " + std::to_string(block) + " does not divide " + dimension +
                           " " + std::to_string(size),
                   .where = location.text(),
                   .fix = "use -1, or a power of two that divides it"});
@@ -121,9 +124,57 @@ void require_hadamard(int64_t size, int64_t block_size, const std::string& dimen
                 "160, 172, 200; set block_size to a power of two that divides it"});
 }
 
-// The processors of prior and main stages, in the one arrangement that laos runs.
+// The pairs that include and exclude leave.
+SmoothStep plan_smooth(const recipe::IterSmooth& smooth, const recipe::Location& location,
+                       Plan& plan) {
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
+    for (const smooth::Pair pair : smooth::kAllPairs)
+      if (smooth::is_enabled(smooth.options, pair)) names.push_back(smooth::source_of(i, pair));
+  const recipe::Assignment assignment = recipe::assign({{.scheme = std::nullopt,
+                                                         .include = smooth.include,
+                                                         .exclude = smooth.exclude,
+                                                         .location = location}},
+                                                       names);
+  plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(), assignment.warnings.end());
+  SmoothStep step{.options = smooth.options, .sources = {}};
+  for (const auto& [name, unused] : assignment.strategy_of) step.sources.insert(name);
+  return step;
+}
+
+void require_online(const hf::Config& config, const rotation::RotateOptions& options,
+                    const recipe::Location& location, Plan& plan, Problems& problems) {
+  require_hadamard(config.num_attention_heads, options.max_tp_size, "num_attention_heads", location,
+                   problems, "max_tp_size");
+  if (const auto factors = rotation::kronecker_factors(config.intermediate_size)) {
+    require_hadamard(factors->first, options.max_tp_size, "the first factor of intermediate_size",
+                     location, problems, "max_tp_size");
+    require_hadamard(factors->second, -1, "the second factor of intermediate_size", location,
+                     problems);
+  } else {
+    problems.add(
+        {.what = "intermediate_size " + std::to_string(config.intermediate_size) +
+                 " has no two Hadamard factors of at most 256, which online rotation needs",
+         .where = location.text(),
+         .fix = "write online: false"});
+  }
+  for (const int64_t layer_idx : options.down_proj_online_layers)
+    if (layer_idx >= config.num_hidden_layers)
+      problems.add({.what = "down_proj_online_layers names layer " + std::to_string(layer_idx) +
+                            "; the model has " + std::to_string(config.num_hidden_layers),
+                    .where = location.text(),
+                    .fix = "count layers from 0"});
+  plan.warnings.push_back(
+      location.text() +
+      ": online rotation: today's vLLM-Ascend cannot load the checkpoint that this makes");
+}
+
+// The processors of prior and main stages.
 void plan_stages(Plan& plan, Problems& problems) {
   const hf::Config& config = plan.checkpoint.config();
+  const recipe::Rotate* rotate = nullptr;
+  for (const recipe::Processor& processor : plan.recipe.main.process)
+    if (const auto* found = std::get_if<recipe::Rotate>(&processor.what)) rotate = found;
   for (const recipe::Stage& stage : plan.recipe.prior) {
     for (const recipe::Processor& processor : stage.process) {
       const auto* fit = std::get_if<recipe::FitRotation>(&processor.what);
@@ -138,32 +189,31 @@ void plan_stages(Plan& plan, Problems& problems) {
           problems.add(std::move(problem));
         }
       }
-      plan.fits.push_back({fit->options, nullptr});
+      // A matrix that nothing applies need not be fitted; the recipe's warnings say so.
+      if (rotate != nullptr && rotate->options.use_fitted)
+        plan.fits.push_back({fit->options, nullptr, 1});
     }
   }
   for (const recipe::Processor& processor : plan.recipe.main.process) {
-    if (const auto* rotate = std::get_if<recipe::Rotate>(&processor.what)) {
-      if (plan.rotate || plan.train)
-        problems.add({.what = plan.rotate ? "the weights are rotated twice"
-                                          : "rotation comes after quantization",
-                      .where = processor.location.text(),
-                      .fix = "keep one adapt_rotation stage 2, before autoround_quant"});
-      plan.rotate = rotate->options;
-      require_hadamard(config.head_dim, rotate->options.block_size, "head_dim", processor.location,
+    if (const auto* found = std::get_if<recipe::Rotate>(&processor.what)) {
+      const rotation::RotateOptions& options = found->options;
+      require_hadamard(config.head_dim, options.block_size, "head_dim", processor.location,
                        problems);
-      if (plan.fits.empty())
-        require_hadamard(config.hidden_size, rotate->options.block_size, "hidden_size",
-                         processor.location, problems);
+      if (!options.use_fitted)
+        require_hadamard(config.hidden_size, options.block_size, "hidden_size", processor.location,
+                         problems);
+      if (options.online) require_online(config, options, processor.location, plan, problems);
+      plan.steps.emplace_back(RotateStep{options});
+    } else if (const auto* smooth = std::get_if<recipe::IterSmooth>(&processor.what)) {
+      plan.steps.emplace_back(plan_smooth(*smooth, processor.location, plan));
     } else if (const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what)) {
-      if (plan.train)
-        problems.add({.what = "a second autoround_quant",
-                      .where = processor.location.text(),
-                      .fix = "put all strategies into one autoround_quant"});
-      plan.train = train->options;
+      plan.steps.emplace_back(TrainStep{train->options});
+    } else if (const auto* gptq = std::get_if<recipe::GptqQuant>(&processor.what)) {
+      plan.steps.emplace_back(RoundStep{gptq->options});
+    } else {
+      plan.steps.emplace_back(RoundStep{std::get<recipe::LinearQuant>(processor.what).gptq});
     }
   }
-  if (!plan.fits.empty() && !plan.rotate)
-    plan.warnings.push_back("adapt_rotation stage 1 fits a rotation that no stage 2 applies");
   if (plan.recipe.save.size() != 1)
     problems.add(
         {.what = plan.recipe.save.empty() ? "nothing would be written" : "more than one saver",
@@ -171,62 +221,153 @@ void plan_stages(Plan& plan, Problems& problems) {
          .fix = "give one saver: save: [{type: ascendv1_saver}]"});
 }
 
+void check_scheme(const hf::Config& config, const PlannedLinear& planned, Problems& problems) {
+  const int64_t in_features = model::in_features(config, planned.linear),
+                group_size = planned.scheme->weight.group_size;
+  const std::string where = planned.name + ", asked for by " + planned.decided_by;
+  if (group_size != 0 && in_features % group_size != 0)
+    problems.add({.what = "group_size " + std::to_string(group_size) +
+                          " does not divide in_features " + std::to_string(in_features),
+                  .where = where,
+                  .fix = "use a group_size that divides it, or add the linear to `exclude`"});
+  if (planned.label == "W4A4_DYNAMIC" && in_features % 8 != 0)
+    problems.add({.what = "in_features " + std::to_string(in_features) +
+                          " is not a multiple of 8, which W4A4_DYNAMIC needs to be packed",
+                  .where = where,
+                  .fix = "add the linear to `exclude` or give it int8"});
+}
+
+// Which quantizer and which of its strategies decides each linear: the first that matches.
 void plan_linears(Plan& plan, Problems& problems) {
   const hf::Config& config = plan.checkpoint.config();
-  const recipe::AutoroundQuant* quant = nullptr;
-  for (const recipe::Processor& processor : plan.recipe.main.process)
-    if (const auto* found = std::get_if<recipe::AutoroundQuant>(&processor.what)) quant = found;
-
   std::vector<std::string> names;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i)
-    for (const Linear l : model::kAllLinears) names.push_back(model::name_of(i, l));
-  names.emplace_back("lm_head");
-  recipe::Assignment assignment;
-  if (quant != nullptr) {
-    assignment = recipe::assign(quant->strategies, names);
+    for (const Linear l : model::kAllLinears) {
+      names.push_back(model::name_of(i, l));
+      plan.linears.push_back(
+          {names.back(), i, l, std::nullopt, 0, quant::kFloatLabel, "no strategy matches"});
+    }
+  names.emplace_back("lm_head");  // patterns may name it, but it stays float
+  std::set<std::string> decided;
+  const recipe::Strategy* per_group = nullptr;
+  for (size_t step = 0; step < plan.recipe.main.process.size(); ++step) {
+    const recipe::Processor& processor = plan.recipe.main.process[step];
+    const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what);
+    const auto* gptq = std::get_if<recipe::GptqQuant>(&processor.what);
+    const auto* round = std::get_if<recipe::LinearQuant>(&processor.what);
+    if (train == nullptr && gptq == nullptr && round == nullptr) continue;
+    const std::vector<recipe::Strategy> strategies = train != nullptr ? train->strategies
+                                                     : gptq != nullptr
+                                                         ? gptq->strategies
+                                                         : std::vector{round->strategy};
+    const recipe::Assignment assignment = recipe::assign(strategies, names);
     plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(),
                          assignment.warnings.end());
-    if (assignment.strategy_of.contains("lm_head"))
-      plan.warnings.push_back(
-          "lm_head matches " +
-          quant->strategies[assignment.strategy_of.at("lm_head")].location.text() +
-          " but stays float: only linears of decoder layers are quantized");
-  }
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    for (const Linear l : model::kAllLinears) {
-      PlannedLinear planned{model::name_of(i, l), i, l, std::nullopt, quant::kFloatLabel,
-                            "no strategy matches"};
+    if (round == nullptr && assignment.strategy_of.contains("lm_head"))
+      plan.warnings.push_back("lm_head matches " +
+                              strategies[assignment.strategy_of.at("lm_head")].location.text() +
+                              " but stays float: only linears of decoder layers are quantized");
+    int64_t num_late = 0;
+    for (PlannedLinear& planned : plan.linears) {
       const auto found = assignment.strategy_of.find(planned.name);
-      if (found != assignment.strategy_of.end()) {
-        const recipe::Strategy& strategy = quant->strategies[found->second];
-        planned.scheme = strategy.scheme;
-        planned.label = quant::label_of(strategy.scheme).value_or("");
-        planned.decided_by = strategy.location.text();
-        const int64_t group_size = strategy.scheme.weight.group_size;
-        if (group_size != 0 && model::in_features(config, l) % group_size != 0)
-          problems.add({.what = "group_size " + std::to_string(group_size) +
-                                " does not divide in_features " +
-                                std::to_string(model::in_features(config, l)),
-                        .where = planned.name + ", asked for by " + planned.decided_by,
-                        .fix = "use a group_size that divides it, or add the linear to `exclude`"});
-        if (planned.label == "W4A4_DYNAMIC" && model::in_features(config, l) % 8 != 0)
-          problems.add({.what = "in_features " + std::to_string(model::in_features(config, l)) +
-                                " is not a multiple of 8, which W4A4_DYNAMIC needs to be packed",
-                        .where = planned.name + ", asked for by " + planned.decided_by,
-                        .fix = "add the linear to `exclude` or give it int8"});
+      if (found == assignment.strategy_of.end()) continue;
+      const recipe::Strategy& strategy = strategies[found->second];
+      if (planned.scheme) {
+        ++num_late;
+        continue;
       }
-      plan.linears.push_back(std::move(planned));
+      planned.decided_by = strategy.location.text();
+      planned.scheme = strategy.scheme;
+      if (!planned.scheme) continue;  // asked to stay float; a later quantizer may still take it
+      if (round != nullptr) {
+        planned.scheme->weight.scale_dtype = config.dtype;
+        planned.scheme->weight.min_scale = 0x1p-23f;
+      }
+      planned.step = step;
+      planned.label = quant::label_of(*planned.scheme).value_or("");
+      check_scheme(config, planned, problems);
+      if (planned.scheme->weight.group_size != 0 && per_group == nullptr) {
+        per_group = &strategy;
+        plan.warnings.push_back(
+            strategy.location.text() +
+            ": per-group scales: today's vLLM-Ascend cannot load the checkpoint that this makes");
+      }
     }
+    if (num_late > 0)
+      plan.warnings.push_back(processor.location.text() + ": also matches " +
+                              std::to_string(num_late) +
+                              " linears that an earlier processor quantizes; the first stays");
   }
+}
+
+// What the writer must know of online rotations.
+std::optional<save::OnlineLayout> online_layout(const Plan& plan) {
+  const rotation::RotateOptions* rotate = plan.rotate();
+  if (rotate == nullptr || !rotate->online) return std::nullopt;
+  const auto factors = rotation::kronecker_factors(plan.checkpoint.config().intermediate_size);
+  if (!factors) return std::nullopt;  // refused already
+  std::vector<int64_t> layers = rotate->down_proj_online_layers;
+  std::sort(layers.begin(), layers.end());
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+  return save::OnlineLayout{rotate->max_tp_size, factors->first, factors->second, layers};
+}
+
+// Enough rows to fit a rotation to, or a refusal.
+void plan_fit_rows(PlannedFit& fit, const recipe::Location& location, Plan& plan) {
+  const hf::Config& config = plan.checkpoint.config();
+  model::Ragged samples;
+  for (const std::vector<int32_t>& sample : *fit.samples) samples.append(std::ssize(sample));
+  fit.chunks = rotation::chunks_for_full_rank(config, fit.options, samples);
+  const std::string have = std::to_string(samples.num_sequences()) + " samples of " +
+                           std::to_string(samples.num_tokens()) + " tokens";
+  if (fit.chunks == 0) {
+    const int64_t per_layer =
+        (config.hidden_size + config.num_hidden_layers - 1) / config.num_hidden_layers;
+    throw Error(ErrorCode::kData,
+                {.what = "stage 1 cannot fit a rotation of " + std::to_string(config.hidden_size) +
+                         " dimensions to " + have + ": it needs " + std::to_string(per_layer) +
+                         " samples, or as many tokens",
+                 .where = location.text(),
+                 .fix = "use more calibration data (and max_samples of at least " +
+                        std::to_string(per_layer) + "), or `type: quarot`"});
+  }
+  if (fit.chunks > 1)
+    plan.warnings.push_back(location.text() + ": " + have + " give too few token means for " +
+                            std::to_string(config.hidden_size) +
+                            " dimensions, so each sample is cut into up to " +
+                            std::to_string(fit.chunks) + " parts");
 }
 
 }  // namespace
 
-bool Plan::trains_from(int64_t layer_idx) const {
-  return train && (train->enable_round_tuning || train->enable_minmax_tuning) &&
-         std::any_of(linears.begin(), linears.end(), [&](const PlannedLinear& linear) {
-           return linear.layer_idx >= layer_idx && linear.scheme;
-         });
+const rotation::RotateOptions* Plan::rotate() const noexcept {
+  for (const PlannedStep& step : steps)
+    if (const auto* rotate = std::get_if<RotateStep>(&step)) return &rotate->options;
+  return nullptr;
+}
+
+bool Plan::reads_activations(size_t step, int64_t layer_idx) const {
+  if (const auto* smooth = std::get_if<SmoothStep>(&steps[step]))
+    return std::any_of(smooth::kAllPairs.begin(), smooth::kAllPairs.end(), [&](smooth::Pair pair) {
+      return smooth->sources.contains(smooth::source_of(layer_idx, pair));
+    });
+  const auto* train = std::get_if<TrainStep>(&steps[step]);
+  const bool trains = train != nullptr &&
+                      (train->options.enable_round_tuning || train->options.enable_minmax_tuning);
+  const auto* round = std::get_if<RoundStep>(&steps[step]);
+  const bool solves = round != nullptr && round->gptq;
+  const auto first = linears.begin() + layer_idx * model::kNumLinears;
+  return std::any_of(first, first + model::kNumLinears, [&](const PlannedLinear& linear) {
+    return linear.scheme && linear.step == step &&
+           (trains || solves || linear.scheme->act.is_static);
+  });
+}
+
+bool Plan::reads_activations_from(int64_t layer_idx) const {
+  for (int64_t i = layer_idx; i < checkpoint.config().num_hidden_layers; ++i)
+    for (size_t step = 0; step < steps.size(); ++step)
+      if (reads_activations(step, i)) return true;
+  return false;
 }
 
 Plan make_plan(const QuantOptions& options) {
@@ -244,15 +385,14 @@ Plan make_plan(const QuantOptions& options) {
             .checkpoint = std::move(*checkpoint),
             .recipe = std::move(*recipe),
             .fits = {},
-            .rotate = std::nullopt,
-            .train = std::nullopt,
+            .steps = {},
             .samples = std::make_shared<Samples>(),
             .linears = {},
             .job = {},
             .warnings = {}};
   plan.warnings = plan.recipe.warnings;
   Problems problems;
-  plan_stages(plan, problems);
+  collector.run([&] { plan_stages(plan, problems); });
   collector.run([&] { plan_linears(plan, problems); });
   const hf::Config& config = plan.checkpoint.config();
 
@@ -268,11 +408,16 @@ Plan make_plan(const QuantOptions& options) {
 
   if (tokenizer) {
     Datasets datasets(options, plan.recipe, *tokenizer);
-    size_t fit = 0;
     for (const recipe::Stage& stage : plan.recipe.prior)
-      for (size_t i = 0; i < stage.process.size(); ++i, ++fit)
-        collector.run([&] { plan.fits[fit].samples = datasets.load(stage); });
-    if (plan.trains_from(0)) collector.run([&] { plan.samples = datasets.load(plan.recipe.main); });
+      for (size_t i = 0; i < stage.process.size() && !plan.fits.empty(); ++i)
+        collector.run([&] {
+          PlannedFit& fit = plan.fits.front();  // a recipe has one at most
+          fit.samples = datasets.load(stage);
+          // Options that fit nothing have been reported.
+          if (problems.list().empty()) plan_fit_rows(fit, stage.process[i].location, plan);
+        });
+    if (plan.reads_activations_from(0))
+      collector.run([&] { plan.samples = datasets.load(plan.recipe.main); });
     std::set<const Samples*> checked;
     const auto check = [&](const std::shared_ptr<const Samples>& samples) {
       if (samples && checked.insert(samples.get()).second)
@@ -282,13 +427,19 @@ Plan make_plan(const QuantOptions& options) {
     check(plan.samples);
   }
   collector.run([&] {
-    plan.job = {.save_path = options.save_path,
-                .model_directory = options.model_path,
-                .tensors = save::output_tensors(config, config.dtype, scheme_of),
-                .max_shard_bytes = save::max_shard_bytes(
-                    plan.recipe.save.empty() ? save::AscendV1Options{} : plan.recipe.save[0]),
-                .model_type = options.model_type,
-                .recipe_yaml = plan.recipe.yaml};
+    const std::optional<save::OnlineLayout> online = online_layout(plan);
+    plan.job = {
+        .save_path = options.save_path,
+        .model_directory = options.model_path,
+        .tensors =
+            save::output_tensors(config, config.dtype, scheme_of, online ? &*online : nullptr),
+        .max_shard_bytes = save::max_shard_bytes(plan.recipe.save.empty() ? save::AscendV1Options{}
+                                                                          : plan.recipe.save[0]),
+        .model_type = options.model_type,
+        .recipe_yaml = plan.recipe.yaml,
+        .online = online,
+        .global_rotation =
+            plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
     save::check_output_path(plan.job, save::planned_bytes(plan.job));
   });
   collector.throw_if_any();

@@ -6,7 +6,9 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "model/checkpoint.h"
@@ -35,14 +37,32 @@ struct PlannedLinear {
   int64_t layer_idx = 0;
   model::Linear linear = model::Linear::kQProj;
   std::optional<quant::LinearScheme> scheme;  // nullopt = FLOAT
+  size_t step = 0;                            // of Plan::steps, which quantizes it
   std::string label;
   std::string decided_by;  // location of the strategy, or "no strategy matches"
 };
+
+// What is done to every decoder layer, in the order of the recipe.
+struct SmoothStep {
+  smooth::SmoothOptions options;
+  std::set<std::string> sources;  // of the pairs to smooth, see smooth::source_of
+};
+struct RotateStep {
+  rotation::RotateOptions options;
+};
+struct RoundStep {                        // linear_quant, gptq_quant
+  std::optional<gptq::GptqOptions> gptq;  // nullopt: rounds to nearest
+};
+struct TrainStep {
+  autoround::TrainOptions options;
+};
+using PlannedStep = std::variant<SmoothStep, RotateStep, RoundStep, TrainStep>;
 
 // A prior stage: fits the rotation to activations of `samples`.
 struct PlannedFit {
   rotation::FitOptions options;
   std::shared_ptr<const Samples> samples;
+  int64_t chunks = 1;  // see rotation::ActivationRows
 };
 
 // The costs, estimated from shapes and from this machine's GEMM rate.
@@ -59,15 +79,19 @@ struct Plan {
   model::Checkpoint checkpoint;
   recipe::Recipe recipe;
   std::vector<PlannedFit> fits;
-  std::optional<rotation::RotateOptions> rotate;  // nullopt: norms and basis stay as they are
-  std::optional<autoround::TrainOptions> train;   // nullopt: nothing is quantized
-  std::shared_ptr<const Samples> samples;  // of the main stage; empty when nothing is trained
-  std::vector<PlannedLinear> linears;      // every linear of every decoder layer, in order
+  std::vector<PlannedStep> steps;  // at most one RotateStep
+  std::shared_ptr<const Samples>
+      samples;                         // of the main stage; empty when no step reads activations
+  std::vector<PlannedLinear> linears;  // every linear of every decoder layer, in order
   save::AscendV1Job job;
   std::vector<std::string> warnings;
 
-  // True when a layer from `layer_idx` on has rounding to learn.
-  bool trains_from(int64_t layer_idx) const;
+  // Null: norms and basis stay as they are.
+  const rotation::RotateOptions* rotate() const noexcept;
+  // Whether a step looks at activations of a layer.
+  bool reads_activations(size_t step, int64_t layer_idx) const;
+  // Whether any step looks at activations of a layer from `layer_idx` on.
+  bool reads_activations_from(int64_t layer_idx) const;
 };
 
 // Reads recipe, checkpoint and datasets and decides everything. Throws Error with every problem

@@ -1,11 +1,20 @@
 #include "pipeline/run.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
+#include <functional>
+#include <optional>
+#include <utility>
 
 #include "core/threads.h"
+#include "gptq/quantize_layer.h"
+#include "model/activation_stats.h"
+#include "model/online_rotation.h"
+#include "quant/int_weight.h"
 #include "rotation/rotation.h"
+#include "smooth/smooth.h"
 
 namespace laos::pipeline {
 
@@ -39,7 +48,7 @@ void check_weights(const model::Checkpoint& checkpoint, Progress& progress) {
 rotation::FitResult fit(const model::Checkpoint& checkpoint, const PlannedFit& planned,
                         Progress& progress) {
   const hf::Config& config = checkpoint.config();
-  rotation::ActivationRows rows(config, planned.options);
+  rotation::ActivationRows rows(config, planned.options, planned.chunks);
   model::HiddenStates states = model::embed(checkpoint.embed_tokens(), *planned.samples);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
   {
@@ -85,8 +94,13 @@ class QuantizeRun {
       result.fits.push_back(fit(checkpoint_, planned, progress_));
       fitted = std::move(result.fits.back().rotation);
     }
-    if (plan_.rotate)
-      rotation_ = rotation::make_rotation(config_, *plan_.rotate, std::move(fitted));
+    if (const rotation::RotateOptions* rotate = plan_.rotate()) {
+      rotation_ = rotation::make_rotation(config_, *rotate, std::move(fitted));
+      if (rotate->export_extra_info) {
+        const Mat<float> matrix = rotation_->residual.matrix();
+        writer_.write_global_rotation(matrix.view());
+      }
+    }
     result.fit_seconds = fit_watch.seconds();
     const Stopwatch quantize_watch;
     quantize_layers(result.layers);
@@ -99,44 +113,201 @@ class QuantizeRun {
   }
 
  private:
+  // A decoder layer on its way through the steps.
+  struct LayerAtWork {
+    int64_t layer_idx;
+    model::LayerWeights weights;  // float; what is quantized stays here as it was
+    model::OnlineRotation online;
+    autoround::TrainableLinears::Snapshot quantized;
+    std::array<std::optional<quant::StaticRange>, model::kNumLinears> ranges;
+    // In the basis that the layer is in now.
+    model::HiddenStates* inputs;
+    model::HiddenStates* outputs;
+    bool has_outputs = false;
+    model::HiddenStates rotated_inputs, rotated_outputs;  // used where the rotation comes late
+  };
+
   void quantize_layers(std::vector<autoround::LayerReport>& reports) {
-    const bool trains = plan_.trains_from(0);
-    model::HiddenStates inputs, outputs;
-    if (trains) {
-      inputs = model::embed(checkpoint_.embed_tokens(), *plan_.samples);
-      if (rotation_) rotation_->residual.apply_right(inputs.rows.view());
-      outputs = {inputs.samples, Mat<float>(inputs.rows.rows(), config_.hidden_size)};
+    if (plan_.reads_activations_from(0)) {
+      inputs_ = model::embed(checkpoint_.embed_tokens(), *plan_.samples);
+      if (rotates_first()) rotation_->residual.apply_right(inputs_.rows.view());
+      outputs_ = {inputs_.samples, Mat<float>(inputs_.rows.rows(), config_.hidden_size)};
     }
-    const model::Rope<float> rope(config_,
-                                  std::max<int64_t>(1, model::longest_sample(inputs.samples)));
+    rope_.emplace(config_, std::max<int64_t>(1, model::longest_sample(inputs_.samples)));
     progress_.begin("quantize", config_.num_hidden_layers);
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
-      model::LayerWeights weights = checkpoint_.load_layer(i);
-      if (rotation_) {
-        rotation::fold_norms(weights);
-        rotation::rotate_layer(config_, *rotation_, weights);
+      LayerAtWork layer{.layer_idx = i,
+                        .weights = checkpoint_.load_layer(i),
+                        .online = {},
+                        .quantized = {},
+                        .ranges = {},
+                        .inputs = &inputs_,
+                        .outputs = &outputs_,
+                        .rotated_inputs = {},
+                        .rotated_outputs = {}};
+      std::string note;
+      for (size_t step = 0; step < plan_.steps.size(); ++step) {
+        if (const auto* smooth = std::get_if<SmoothStep>(&plan_.steps[step])) {
+          run_smooth(layer, step, *smooth);
+        } else if (std::holds_alternative<RotateStep>(plan_.steps[step])) {
+          run_rotate(layer, step);
+        } else if (const auto* train = std::get_if<TrainStep>(&plan_.steps[step])) {
+          reports.push_back(run_train(layer, step, train->options));
+          if (const std::string text = note_of(reports.back()); !text.empty()) note = text;
+        } else {
+          run_round(layer, step, std::get<RoundStep>(plan_.steps[step]));
+        }
       }
-      if (plan_.trains_from(i)) {
-        model::LayerSaved<float> saved(config_,
-                                       model::largest_piece(inputs.samples, kForwardTokens), false);
-        model::FloatLinears<float> linears(model::views_of(weights));
-        model::forward_all(config_, model::norms_of(weights), linears, rope, inputs, kForwardTokens,
-                           saved, outputs);
+      if (plan_.reads_activations_from(i + 1)) {
+        if (!layer.has_outputs) run_float(layer, nullptr);
+        std::swap(inputs_, outputs_);
       }
-      autoround::LayerScheme scheme;
-      for (const Linear l : model::kAllLinears)
-        if (const std::optional<quant::LinearScheme>& planned = planned_scheme(i, l))
-          scheme[static_cast<size_t>(l)] = planned->weight;
-      const autoround::LayerResult trained = autoround::train_layer(
-          config_, weights, scheme, plan_.train.value_or(autoround::TrainOptions{}), rope, inputs,
-          outputs, plan_.options.seed, i, [&](int64_t iteration, double loss) {
-            progress_.iteration(i, iteration, plan_.train->iters, loss);
-          });
-      write_layer(i, weights, trained.weights);
-      progress_.step(i + 1, note_of(trained.report));
-      reports.push_back(trained.report);
-      std::swap(inputs, outputs);
+      write_layer(layer);
+      progress_.step(i + 1, note);
     }
+  }
+
+  // Whether no step looks at activations before they are rotated, so that hidden states are kept in
+  // the rotated basis from the embedding on.
+  bool rotates_first() const {
+    for (size_t step = 0; step < plan_.steps.size(); ++step) {
+      if (std::holds_alternative<RotateStep>(plan_.steps[step])) return true;
+      for (int64_t i = 0; i < config_.num_hidden_layers; ++i)
+        if (plan_.reads_activations(step, i)) return false;
+    }
+    return false;
+  }
+
+  using Observe = std::function<void(const model::Ragged&, const model::LayerSaved<float>&)>;
+
+  // The float layer over all samples: its outputs, and what `observe` wants to see unless it is
+  // null.
+  void run_float(LayerAtWork& layer, const Observe& observe) {
+    model::LayerSaved<float> saved(
+        config_, model::largest_piece(layer.inputs->samples, kForwardTokens), false);
+    model::FloatLinears<float> plain(model::views_of(layer.weights));
+    model::OnlineLinears linears(layer.online, plain);
+    const auto show = [&](const model::SampleRange&, const model::Ragged& batch,
+                          model::LayerSaved<float>& piece) {
+      if (observe) observe(batch, piece);
+    };
+    model::forward_all(config_, model::norms_of(layer.weights), linears, *rope_, *layer.inputs,
+                       kForwardTokens, saved, *layer.outputs, show);
+    layer.has_outputs = true;
+  }
+
+  void run_smooth(LayerAtWork& layer, size_t step, const SmoothStep& smooth) {
+    if (!plan_.reads_activations(step, layer.layer_idx)) return;
+    model::ActivationStats stats(config_, layer.online);
+    run_float(layer, [&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
+      stats.observe(batch, piece);
+    });
+    for (const smooth::Pair pair : smooth::kAllPairs)
+      if (smooth.sources.contains(smooth::source_of(layer.layer_idx, pair)))
+        smooth::smooth_pair(config_, smooth.options, pair, stats, layer.weights);
+  }
+
+  void run_rotate(LayerAtWork& layer, size_t step) {
+    bool read_later = false;
+    for (size_t later = step + 1; later < plan_.steps.size(); ++later)
+      read_later = read_later || plan_.reads_activations(later, layer.layer_idx);
+    const bool is_late = !rotates_first();
+    // The chain of hidden states stays in the basis that it began in.
+    if (is_late && !layer.has_outputs &&
+        (read_later || plan_.reads_activations_from(layer.layer_idx + 1)))
+      run_float(layer, nullptr);
+    if (is_late && read_later) {
+      layer.rotated_inputs = rotated(*layer.inputs);
+      layer.rotated_outputs = rotated(*layer.outputs);
+      layer.inputs = &layer.rotated_inputs;
+      layer.outputs = &layer.rotated_outputs;
+    }
+    rotation::fold_norms(layer.weights);
+    rotation::rotate_layer(config_, *rotation_, layer.weights);
+    layer.online = rotation_->online_of(layer.layer_idx);
+    rotation::rotate_online(layer.online, layer.weights);
+  }
+
+  model::HiddenStates rotated(const model::HiddenStates& states) const {
+    model::HiddenStates result{states.samples, states.rows.clone()};
+    rotation_->residual.apply_right(result.rows.view());
+    return result;
+  }
+
+  // linear_quant and gptq_quant: codes from the weights and from one look at the float layer's
+  // activations.
+  void run_round(LayerAtWork& layer, size_t step, const RoundStep& round) {
+    gptq::LayerScheme scheme;
+    for (const Linear l : model::kAllLinears) {
+      const PlannedLinear& planned = planned_linear(layer.layer_idx, l);
+      if (planned.scheme && planned.step == step) scheme[static_cast<size_t>(l)] = planned.scheme;
+    }
+    model::ActivationStats stats(config_, layer.online);
+    std::optional<gptq::InputGrams> grams;
+    if (round.gptq) grams.emplace(config_, scheme, layer.online, round.gptq->refit);
+    if (plan_.reads_activations(step, layer.layer_idx))
+      run_float(layer, [&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
+        stats.observe(batch, piece);
+        if (grams) grams->observe(piece, batch.num_tokens());
+      });
+    if (grams) {
+      auto solved = gptq::quantize_layer(layer.weights, scheme, *round.gptq, *grams);
+      for (size_t l = 0; l < solved.size(); ++l)
+        if (scheme[l]) layer.quantized[l] = std::move(solved[l]);
+    }
+    for (const model::LinearGroup group : model::kAllLinearGroups)
+      for (const Linear l : model::linears_of(group)) {
+        const auto index = static_cast<size_t>(l);
+        if (!scheme[index]) continue;
+        if (!grams)
+          layer.quantized[index] =
+              quant::quantize_rtn(layer.weights[l].view(), scheme[index]->weight);
+        const quant::ActSpec& act = scheme[index]->act;
+        if (act.is_static) layer.ranges[index] = range_of(stats[group], act);
+      }
+  }
+
+  quant::StaticRange range_of(const model::ActivationStats::Group& stats,
+                              const quant::ActSpec& act) const {
+    const auto count = static_cast<double>(stats.num_samples);
+    const float min = act.mean_range ? static_cast<float>(stats.min_sum / count) : stats.min;
+    const float max = act.mean_range ? static_cast<float>(stats.max_sum / count) : stats.max;
+    return quant::static_range(min, max, act, config_.dtype);
+  }
+
+  autoround::LayerReport run_train(LayerAtWork& layer, size_t step,
+                                   const autoround::TrainOptions& options) {
+    autoround::LayerScheme scheme;
+    autoround::ActBits untrained = {};
+    // Linears that an earlier step quantized act as they are now, so that training makes up for it.
+    std::array<Mat<float>, model::kNumLinears> replaced;
+    if (plan_.reads_activations(step, layer.layer_idx) && !layer.has_outputs)
+      run_float(layer, nullptr);
+    for (const Linear l : model::kAllLinears) {
+      const PlannedLinear& planned = planned_linear(layer.layer_idx, l);
+      const auto index = static_cast<size_t>(l);
+      if (planned.scheme && planned.step == step) {
+        scheme[index] = planned.scheme;
+      } else if (layer.quantized[index].q.size() != 0) {
+        const quant::ActSpec& act = planned.scheme->act;
+        untrained[index] = act.is_static || act.bits > 8 ? 0 : act.bits;
+        replaced[index] = quant::dequantize(layer.quantized[index]);
+        std::swap(replaced[index], layer.weights[l]);
+      }
+    }
+    autoround::LayerResult trained = autoround::train_layer(
+        config_, layer.weights, layer.online, scheme, options, *rope_, *layer.inputs,
+        *layer.outputs, plan_.options.seed, layer.layer_idx,
+        [&](int64_t iteration, double loss) {
+          progress_.iteration(layer.layer_idx, iteration, options.iters, loss);
+        },
+        untrained);
+    for (const Linear l : model::kAllLinears) {
+      const auto index = static_cast<size_t>(l);
+      if (scheme[index]) layer.quantized[index] = std::move(trained.weights[index]);
+      if (replaced[index].size() != 0) std::swap(replaced[index], layer.weights[l]);
+    }
+    return trained.report;
   }
 
   static std::string note_of(const autoround::LayerReport& report) {
@@ -147,23 +318,31 @@ class QuantizeRun {
     return note;
   }
 
-  const std::optional<quant::LinearScheme>& planned_scheme(int64_t layer_idx, Linear l) const {
+  const PlannedLinear& planned_linear(int64_t layer_idx, Linear l) const {
     return plan_
-        .linears[static_cast<size_t>(layer_idx * model::kNumLinears) + static_cast<size_t>(l)]
-        .scheme;
+        .linears[static_cast<size_t>(layer_idx * model::kNumLinears) + static_cast<size_t>(l)];
   }
 
-  void write_layer(int64_t layer_idx, const model::LayerWeights& weights,
-                   const autoround::TrainableLinears::Snapshot& quantized) {
+  void write_layer(const LayerAtWork& layer) {
+    const model::LayerWeights& weights = layer.weights;
     for (const Linear l : model::kAllLinears) {
-      const std::string name = model::name_of(layer_idx, l);
-      const quant::IntWeight& weight = quantized[static_cast<size_t>(l)];
-      if (planned_scheme(layer_idx, l))
-        writer_.write_linear(name, weight.q.view(), weight.scale);
+      const std::string name = model::name_of(layer.layer_idx, l);
+      const auto index = static_cast<size_t>(l);
+      if (planned_linear(layer.layer_idx, l).scheme)
+        writer_.write_linear(name, layer.quantized[index],
+                             layer.ranges[index] ? &*layer.ranges[index] : nullptr);
       else
         writer_.write_float(name + ".weight", weights[l].view());
     }
-    const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
+    if (layer.online.o_proj)
+      writer_.write_f32(model::name_of(layer.layer_idx, Linear::kOProj) + ".heads_rotation",
+                        layer.online.o_proj->left.view());
+    if (layer.online.down_proj) {
+      const std::string name = model::name_of(layer.layer_idx, Linear::kDownProj);
+      writer_.write_f32(name + ".kronecker_rotation_m", layer.online.down_proj->left.view());
+      writer_.write_f32(name + ".kronecker_rotation_n", layer.online.down_proj->right.view());
+    }
+    const std::string prefix = "model.layers." + std::to_string(layer.layer_idx) + ".";
     writer_.write_float(prefix + "self_attn.q_norm.weight", weights.q_norm.view());
     writer_.write_float(prefix + "self_attn.k_norm.weight", weights.k_norm.view());
     writer_.write_float(prefix + "input_layernorm.weight", weights.input_layernorm.view());
@@ -200,6 +379,8 @@ class QuantizeRun {
   const hf::Config& config_;
   save::AscendV1Writer writer_;
   std::optional<rotation::ModelRotation> rotation_;
+  std::optional<model::Rope<float>> rope_;
+  model::HiddenStates inputs_, outputs_;  // of the layer at work, rotated when rotates_first()
 };
 
 }  // namespace

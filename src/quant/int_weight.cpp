@@ -1,6 +1,8 @@
 #include "quant/int_weight.h"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include "core/threads.h"
 #include "quant/kernels/rows.h"
@@ -10,11 +12,17 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
+float token_scale(const float* x, int64_t n, const ActSpec& spec) noexcept {
+  const kernels::Range range = kernels::range(x, n);
+  const float peak = std::max(range.max, -range.min);
+  return peak > 0 ? peak / static_cast<float>(spec.q_max()) : 1.0f;
+}
+
 }  // namespace
 
 float scale_of(float min, float max, const WeightSpec& spec) noexcept {
   const float scale = std::max(max, -min) / static_cast<float>(spec.q_max());
-  return std::max(round_to(spec.scale_dtype, scale), round_to(spec.scale_dtype, 1e-5f));
+  return std::max(round_to(spec.scale_dtype, scale), round_to(spec.scale_dtype, spec.min_scale));
 }
 
 IntWeight quantize_rtn(MatView<const float> weight, const WeightSpec& spec) {
@@ -55,28 +63,101 @@ QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec) {
   QuantizedTokens tokens{Mat<int8_t>(x.rows, x.cols), Buffer<float>(x.rows)};
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const kernels::Range range = kernels::range(x.row(i), x.cols);
-      const float peak = std::max(range.max, -range.min);
-      const float scale = peak > 0 ? peak / static_cast<float>(spec.q_max()) : 1.0f;
-      tokens.scale[i] = scale;
-      kernels::quantize(x.row(i), nullptr, scale, spec.q_max(), tokens.q.row(i), x.cols);
+      tokens.scale[i] = token_scale(x.row(i), x.cols, spec);
+      kernels::quantize(x.row(i), nullptr, tokens.scale[i], spec.q_max(), tokens.q.row(i), x.cols);
     }
   });
   return tokens;
 }
 
-IntLinear::IntLinear(MatView<const int8_t> codes, std::vector<float> scale)
-    : weight_(codes), scale_(std::move(scale)) {
-  LAOS_ASSERT(static_cast<int64_t>(scale_.size()) == codes.rows);
+void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat) {
+  parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels::fake_quantize(x.row(i), nullptr, token_scale(x.row(i), x.cols, spec), spec.q_max(),
+                             x_hat.row(i), x.cols);
+  });
+}
+
+StaticRange static_range(float min, float max, const ActSpec& spec, DType scale_dtype) noexcept {
+  constexpr float kMinScale = 0x1p-23f;
+  const auto q_max = static_cast<float>(spec.q_max());
+  const float width = spec.symmetric ? std::max(max, -min) / q_max : (max - min) / (2 * q_max + 1);
+  StaticRange range;
+  range.scale = std::max(round_to(scale_dtype, width), kMinScale);
+  if (!spec.symmetric)
+    range.offset = std::clamp(std::nearbyint(-min / range.scale) - q_max - 1, -q_max - 1, q_max);
+  return range;
+}
+
+IntLinear::IntLinear(MatView<const int8_t> codes, std::vector<float> scale) : scale_(scale.size()) {
+  LAOS_ASSERT(codes.rows > 0 && static_cast<int64_t>(scale.size()) % codes.rows == 0);
+  const int64_t num_groups = static_cast<int64_t>(scale.size()) / codes.rows;
+  LAOS_ASSERT(num_groups > 0 && codes.cols % num_groups == 0);
+  const int64_t group_size = codes.cols / num_groups;
+  for (int64_t g = 0; g < num_groups; ++g) {
+    groups_.emplace_back(codes.slice_cols(g * group_size, (g + 1) * group_size));
+    for (int64_t i = 0; i < codes.rows; ++i)
+      scale_[static_cast<size_t>(g * codes.rows + i)] =
+          scale[static_cast<size_t>(i * num_groups + g)];
+  }
 }
 
 void IntLinear::forward(const QuantizedTokens& x, MatView<float> y) const {
-  Mat<int32_t> acc(x.q.rows(), weight_.rows());
-  weight_.multiply(x.q.view(), acc.view());
-  parallel_for_ranges(acc.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
+  const int64_t group_size = groups_.front().cols();
+  Mat<int32_t> acc(x.q.rows(), y.cols);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const int64_t begin = static_cast<int64_t>(g) * group_size;
+    groups_[g].multiply(x.q.view().slice_cols(begin, begin + group_size), acc.view());
+    const float* scale = scale_.data() + static_cast<int64_t>(g) * y.cols;
+    parallel_for_ranges(acc.rows(), kRowGrain, [&](int64_t first, int64_t last) {
+      Buffer<float> part(g == 0 ? 0 : y.cols);
+      for (int64_t i = first; i < last; ++i) {
+        float* target = g == 0 ? y.row(i) : part.data();
+        kernels::rescale(acc.row(i), x.scale[i], scale, target, y.cols);
+        if (g != 0)
+          for (int64_t j = 0; j < y.cols; ++j) y.row(i)[j] += part[j];
+      }
+    });
+  }
+}
+
+StaticLinear::StaticLinear(MatView<const int8_t> codes, StaticRange input,
+                           std::vector<float> deq_scale, std::vector<int32_t> quant_bias)
+    : weight_(codes),
+      input_(input),
+      deq_scale_(std::move(deq_scale)),
+      quant_bias_(std::move(quant_bias)) {
+  LAOS_ASSERT(static_cast<int64_t>(deq_scale_.size()) == codes.rows);
+  LAOS_ASSERT(static_cast<int64_t>(quant_bias_.size()) == codes.rows);
+}
+
+void StaticLinear::forward(MatView<const float> x, MatView<float> y) const {
+  constexpr int32_t kMax = 127;
+  Mat<int8_t> codes(x.rows, x.cols);
+  const std::vector<float> offsets(static_cast<size_t>(x.cols), input_.offset);
+  parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      kernels::rescale(acc.row(i), x.scale[i], scale_.data(), y.row(i), acc.cols());
+      kernels::quantize(x.row(i), offsets.data(), input_.scale, kMax, codes.row(i), x.cols);
   });
+  Mat<int32_t> acc(x.rows, weight_.rows());
+  weight_.multiply(std::as_const(codes).view(), acc.view());
+  parallel_for_ranges(acc.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = 0; j < acc.cols(); ++j) acc(i, j) += quant_bias_[static_cast<size_t>(j)];
+      kernels::rescale(acc.row(i), 1.0f, deq_scale_.data(), y.row(i), acc.cols());
+    }
+  });
+}
+
+StaticParts static_parts(const IntWeight& weight, const StaticRange& input) {
+  StaticParts parts;
+  for (int64_t i = 0; i < weight.q.rows(); ++i) {
+    parts.deq_scale.push_back(input.scale * weight.scale[static_cast<size_t>(i)]);
+    int32_t sum = 0;
+    for (int64_t j = 0; j < weight.q.cols(); ++j) sum += weight.q(i, j);
+    parts.quant_bias.push_back(-static_cast<int32_t>(input.offset) * sum);
+  }
+  return parts;
 }
 
 }  // namespace laos::quant

@@ -1,4 +1,4 @@
-// Integer weights and dynamic per-token activations, and their product.
+// Integer weights, dynamic and static activations, and their products.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct IntWeight {
 };
 
 // The scale of a row (or group) whose values reach from `min` <= 0 to `max` >= 0: m = max(max,
-// -min), m / q_max rounded to scale_dtype, at least 1e-5 rounded to scale_dtype (spec 8.4).
+// -min), m / q_max rounded to scale_dtype, at least spec.min_scale rounded to it (spec 8.4, 9.1).
 float scale_of(float min, float max, const WeightSpec& spec) noexcept;
 
 // Round-to-nearest-even. `weight` [out_features, in_features], only read. Group sizes that do not
@@ -35,18 +35,55 @@ struct QuantizedTokens {
   Buffer<float> scale;  // [num_tokens]
 };
 QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec);
+// x_hat = scale * q of the same. x_hat may be x.
+void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat);
 
-// A per-channel integer weight ready for integer products.
+// The fixed range of static activations: real = scale * (q - offset).
+struct StaticRange {
+  float scale = 1;
+  float offset = 0;  // an integer, -128..127
+};
+// For activations that reach from `min` <= 0 to `max` >= 0 (spec 9.1). The scale is rounded to
+// `scale_dtype`, which is what the engine holds it in. `spec` is static.
+StaticRange static_range(float min, float max, const ActSpec& spec, DType scale_dtype) noexcept;
+
+// An integer weight ready for integer products with dynamic activations.
 class IntLinear {
  public:
-  // `codes` [out, in] and `scale` [out] are copied.
+  // `codes` [out, in] and `scale` [out * num_groups] are copied; num_groups divides in.
   IntLinear(MatView<const int8_t> codes, std::vector<float> scale);
-  // y [num_tokens, out] = x_scale * w_scale * (x_q w_qᵀ), the product exact in int32.
+  // y [num_tokens, out] = sum over groups of x_scale * w_scale * (x_q w_qᵀ), each product exact in
+  // int32.
   void forward(const QuantizedTokens& x, MatView<float> y) const;
 
  private:
-  linalg::S8Weight weight_;
-  std::vector<float> scale_;
+  std::vector<linalg::S8Weight> groups_;
+  std::vector<float> scale_;  // [num_groups, out]
 };
+
+// A per-channel int8 weight with what the format stores for static activations (spec 10.2, W8A8).
+class StaticLinear {
+ public:
+  // `codes` [out, in], deq_scale and quant_bias [out]; copied.
+  StaticLinear(MatView<const int8_t> codes, StaticRange input, std::vector<float> deq_scale,
+               std::vector<int32_t> quant_bias);
+  // y [num_tokens, out] = deq_scale * (x_q w_qᵀ + quant_bias), the sum exact in int32, for
+  // x [num_tokens, in] quantized with the input range.
+  void forward(MatView<const float> x, MatView<float> y) const;
+
+ private:
+  linalg::S8Weight weight_;
+  StaticRange input_;
+  std::vector<float> deq_scale_;
+  std::vector<int32_t> quant_bias_;
+};
+
+// What the format stores beside the codes of a static linear without bias: deq_scale = input scale
+// * weight scale, quant_bias = -offset * sum of the row's codes.
+struct StaticParts {
+  std::vector<float> deq_scale;
+  std::vector<int32_t> quant_bias;
+};
+StaticParts static_parts(const IntWeight& weight, const StaticRange& input);
 
 }  // namespace laos::quant

@@ -14,15 +14,20 @@ struct WeightSpec {
   int bits = 8;            // 4 or 8
   int64_t group_size = 0;  // in_features per scale; 0 = per-channel (one scale an output row)
   DType scale_dtype =
-      DType::kBF16;  // scales are rounded to it (kF32, kBF16, kF16) before they are used
+      DType::kBF16;         // scales are rounded to it (kF32, kBF16, kF16) before they are used
+  float min_scale = 1e-5f;  // smallest scale: 1e-5 for autoround (spec 8.4), 2^-23 for minmax (9.1)
 
   int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
   bool operator==(const WeightSpec&) const = default;
 };
 
-// Dynamic per-token symmetric activations; bits 16 = not quantized.
+// Activations of a linear: dynamic per-token symmetric, or one range for all tokens fixed at
+// calibration (spec 9.1). bits 16 = not quantized.
 struct ActSpec {
-  int bits = 8;  // 4, 8 or 16
+  int bits = 8;             // 4, 8 or 16
+  bool is_static = false;   // per tensor; 8 bits only
+  bool symmetric = true;    // of a static range; a dynamic one is always symmetric
+  bool mean_range = false;  // a static range is the mean of the samples' ranges, not their union
 
   int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
   bool operator==(const ActSpec&) const = default;
@@ -36,7 +41,7 @@ struct LinearScheme {
 };
 
 // The AscendV1 label of a pair (spec 2.6, 10.2): "W4A4_DYNAMIC", "W8A8_DYNAMIC", "W4A8_DYNAMIC",
-// "W8A16". nullopt for a pair that no format holds.
+// "W8A8" (static), "W8A16". nullopt for a pair that no format holds.
 std::optional<std::string> label_of(const LinearScheme& scheme);
 
 inline constexpr const char* kFloatLabel = "FLOAT";

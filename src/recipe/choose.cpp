@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <optional>
 #include <set>
@@ -83,32 +84,62 @@ bool says(const Label& label, const QuantType& type) {
          label_flag(label, "kv_cache") == type.kv_cache && fa_bit == type.fa_bit;
 }
 
-std::vector<std::filesystem::path> yaml_files(const std::filesystem::path& directory) {
-  std::vector<std::filesystem::path> files;
+// The *.yaml files of a directory, and of the folders in it when `depth` is above 0.
+void append_yaml_files(const std::filesystem::path& directory, int depth,
+                       std::vector<std::filesystem::path>& files) {
   std::error_code error;
   std::filesystem::directory_iterator entry(directory, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     std::error_code status_error;
-    if (entry->path().extension() == ".yaml" && entry->is_regular_file(status_error)) {
+    if (entry->path().extension() == ".yaml" && entry->is_regular_file(status_error))
       files.push_back(entry->path());
-    }
+    else if (depth > 0 && entry->is_directory(status_error))
+      append_yaml_files(entry->path(), depth - 1, files);
   }
   if (error && error != std::errc::no_such_file_or_directory) {
     throw Error(ErrorCode::kIo, {.what = "cannot list recipes: " + error.message(),
                                  .where = directory.string(),
                                  .fix = "make the directory readable"});
   }
-  std::sort(files.begin(), files.end());  // the file system's order is no order
-  return files;
 }
 
-// Every recipe of every directory, in the order they are asked.
-std::vector<Recipe> load_all(const std::vector<std::filesystem::path>& directories) {
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
+
+enum class Fit { kNo, kOtherTags, kYes };
+
+Fit fit_of(const Recipe& recipe, const std::string& model_type,
+           const std::vector<std::string>& tags) {
+  const std::vector<std::string>& types = recipe.metadata.verified_model_types;
+  if (!types.empty())
+    return std::find(types.begin(), types.end(), model_type) != types.end() ? Fit::kYes : Fit::kNo;
+  const auto scenarios = recipe.metadata.verified_tags.find(model_type);
+  if (scenarios == recipe.metadata.verified_tags.end()) return Fit::kNo;
+  if (tags.empty()) return Fit::kYes;
+  for (const std::vector<std::string>& scenario : scenarios->second) {
+    std::set<std::string> known;
+    for (const std::string& tag : scenario) known.insert(lower(tag));
+    if (std::all_of(tags.begin(), tags.end(),
+                    [&](const std::string& tag) { return known.contains(lower(tag)); }))
+      return Fit::kYes;
+  }
+  return Fit::kOtherTags;
+}
+
+}  // namespace
+
+std::vector<Recipe> load_recipes(const std::vector<std::filesystem::path>& directories) {
   std::vector<Recipe> recipes;
   std::vector<Problem> problems;
   for (const std::filesystem::path& directory : directories) {
+    std::vector<std::filesystem::path> files;
+    append_yaml_files(directory, /*depth=*/1, files);
+    std::sort(files.begin(), files.end());  // the file system's order is no order
     std::vector<Recipe> here;
-    for (const std::filesystem::path& file : yaml_files(directory)) {
+    for (const std::filesystem::path& file : files) {
       try {
         here.push_back(load_recipe(file));
       } catch (const Error& error) {
@@ -125,50 +156,62 @@ std::vector<Recipe> load_all(const std::vector<std::filesystem::path>& directori
   return recipes;
 }
 
-bool verifies(const Recipe& recipe, const std::string& model_type) {
-  const std::vector<std::string>& types = recipe.metadata.verified_model_types;
-  return std::find(types.begin(), types.end(), model_type) != types.end();
+std::string profile_of(const Recipe& recipe) {
+  const auto found = recipe.metadata.label.find("profile");
+  return found == recipe.metadata.label.end() ? "" : found->second;
 }
 
-}  // namespace
+std::vector<std::string> quant_types_of(const Recipe& recipe) {
+  std::vector<std::string> types;
+  for (const QuantType& type : kQuantTypes)
+    if (says(recipe.metadata.label, type)) types.emplace_back(type.name);
+  return types;
+}
 
-std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& recipe_directories,
-                                    const std::string& model_type, const std::string& quant_type) {
-  const QuantType& wanted = quant_type_named(quant_type);
-  const std::vector<Recipe> recipes = load_all(recipe_directories);
+std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& directories,
+                                    const RecipeQuery& query) {
+  const QuantType& wanted = quant_type_named(query.quant_type);
+  const std::vector<Recipe> recipes = load_recipes(directories);
+  const Recipe* standby = nullptr;
   for (const Recipe& recipe : recipes) {
-    if (verifies(recipe, model_type) && says(recipe.metadata.label, wanted)) return recipe.path;
+    if (!says(recipe.metadata.label, wanted) || profile_of(recipe) != query.profile) continue;
+    const Fit fit = fit_of(recipe, query.model_type, query.tags);
+    if (fit == Fit::kYes) return recipe.path;
+    if (fit == Fit::kOtherTags && standby == nullptr) standby = &recipe;
   }
 
-  std::map<std::string, std::set<std::string>> quant_types_of;  // by model type
+  std::map<std::string, std::set<std::string>> types_of;  // quant types by model type
   for (const Recipe& recipe : recipes) {
-    for (const QuantType& type : kQuantTypes) {
-      if (!says(recipe.metadata.label, type)) continue;
-      for (const std::string& model : recipe.metadata.verified_model_types) {
-        quant_types_of[model].insert(type.name);
-      }
+    for (std::string type : quant_types_of(recipe)) {
+      if (!profile_of(recipe).empty()) type += " --" + profile_of(recipe);
+      for (const std::string& model : recipe.metadata.verified_model_types)
+        types_of[model].insert(type);
+      for (const auto& [model, unused] : recipe.metadata.verified_tags)
+        types_of[model].insert(type);
     }
   }
   std::vector<std::string> models;
   std::string existing;
-  for (const auto& [model, types] : quant_types_of) {
+  for (const auto& [model, types] : types_of) {
     models.push_back(model);
     existing += (existing.empty() ? "" : "; ") + model + " (" + join(types) + ")";
   }
   std::string searched;
-  for (const std::filesystem::path& directory : recipe_directories) {
+  for (const std::filesystem::path& directory : directories) {
     searched += (searched.empty() ? "" : ", ") + directory.string();
   }
   const std::string nearest =
-      quant_types_of.contains(model_type) ? "" : nearest_name(model_type, models);
-  throw Error(
-      ErrorCode::kUsage,
-      {.what = "no recipe for model type `" + model_type + "` and quant type `" + quant_type + "`",
-       .where = searched,
-       .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") +
-              (existing.empty() ? "there are no recipes in these directories"
-                                : "there are recipes for: " + existing) +
-              "; or name a recipe file with --config_path"});
+      types_of.contains(query.model_type) ? "" : nearest_name(query.model_type, models);
+  std::string fix = nearest.empty() ? "" : "did you mean `" + nearest + "`? ";
+  if (standby != nullptr)
+    fix += standby->path.string() + " is for other tags: leave out --tag to take it all the same; ";
+  fix += existing.empty() ? "there are no recipes in these directories"
+                          : "there are recipes for: " + existing;
+  throw Error(ErrorCode::kUsage, {.what = "no recipe for model type `" + query.model_type +
+                                          "` and quant type `" + query.quant_type + "`" +
+                                          (query.profile.empty() ? "" : " --" + query.profile),
+                                  .where = searched,
+                                  .fix = fix + "; or name a recipe file with --config_path"});
 }
 
 }  // namespace laos::recipe

@@ -27,18 +27,16 @@ constexpr int64_t kMaxPartFileGiB = int64_t{1}
 constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 constexpr const char* kDefaultDataset = "mix_calib.jsonl";
 
-const std::vector<std::string> kSupportedProcessors = {"adapt_rotation", "autoround_quant"};
+const std::vector<std::string> kSupportedProcessors = {
+    "adapt_rotation", "quarot",          "iter_smooth", "linear_quant",
+    "gptq_quant",     "autoround_quant", "group"};
 // Of the reference, and valid in its recipes.
-const std::vector<std::string> kOtherProcessors = {"linear_quant",
-                                                   "iter_smooth",
-                                                   "smooth_quant",
+const std::vector<std::string> kOtherProcessors = {"smooth_quant",
                                                    "flex_smooth_quant",
                                                    "flex_awq_ssz",
                                                    "awq",
                                                    "kv_smooth",
-                                                   "quarot",
                                                    "online_quarot",
-                                                   "group",
                                                    "load",
                                                    "dynamic_cache",
                                                    "fa3_quant",
@@ -63,47 +61,79 @@ std::vector<std::string> joined(std::vector<std::string> a, const std::vector<st
 
 // ----------------------------------------------------------------------------------------- schemes
 
-// An act/weight pair that laos runs; more are a row each.
+enum class Quantizer { kStrategies, kLinear };  // autoround_quant and gptq_quant, linear_quant
+
+// An act/weight pair that laos runs. An act of dtype float has any scope.
 struct SupportedPair {
   const char* weight_dtype;
   const char* weight_scope;
   const char* act_dtype;
   const char* act_scope;
-  int weight_bits;
-  int act_bits;
+  bool in_strategies;
+  bool in_linear_quant;
 };
 
-constexpr std::array<SupportedPair, 2> kSupportedPairs = {{
-    {.weight_dtype = "int4",
-     .weight_scope = "per_channel",
-     .act_dtype = "int4",
-     .act_scope = "per_token",
-     .weight_bits = 4,
-     .act_bits = 4},
-    {.weight_dtype = "int8",
-     .weight_scope = "per_channel",
-     .act_dtype = "int8",
-     .act_scope = "per_token",
-     .weight_bits = 8,
-     .act_bits = 8},
+constexpr std::array<SupportedPair, 8> kSupportedPairs = {{
+    {"int4", "per_channel", "int4", "per_token", true, false},
+    {"int4", "per_group", "int4", "per_token", true, false},
+    {"int8", "per_channel", "int8", "per_token", true, true},
+    {"int8", "per_group", "int8", "per_token", true, false},
+    {"int4", "per_channel", "int8", "per_token", true, true},
+    {"int8", "per_channel", "float", "per_tensor", true, true},
+    {"int8", "per_group", "float", "per_tensor", true, false},
+    {"int8", "per_channel", "int8", "per_tensor", false, true},
 }};
 
-quant::LinearScheme scheme_of(const SupportedPair& pair) {
+int bits_of(const std::string& dtype) { return dtype == "int4" ? 4 : dtype == "int8" ? 8 : 16; }
+
+// One side of a qconfig as it is written.
+struct Side {
+  std::string dtype;
+  std::string scope;
+  std::string method = "none";
+  bool symmetric = true;
+  int64_t group_size = 0;
+  DType scale_dtype = DType::kBF16;
+  bool mean_range = false;
+};
+
+// The side `act` has when a qconfig leaves it out.
+const Side kFloatSide = {.dtype = "float", .scope = "per_tensor"};
+
+quant::LinearScheme scheme_of(const Side& weight, const Side& act) {
   quant::LinearScheme scheme;
-  scheme.weight.bits = pair.weight_bits;
-  scheme.act.bits = pair.act_bits;
+  scheme.weight = {.bits = bits_of(weight.dtype),
+                   .group_size = weight.group_size,
+                   .scale_dtype = weight.scale_dtype};
+  scheme.act.bits = bits_of(act.dtype);
+  if (act.dtype == "int8" && act.scope == "per_tensor") {
+    scheme.act.is_static = true;
+    scheme.act.symmetric = act.symmetric;
+    scheme.act.mean_range = act.mean_range;
+  }
   return scheme;
 }
 
 std::string describe_pair(const std::string& weight_dtype, const std::string& weight_scope,
                           const std::string& act_dtype, const std::string& act_scope) {
-  return "weight " + weight_dtype + " " + weight_scope + " with act " + act_dtype + " " + act_scope;
+  return "weight " + weight_dtype + " " + weight_scope + " with act " +
+         (act_dtype == "float" ? act_dtype : act_dtype + " " + act_scope);
 }
 
-std::string list_supported_pairs() {
+// linear_quant has no int4 activations and, but for method gptq, no groups.
+bool runs(const SupportedPair& pair, Quantizer quantizer, const std::string& method) {
+  if (quantizer == Quantizer::kStrategies) return pair.in_strategies;
+  return pair.in_linear_quant ||
+         (method == "gptq" && pair.in_strategies && bits_of(pair.act_dtype) >= 8);
+}
+
+std::string list_supported_pairs(Quantizer quantizer, const std::string& method) {
   std::string list;
   for (const SupportedPair& pair : kSupportedPairs) {
-    const auto label = quant::label_of(scheme_of(pair));
+    if (!runs(pair, quantizer, method)) continue;
+    const Side weight = {.dtype = pair.weight_dtype, .scope = pair.weight_scope};
+    const Side act = {.dtype = pair.act_dtype, .scope = pair.act_scope};
+    const auto label = quant::label_of(scheme_of(weight, act));
     LAOS_ASSERT(label.has_value());
     list += (list.empty() ? "" : "; ") +
             describe_pair(pair.weight_dtype, pair.weight_scope, pair.act_dtype, pair.act_scope) +
@@ -111,18 +141,6 @@ std::string list_supported_pairs() {
   }
   return list;
 }
-
-// One side of a qconfig as it is written.
-struct Side {
-  std::string dtype;
-  std::string scope;
-  bool symmetric = true;
-  int64_t group_size = 0;
-  DType scale_dtype = DType::kBF16;
-};
-
-// The side `act` has when a qconfig leaves it out.
-const Side kFloatSide = {.dtype = "float", .scope = "per_tensor"};
 
 // ------------------------------------------------------------------------------------------ reader
 
@@ -281,7 +299,16 @@ class RecipeReader {
     for (size_t i = 0; i < value.node->items.size(); ++i) {
       const Value item = value.item(i);
       if (!require_map(report_, item)) continue;
-      if (auto processor = read_processor(item, pass)) processors.push_back(std::move(*processor));
+      if (const DocumentNode* type = item.node->find("type");
+          type != nullptr && type->text == "group") {
+        const MapReader group(report_, item, schema::kGroup);
+        const auto configs = group.require("configs");
+        if (!configs) continue;
+        for (Processor& processor : read_processors(*configs, pass))
+          processors.push_back(std::move(processor));
+      } else if (auto processor = read_processor(item, pass)) {
+        processors.push_back(std::move(*processor));
+      }
     }
     return processors;
   }
@@ -326,17 +353,29 @@ class RecipeReader {
       const std::optional<int> stage = read_rotation_stage(value, pass);
       if (!stage) return std::nullopt;
       if (*stage == 1) processor.what = read_fit(value);
-      if (*stage == 2) processor.what = read_rotate(value);
-    } else {
-      if (pass == Pass::kPrior) {
-        report_.problem(
-            value,
-            "autoround_quant stands in spec.prior, whose only result is the fitted rotation: "
-            "what it learns would be lost",
-            "move it to spec.process");
-      }
-      processor.what = read_autoround(value);
+      if (*stage == 2)
+        processor.what = read_rotate(MapReader(report_, value, schema::kRotate, &schema::kFit),
+                                     /*use_fitted=*/true);
+      return processor;
     }
+    if (pass == Pass::kPrior) {
+      report_.problem(value,
+                      *type +
+                          " stands in spec.prior, whose only result is the fitted rotation: "
+                          "what it does would be lost",
+                      "move it to spec.process");
+    }
+    if (*type == "quarot")
+      processor.what =
+          read_rotate(MapReader(report_, value, schema::kQuarot), /*use_fitted=*/false);
+    else if (*type == "iter_smooth")
+      processor.what = read_smooth(value);
+    else if (*type == "linear_quant")
+      processor.what = read_linear(value);
+    else if (*type == "gptq_quant")
+      processor.what = read_gptq(value);
+    else
+      processor.what = read_autoround(value);
     return processor;
   }
 
@@ -401,16 +440,13 @@ class RecipeReader {
     return types;
   }
 
-  Rotate read_rotate(const Value& value) {
+  Rotate read_rotate(const MapReader& reader, bool use_fitted) {
     Rotate rotate;
     rotation::RotateOptions& options = rotate.options;
-    const MapReader reader(report_, value, schema::kRotate, &schema::kFit);
+    options.use_fitted = use_fitted;
+    options.export_extra_info = !use_fitted;
     reader.boolean("online", options.online);
-    if (options.online) {
-      report_.problem(*reader.find("online"),
-                      "online rotation (`online: true`) is not supported yet",
-                      "write `online: false`");
-    }
+    reader.boolean("export_extra_info", options.export_extra_info);
     read_block_size(reader, options.block_size);
     if (const auto layers = reader.find("down_proj_online_layers");
         layers && require_list(report_, *layers)) {
@@ -420,7 +456,8 @@ class RecipeReader {
         if (layer) options.down_proj_online_layers.push_back(*layer);
       }
     }
-    reader.integer("max_tp_size", 1, 64, options.max_tp_size);
+    // quarot has no upper bound of its own; one beyond every model is refused by the plan.
+    reader.integer("max_tp_size", 1, use_fitted ? 64 : kMaxBlockSize, options.max_tp_size);
     require_power_of_two(reader, "max_tp_size", options.max_tp_size);
     return rotate;
   }
@@ -435,10 +472,57 @@ class RecipeReader {
     report_.problem(*reader.find(key),
                     "`" + key + "` must be a power of two, not " + std::to_string(number),
                     key == "block_size" ? "write a power of two, or -1 for one whole block"
-                                        : "write 1, 2, 4, 8, 16, 32 or 64");
+                                        : "write a power of two such as 4");
   }
 
-  // ------------------------------------------------------------------------------- autoround_quant
+  // ----------------------------------------------------------------------------------- iter_smooth
+
+  IterSmooth read_smooth(const Value& value) {
+    IterSmooth smooth;
+    smooth::SmoothOptions& options = smooth.options;
+    const MapReader reader(report_, value, schema::kSmooth);
+    read_fraction(reader, "alpha", options.alpha);
+    read_fraction(reader, "scale_min", options.scale_min);
+    if (const auto types = reader.find("enable_subgraph_type");
+        types && require_list(report_, *types)) {
+      options.norm_linear = options.ov = options.up_down = false;
+      for (size_t i = 0; i < types->node->items.size(); ++i) {
+        const auto name =
+            read_choice(report_, types->item(i), {"norm-linear", "linear-linear", "ov", "up-down"});
+        if (name == "norm-linear") options.norm_linear = true;
+        if (name == "ov") options.ov = true;
+        if (name == "up-down") options.up_down = true;
+        if (name == "linear-linear" && types->node->items.size() == 1)
+          report_.warn(types->item(i), "Qwen3 has no `linear-linear` pair: nothing is smoothed");
+      }
+    }
+    bool symmetric = true;
+    reader.boolean("symmetric", symmetric);
+    if (!symmetric && options.norm_linear)
+      report_.problem(*reader.find("symmetric"),
+                      "`symmetric: false` with `norm-linear` would give norms and linears a bias, "
+                      "which Qwen3 has not and engines skip when loading",
+                      "write `symmetric: true`, or leave norm-linear out of enable_subgraph_type");
+    smooth.include = read_patterns_or_all(reader, value);
+    if (const auto exclude = reader.find("exclude"); exclude && !exclude->node->is_null())
+      smooth.exclude = read_patterns(*exclude);
+    return smooth;
+  }
+
+  // A number strictly between 0 and 1.
+  void read_fraction(const MapReader& reader, const std::string& key, double& out) {
+    const auto value = reader.find(key);
+    if (!value) return;
+    const auto number = read_number(report_, *value, 0);
+    if (!number) return;
+    if (*number > 0 && *number < 1)
+      out = *number;
+    else
+      report_.problem(*value, "`" + key + "` must lie between 0 and 1, not at an end",
+                      "write a number such as " + std::string(key == "alpha" ? "0.9" : "1.0e-5"));
+  }
+
+  // ------------------------------------------------------------------------------- quantizers
 
   AutoroundQuant read_autoround(const Value& value) {
     AutoroundQuant quant;
@@ -446,33 +530,79 @@ class RecipeReader {
     reader.integer("iters", 1, kMaxIters, quant.options.iters);
     reader.boolean("enable_minmax_tuning", quant.options.enable_minmax_tuning);
     reader.boolean("enable_round_tuning", quant.options.enable_round_tuning);
+    reader.boolean("act_aware", quant.options.act_aware);
+    quant.strategies = read_strategies(reader);
+    return quant;
+  }
+
+  LinearQuant read_linear(const Value& value) {
+    LinearQuant quant;
+    const MapReader reader(report_, value, schema::kLinear);
+    quant.strategy = read_strategy(reader, value, Quantizer::kLinear);
+    const auto child = [](const DocumentNode* map, const char* key) {
+      return map != nullptr && map->is_map() ? map->find(key) : nullptr;
+    };
+    const DocumentNode* weight = child(child(value.node, "qconfig"), "weight");
+    const DocumentNode* method = child(weight, "method");
+    if (method != nullptr && method->text == "gptq") {
+      quant.gptq.emplace();
+      if (const DocumentNode* damp = child(child(weight, "ext"), "percdamp"))
+        read_damp({damp, value.key + ".qconfig.weight.ext.percdamp"}, *quant.gptq);
+    }
+    return quant;
+  }
+
+  GptqQuant read_gptq(const Value& value) {
+    GptqQuant quant;
+    const MapReader reader(report_, value, schema::kGptq);
+    if (const auto damp = reader.find("damp")) read_damp(*damp, quant.options);
+    reader.boolean("act_order", quant.options.act_order);
+    reader.boolean("refit", quant.options.refit);
+    quant.strategies = read_strategies(reader);
+    return quant;
+  }
+
+  void read_damp(const Value& value, gptq::GptqOptions& options) {
+    const auto damp = read_number(report_, value, 0);
+    if (damp && *damp <= 1)
+      options.damp = *damp;
+    else if (damp)
+      report_.problem(value, "the damping must be from 0 to 1", "write a number such as 0.01");
+  }
+
+  std::vector<Strategy> read_strategies(const MapReader& reader) {
+    std::vector<Strategy> result;
     const auto strategies = reader.require("strategies");
-    if (!strategies || !require_list(report_, *strategies)) return quant;
+    if (!strategies || !require_list(report_, *strategies)) return result;
     if (strategies->node->items.empty()) {
       report_.problem(*strategies, "there are no strategies, so nothing would be quantized",
                       "add one with a `qconfig`");
     }
     for (size_t i = 0; i < strategies->node->items.size(); ++i) {
       const Value item = strategies->item(i);
-      if (require_map(report_, item)) quant.strategies.push_back(read_strategy(item));
+      if (require_map(report_, item))
+        result.push_back(read_strategy(MapReader(report_, item, schema::kStrategy), item,
+                                       Quantizer::kStrategies));
     }
-    return quant;
+    return result;
   }
 
-  Strategy read_strategy(const Value& value) {
+  Strategy read_strategy(const MapReader& reader, const Value& value, Quantizer quantizer) {
     Strategy strategy;
     strategy.location = report_.locate(value);
-    const MapReader reader(report_, value, schema::kStrategy);
     if (const auto qconfig = reader.require("qconfig"); qconfig && require_map(report_, *qconfig)) {
-      strategy.scheme = read_scheme(*qconfig);
+      strategy.scheme = read_scheme(*qconfig, quantizer);
     }
-    if (const auto include = reader.find("include")) {
-      strategy.include = read_patterns(*include);
-    } else {
-      strategy.include = {{.text = "*", .location = strategy.location}};
-    }
+    strategy.include = read_patterns_or_all(reader, value);
     if (const auto exclude = reader.find("exclude")) strategy.exclude = read_patterns(*exclude);
     return strategy;
+  }
+
+  // `include` of a mapping, `*` when it has none.
+  std::vector<Pattern> read_patterns_or_all(const MapReader& reader, const Value& value) {
+    if (const auto include = reader.find("include"); include && !include->node->is_null())
+      return read_patterns(*include);
+    return {{.text = "*", .location = report_.locate(value)}};
   }
 
   std::vector<Pattern> read_patterns(const Value& value) {
@@ -498,35 +628,34 @@ class RecipeReader {
     return patterns;
   }
 
-  quant::LinearScheme read_scheme(const Value& value) {
+  // nullopt: float, or something is wrong and reported.
+  std::optional<quant::LinearScheme> read_scheme(const Value& value, Quantizer quantizer) {
     const MapReader reader(report_, value, schema::kQconfig);
     std::optional<Side> weight, act = kFloatSide;
     if (const auto side = reader.require("weight"); side && require_map(report_, *side)) {
-      weight = read_side(*side, /*is_weight=*/true);
+      weight = read_side(*side, /*is_weight=*/true, quantizer);
     }
     if (const auto side = reader.find("act")) {
-      act = require_map(report_, *side) ? read_side(*side, /*is_weight=*/false) : std::nullopt;
+      act = require_map(report_, *side) ? read_side(*side, /*is_weight=*/false, quantizer)
+                                        : std::nullopt;
     }
-    if (!weight || !act) return {};
+    if (!weight || !act) return std::nullopt;
+    if (weight->dtype == "float" && act->dtype == "float") return std::nullopt;
     for (const SupportedPair& pair : kSupportedPairs) {
-      if (weight->dtype != pair.weight_dtype || weight->scope != pair.weight_scope ||
-          act->dtype != pair.act_dtype || act->scope != pair.act_scope) {
-        continue;
-      }
-      quant::LinearScheme scheme = scheme_of(pair);
-      scheme.weight.group_size = weight->group_size;
-      scheme.weight.scale_dtype = weight->scale_dtype;
-      return scheme;
+      if (runs(pair, quantizer, weight->method) && weight->dtype == pair.weight_dtype &&
+          weight->scope == pair.weight_scope && act->dtype == pair.act_dtype &&
+          (act->scope == pair.act_scope || act->dtype == "float"))
+        return scheme_of(*weight, *act);
     }
     report_.problem(
         value,
         describe_pair(weight->dtype, weight->scope, act->dtype, act->scope) + " is not supported",
-        "supported: " + list_supported_pairs());
-    return {};
+        "supported: " + list_supported_pairs(quantizer, weight->method));
+    return std::nullopt;
   }
 
   // nullopt when something is missing or wrong, and reported.
-  std::optional<Side> read_side(const Value& value, bool is_weight) {
+  std::optional<Side> read_side(const Value& value, bool is_weight, Quantizer quantizer) {
     Side side;
     const MapReader reader(report_, value, schema::kSide);
     const auto dtype = reader.require("dtype");
@@ -542,8 +671,8 @@ class RecipeReader {
               : std::nullopt;
     const auto symmetric = reader.require("symmetric");
     if (symmetric) side.symmetric = read_bool(report_, *symmetric).value_or(true);
-    if (const auto method = reader.require("method"))
-      read_text(report_, *method, kMaxNameCharacters);
+    const auto method = reader.require("method");
+    if (method) side.method = read_text(report_, *method, kMaxNameCharacters).value_or("minmax");
 
     const bool is_per_group = scope_name == "per_group";
     const bool has_group_size = read_ext(reader, is_weight, is_per_group, side);
@@ -554,11 +683,24 @@ class RecipeReader {
     if (!dtype_name || !scope_name) return std::nullopt;
     side.dtype = *dtype_name;
     side.scope = *scope_name;
-    if (!side.symmetric && side.dtype != "float") {
+    if (side.dtype == "float") return side;
+    // autoround ignores `method`, as ever.
+    if (quantizer == Quantizer::kLinear && method && side.method != "minmax" &&
+        !(is_weight && side.method == "gptq")) {
+      report_.problem(
+          *method, "`method: " + printable(side.method) + "` is not supported",
+          is_weight ? "write `method: minmax` or `method: gptq`" : "write `method: minmax`");
+    }
+    const bool may_be_asymmetric =
+        quantizer == Quantizer::kLinear && !is_weight && side.scope == "per_tensor";
+    if (!side.symmetric && !may_be_asymmetric) {
       report_.problem(
           *symmetric,
-          "`symmetric: false` is not supported: the codes of an asymmetric weight do not fit "
-          "the stored int8, and the inference engine ignores the offsets of W4A4",
+          is_weight
+              ? "`symmetric: false` is not supported: the codes of an asymmetric weight do not fit "
+                "the stored int8, and the inference engine ignores the offsets of W4A4"
+              : "`symmetric: false` is not supported: the inference engine quantizes tokens "
+                "symmetrically",
           "write `symmetric: true`");
     }
     return side;
@@ -581,6 +723,8 @@ class RecipeReader {
       if (name == "float16") side.scale_dtype = DType::kF16;
       if (name == "float32") side.scale_dtype = DType::kF32;
     }
+    if (const auto aggregation = reader.find("aggregation_type"))
+      side.mean_range = read_choice(report_, *aggregation, {"max", "mean"}) == "mean";
     const auto group_size = reader.find("group_size");
     if (!group_size) return false;
     side.group_size =
@@ -610,34 +754,46 @@ class RecipeReader {
       }
     }
     const Processor* rotate = nullptr;
-    const Processor* autoround = nullptr;
+    const Processor* quantizer = nullptr;
     for (const Processor& processor : recipe.main.process) {
       if (std::holds_alternative<Rotate>(processor.what)) {
         if (rotate != nullptr) {
+          report_.problem(processor.location, "a second rotation would rotate the weights again",
+                          "keep one adapt_rotation stage 2 or one quarot");
+        } else if (quantizer != nullptr) {
           report_.problem(processor.location,
-                          "a second stage 2 of adapt_rotation would rotate the weights again",
-                          "keep one of them");
-        } else if (autoround != nullptr) {
-          report_.problem(
-              processor.location,
-              "stage 2 of adapt_rotation stands behind autoround_quant: it would rotate weights "
-              "that are quantized already",
-              "move it in front of autoround_quant");
+                          "the rotation stands behind a quantizer: it would rotate weights that "
+                          "are quantized already",
+                          "move it in front of " + quantizer->location.key);
         }
         rotate = &processor;
-      } else if (std::holds_alternative<AutoroundQuant>(processor.what)) {
-        if (autoround != nullptr) {
-          report_.problem(processor.location, "a second autoround_quant is not supported",
-                          "put its strategies into the first one");
-        }
-        autoround = &processor;
+      } else if (const auto* smooth = std::get_if<IterSmooth>(&processor.what)) {
+        if (quantizer != nullptr)
+          report_.problem(processor.location,
+                          "iter_smooth stands behind a quantizer: it would change weights that are "
+                          "quantized already",
+                          "move it in front of " + quantizer->location.key);
+        const bool online = rotate != nullptr && std::get<Rotate>(rotate->what).options.online;
+        if (online && (smooth->options.ov || smooth->options.up_down))
+          report_.problem(processor.location,
+                          "`ov` and `up-down` scale channels that the online rotation in front of "
+                          "them has mixed",
+                          "move iter_smooth in front of " + rotate->location.key +
+                              ", or keep norm-linear only");
+      } else if (quantizer == nullptr) {
+        quantizer = &processor;
       }
     }
-    if (rotate != nullptr && fit == nullptr) {
-      report_.warn(
-          spec,
-          "no stage 1 of adapt_rotation in `prior`: stage 2 will apply a Hadamard rotation that is "
-          "not fitted to the model");
+    const bool uses_fitted = rotate != nullptr && std::get<Rotate>(rotate->what).options.use_fitted;
+    if (uses_fitted && fit == nullptr) {
+      report_.problem(rotate->location,
+                      "stage 2 of adapt_rotation needs the rotation that stage 1 fits, and "
+                      "spec.prior has no stage 1",
+                      "add `prior: [{process: [{type: adapt_rotation, stage: 1}]}]`, or write "
+                      "`type: quarot` for the Hadamard rotation that is not fitted");
+    }
+    if (fit != nullptr && !uses_fitted) {
+      report_.warn(spec, "stage 1 of adapt_rotation fits a rotation that no stage 2 applies");
     }
   }
 

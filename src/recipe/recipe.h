@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "autoround/options.h"
+#include "gptq/options.h"
 #include "quant/scheme.h"
 #include "rotation/options.h"
 #include "save/options.h"
+#include "smooth/options.h"
 
 namespace laos::recipe {
 
@@ -36,7 +38,7 @@ struct Pattern {
 
 // One entry of `strategies`: a scheme for the linears it includes and does not exclude.
 struct Strategy {
-  quant::LinearScheme scheme;
+  std::optional<quant::LinearScheme> scheme;  // nullopt = they stay float
   std::vector<Pattern> include;
   std::vector<Pattern> exclude;
   Location location;
@@ -45,8 +47,20 @@ struct Strategy {
 struct FitRotation {  // adapt_rotation, stage 1
   rotation::FitOptions options;
 };
-struct Rotate {  // adapt_rotation, stage 2
+struct Rotate {  // adapt_rotation stage 2, or quarot
   rotation::RotateOptions options;
+};
+struct IterSmooth {
+  smooth::SmoothOptions options;
+  std::vector<Pattern> include, exclude;  // of source modules
+};
+struct LinearQuant {
+  Strategy strategy;                      // scale_dtype is not set: it is the checkpoint's dtype
+  std::optional<gptq::GptqOptions> gptq;  // nullopt: round to nearest
+};
+struct GptqQuant {
+  gptq::GptqOptions options;
+  std::vector<Strategy> strategies;  // never empty
 };
 struct AutoroundQuant {
   autoround::TrainOptions options;
@@ -54,7 +68,7 @@ struct AutoroundQuant {
 };
 
 struct Processor {
-  std::variant<FitRotation, Rotate, AutoroundQuant> what;
+  std::variant<FitRotation, Rotate, IterSmooth, LinearQuant, GptqQuant, AutoroundQuant> what;
   Location location;
 };
 
@@ -75,8 +89,9 @@ struct Metadata {
 };
 
 // What load_recipe guarantees of one: `prior` holds at most one FitRotation and nothing else;
-// `main.process` is not empty and holds at most one Rotate and at most one AutoroundQuant, in this
-// order; every strategy's scheme has a label (quant::label_of).
+// `main.process` is not empty and holds no FitRotation and at most one Rotate, which stands before
+// all quantizers (and needs a FitRotation when it uses the fitted matrix); every strategy's scheme
+// has a label (quant::label_of). What stood in a `group` stands in its place.
 struct Recipe {
   std::filesystem::path path;
   Metadata metadata;
@@ -112,13 +127,31 @@ struct Assignment {
 // 100000.
 Assignment assign(const std::vector<Strategy>& strategies, const std::vector<std::string>& names);
 
-// The recipe for a model type ("Qwen3-8B") and a quant type ("w4a4"; spec 1.1 has the list): the
-// first of the *.yaml files, directory after directory and in each by falling score, then by
-// config_id, whose label says that quant type and whose verified_model_types list the model type.
-// Directories that do not exist are passed over. Throws Error(kUsage) for an unknown quant type and
-// when there is none, listing what there is; Error(kRecipe) naming every file in the directories
-// that cannot be read as a recipe.
-std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& recipe_directories,
-                                    const std::string& model_type, const std::string& quant_type);
+// Every recipe of the directories: the *.yaml files of each and of the folders in it, directory
+// after directory, in each by falling score, then by config_id. Directories that do not exist are
+// passed over. Throws Error(kRecipe) with the problems of every file that cannot be read as a
+// recipe, Error(kIo) for a directory that cannot be listed.
+std::vector<Recipe> load_recipes(const std::vector<std::filesystem::path>& directories);
+
+// The quant types that a recipe's label says: one, or none when it has no such label.
+std::vector<std::string> quant_types_of(const Recipe& recipe);
+// label.profile, an extension of laos: "" for a published scheme.
+std::string profile_of(const Recipe& recipe);
+
+// What a recipe is wanted for.
+struct RecipeQuery {
+  std::string model_type;  // "Qwen3-8B"
+  std::string quant_type;  // "w4a4"; spec 1.1 has the list
+  std::string profile;     // "fast", "balanced", "full", or "" for the published scheme
+  std::vector<std::string> tags;
+};
+
+// The first of load_recipes whose label says that quant type and profile and whose
+// verified_model_types list the model type or, where they list none, whose verified_tags has a
+// scenario of the model type with all of `tags` (case does not matter). Throws Error as
+// load_recipes does, and Error(kUsage) for an unknown quant type and when there is no such recipe,
+// listing what there is.
+std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& directories,
+                                    const RecipeQuery& query);
 
 }  // namespace laos::recipe

@@ -10,32 +10,44 @@ namespace schema {
 const MapSchema kTop = {"Top level", {"apiversion", "metadata", "spec"}, /*open=*/true};
 const MapSchema kMetadata = {
     "metadata", {"config_id", "score", "label", "verified_model_types", "verified_tags"}};
-const MapSchema kLabel = {"metadata.label",
-                          {"w_bit", "a_bit", "is_sparse", "kv_cache", "fa_bit", "fa_quant"},
-                          /*open=*/true};
+const MapSchema kLabel = {
+    "metadata.label",
+    {"w_bit", "a_bit", "is_sparse", "kv_cache", "fa_bit", "fa_quant", "profile"},
+    /*open=*/true};
 const MapSchema kSpec = {"spec", {"runner", "prior", "process", "save", "dataset"}};
 const MapSchema kPrior = {"spec.prior[]", {"process", "dataset"}};
 const MapSchema kFit = {
     "adapt_rotation, stage 1",
     {"type", "stage", "steps", "quant_dtype", "layer_type", "block_size", "max_samples"}};
-const MapSchema kRotate = {
-    "adapt_rotation, stage 2",
-    {"type", "stage", "online", "block_size", "down_proj_online_layers", "max_tp_size"}};
+const MapSchema kRotate = {"adapt_rotation, stage 2",
+                           {"type", "stage", "online", "block_size", "down_proj_online_layers",
+                            "max_tp_size", "export_extra_info"}};
+const MapSchema kQuarot = {"quarot",
+                           {"type", "online", "block_size", "down_proj_online_layers",
+                            "max_tp_size", "export_extra_info"}};
+const MapSchema kSmooth = {
+    "iter_smooth",
+    {"type", "alpha", "scale_min", "symmetric", "enable_subgraph_type", "include", "exclude"}};
+const MapSchema kLinear = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
+const MapSchema kGptq = {"gptq_quant", {"type", "damp", "act_order", "refit", "strategies"}};
 const MapSchema kAutoround = {
     "autoround_quant",
-    {"type", "iters", "enable_minmax_tuning", "enable_round_tuning", "strategies"}};
+    {"type", "iters", "enable_minmax_tuning", "enable_round_tuning", "act_aware", "strategies"}};
 const MapSchema kStrategy = {"strategies[]", {"qconfig", "include", "exclude"}};
 const MapSchema kQconfig = {"qconfig", {"weight", "act"}};
 const MapSchema kSide = {"weight and act", {"dtype", "scope", "symmetric", "method", "ext"}};
-const MapSchema kExt = {"ext", {"group_size", "scale_dtype"}, /*open=*/true};
+const MapSchema kExt = {
+    "ext", {"group_size", "scale_dtype", "aggregation_type", "percdamp"}, /*open=*/true};
+const MapSchema kGroup = {"group", {"type", "configs"}};
 const MapSchema kAscendV1 = {"ascendv1_saver", {"type", "part_file_size", "ext", "save_directory"}};
 }  // namespace schema
 
 std::vector<std::string> known_keys() {
   using namespace schema;
   std::vector<std::string> names;
-  for (const MapSchema* map : {&kTop, &kMetadata, &kLabel, &kSpec, &kPrior, &kFit, &kRotate,
-                               &kAutoround, &kStrategy, &kQconfig, &kSide, &kExt, &kAscendV1}) {
+  for (const MapSchema* map :
+       {&kTop, &kMetadata, &kLabel, &kSpec, &kPrior, &kFit, &kRotate, &kQuarot, &kSmooth, &kLinear,
+        &kGptq, &kAutoround, &kStrategy, &kQconfig, &kSide, &kExt, &kGroup, &kAscendV1}) {
     for (const std::string& key : map->keys) names.push_back(map->title + ": " + key);
   }
   return names;

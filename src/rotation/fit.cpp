@@ -67,8 +67,38 @@ std::vector<Linear> fitted_linears(const FitOptions& options) {
   return linears;
 }
 
-ActivationRows::ActivationRows(const hf::Config& config, FitOptions options)
-    : hidden_size_(config.hidden_size), options_(std::move(options)) {
+int64_t num_fit_rows(const hf::Config& config, const FitOptions& options,
+                     const model::Ragged& samples, int64_t chunks) {
+  bool attention = false, mlp = false;
+  for (const Linear l : fitted_linears(options))
+    (l == Linear::kGateProj || l == Linear::kUpProj ? mlp : attention) = true;
+  int64_t rows = 0;
+  for (int64_t s = 0; s < samples.num_sequences(); ++s) rows += std::min(chunks, samples.length(s));
+  rows *= (attention ? 1 : 0) + (mlp ? 1 : 0);
+  return config.num_hidden_layers * std::min(rows, options.max_samples);
+}
+
+int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options,
+                             const model::Ragged& samples) {
+  const auto is_enough = [&](int64_t chunks) {
+    return num_fit_rows(config, options, samples, chunks) >= config.hidden_size;
+  };
+  int64_t most = model::longest_sample(samples);
+  if (!is_enough(most)) return 0;
+  int64_t least = 1;
+  while (least < most) {
+    const int64_t middle = least + (most - least) / 2;
+    if (is_enough(middle))
+      most = middle;
+    else
+      least = middle + 1;
+  }
+  return least;
+}
+
+ActivationRows::ActivationRows(const hf::Config& config, FitOptions options, int64_t chunks)
+    : hidden_size_(config.hidden_size), options_(std::move(options)), chunks_(chunks) {
+  LAOS_ASSERT(chunks >= 1);
   for (const Linear l : fitted_linears(options_)) {
     const bool mlp = l == Linear::kGateProj || l == Linear::kUpProj;
     (mlp ? reads_mlp_input_ : reads_attention_input_) = true;
@@ -77,13 +107,18 @@ ActivationRows::ActivationRows(const hf::Config& config, FitOptions options)
 
 void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float>& saved) {
   const auto add_means = [&](const Mat<float>& inputs) {
+    std::vector<double> mean(static_cast<size_t>(hidden_size_));
     for (int64_t s = 0; s < batch.num_sequences(); ++s) {
-      std::vector<double> mean(static_cast<size_t>(hidden_size_), 0.0);
-      const int64_t begin = batch.offsets[static_cast<size_t>(s)];
-      for (int64_t i = begin; i < begin + batch.length(s); ++i)
-        for (int64_t j = 0; j < hidden_size_; ++j) mean[static_cast<size_t>(j)] += inputs(i, j);
-      for (const double sum : mean)
-        layer_.push_back(static_cast<float>(sum / static_cast<double>(batch.length(s))));
+      const int64_t first = batch.offsets[static_cast<size_t>(s)], length = batch.length(s);
+      const int64_t parts = std::min(chunks_, length);
+      for (int64_t p = 0; p < parts; ++p) {
+        const int64_t begin = first + p * length / parts, end = first + (p + 1) * length / parts;
+        std::fill(mean.begin(), mean.end(), 0.0);
+        for (int64_t i = begin; i < end; ++i)
+          for (int64_t j = 0; j < hidden_size_; ++j) mean[static_cast<size_t>(j)] += inputs(i, j);
+        for (const double sum : mean)
+          layer_.push_back(static_cast<float>(sum / static_cast<double>(end - begin)));
+      }
     }
   };
   if (reads_attention_input_) add_means(saved.input_normed);

@@ -17,11 +17,20 @@ namespace laos::rotation {
 // global rotation reaches.
 std::vector<model::Linear> fitted_linears(const FitOptions& options);
 
-// Collects the token means of the inputs of the fitted linears, one row a sample and distinct
-// input, layer by layer (spec 7.1).
+// Rows that stage 1 keeps of samples like these: every layer gives, of each sample and distinct
+// input of the fitted linears, `chunks` rows or one a token, but at most max_samples.
+int64_t num_fit_rows(const hf::Config& config, const FitOptions& options,
+                     const model::Ragged& samples, int64_t chunks);
+// The fewest chunks that give at least hidden_size rows, so that the fit says something about every
+// direction; 1 as published where that is enough. 0 when even a row a token is not.
+int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options,
+                             const model::Ragged& samples);
+
+// Collects the token means of the inputs of the fitted linears, layer by layer: of each sample cut
+// into `chunks` equal parts (fewer when it is shorter), one row a part. One chunk is spec 7.1.
 class ActivationRows {
  public:
-  ActivationRows(const hf::Config& config, FitOptions options);
+  ActivationRows(const hf::Config& config, FitOptions options, int64_t chunks = 1);
 
   // Adds the rows of a piece of the current layer's samples, as forward_all observes them.
   void observe(const model::Ragged& batch, model::LayerSaved<float>& saved);
@@ -33,6 +42,7 @@ class ActivationRows {
  private:
   const int64_t hidden_size_;
   const FitOptions options_;
+  const int64_t chunks_;
   bool reads_attention_input_ = false;  // q, k or v is fitted
   bool reads_mlp_input_ = false;        // gate or up is
   std::vector<float> layer_;

@@ -19,10 +19,12 @@ struct FitOptions {
 
 // adapt_rotation stage 2 and quarot: fold norms and rotate the weights.
 struct RotateOptions {
+  bool use_fitted = true;   // the matrix of stage 1; quarot takes the plain Hadamard matrix
   int64_t block_size = -1;  // of the head rotation, and of the global one when none was fitted
-  bool online = false;
+  bool online = false;      // also rotate the inputs of o_proj and down_proj at run time (spec 7.4)
   std::vector<int64_t> down_proj_online_layers;
-  int64_t max_tp_size = 4;
+  int64_t max_tp_size = 4;         // tensor parallel ranks that online rotations must not mix
+  bool export_extra_info = false;  // save the global rotation for draft models (spec 10.6)
 };
 
 }  // namespace laos::rotation

@@ -1,6 +1,8 @@
 #include "rotation/rotation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
@@ -69,15 +71,77 @@ void Rotation::apply_left_transposed(MatView<float> w) const {
 
 Mat<float> Rotation::matrix() const { return hadamard_ ? hadamard_->dense() : dense_.clone(); }
 
+std::optional<std::pair<int64_t, int64_t>> kronecker_factors(int64_t intermediate_size) noexcept {
+  constexpr int64_t kMaxFactor = 256;
+  const auto is_factor = [](int64_t n) {
+    return n == 1 || n == 2 || (n >= 4 && n <= kMaxFactor && n % 4 == 0);
+  };
+  // intermediate_size = (a - c)(a + c), the smallest a first.
+  for (int64_t a = 1; a <= kMaxFactor; ++a) {
+    const int64_t rest = a * a - intermediate_size;
+    if (rest < 0) continue;
+    const auto c = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(rest))));
+    if (c * c == rest && is_factor(a - c) && is_factor(a + c)) return std::pair(a - c, a + c);
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+model::OnlineRotation make_online(const hf::Config& config, int64_t max_tp_size) {
+  model::OnlineRotation online;
+  auto heads = std::make_shared<model::KroneckerRotation>();
+  heads->left = linalg::RandomHadamard(config.num_attention_heads, max_tp_size).dense();
+  heads->cols = config.head_dim;
+  online.o_proj = std::move(heads);
+
+  const auto factors = kronecker_factors(config.intermediate_size);
+  if (!factors)
+    throw Error(ErrorCode::kUnsupported,
+                {.what = "intermediate_size " + std::to_string(config.intermediate_size) +
+                         " has no two Hadamard factors of at most 256",
+                 .where = "config.json",
+                 .fix = "use online: false"});
+  auto down = std::make_shared<model::KroneckerRotation>();
+  down->left = linalg::RandomHadamard(factors->first, max_tp_size).dense();
+  down->right = linalg::RandomHadamard(factors->second).dense();
+  down->cols = factors->second;
+  online.down_proj = std::move(down);
+  return online;
+}
+
+}  // namespace
+
 ModelRotation make_rotation(const hf::Config& config, const RotateOptions& options,
                             std::optional<Mat<float>> fitted) {
-  Rotation head(linalg::RandomHadamard(config.head_dim, options.block_size));
-  if (fitted) {
-    LAOS_ASSERT(fitted->rows() == config.hidden_size && fitted->cols() == config.hidden_size);
-    return {Rotation(std::move(*fitted)), std::move(head)};
+  LAOS_ASSERT(!fitted ||
+              (fitted->rows() == config.hidden_size && fitted->cols() == config.hidden_size));
+  ModelRotation rotation{
+      fitted ? Rotation(std::move(*fitted))
+             : Rotation(linalg::RandomHadamard(config.hidden_size, options.block_size)),
+      Rotation(linalg::RandomHadamard(config.head_dim, options.block_size))};
+  if (options.online) {
+    rotation.online = make_online(config, options.max_tp_size);
+    rotation.down_proj_online_layers = options.down_proj_online_layers;
   }
-  return {Rotation(linalg::RandomHadamard(config.hidden_size, options.block_size)),
-          std::move(head)};
+  return rotation;
+}
+
+model::OnlineRotation ModelRotation::online_of(int64_t layer_idx) const {
+  model::OnlineRotation of_layer = online;
+  if (std::find(down_proj_online_layers.begin(), down_proj_online_layers.end(), layer_idx) ==
+      down_proj_online_layers.end())
+    of_layer.down_proj = nullptr;
+  return of_layer;
+}
+
+void rotate_online(const model::OnlineRotation& online, model::LayerWeights& weights) {
+  if (online.o_proj)
+    online.o_proj->apply(std::as_const(weights[Linear::kOProj]).view(),
+                         weights[Linear::kOProj].view());
+  if (online.down_proj)
+    online.down_proj->apply(std::as_const(weights[Linear::kDownProj]).view(),
+                            weights[Linear::kDownProj].view());
 }
 
 void rotate_layer(const hf::Config& config, const ModelRotation& rotation,

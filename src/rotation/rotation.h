@@ -2,10 +2,13 @@
 // of the value heads (spec section 6). All in f32; nothing is rounded here.
 #pragma once
 
+#include <memory>
 #include <optional>
+#include <utility>
 
 #include "linalg/hadamard.h"
 #include "model/checkpoint.h"
+#include "model/online_rotation.h"
 #include "rotation/options.h"
 
 namespace laos::rotation {
@@ -37,15 +40,25 @@ class Rotation {
   Mat<float> dense_;
 };
 
-// R for the residual stream [hidden_size], U for each value head [head_dim].
+// intermediate_size = first * second for the online rotation of down_proj: as near to its root as
+// Hadamard factors of at most 256 allow (spec 7.4). nullopt when there are none.
+std::optional<std::pair<int64_t, int64_t>> kronecker_factors(int64_t intermediate_size) noexcept;
+
+// R for the residual stream [hidden_size], U for each value head [head_dim], and what is rotated
+// while the model runs.
 struct ModelRotation {
   Rotation residual;
   Rotation head;
+  model::OnlineRotation online = {};  // both null unless options.online
+  std::vector<int64_t> down_proj_online_layers = {};
+
+  // The part of `online` that layer `layer_idx` has.
+  model::OnlineRotation online_of(int64_t layer_idx) const;
 };
 
 // The Hadamard rotations of `options`, or `fitted` [hidden_size, hidden_size] as R when it is
-// given. Throws Error(kUnsupported) when a dimension has no Hadamard matrix or the block size does
-// not divide it.
+// given. Throws Error(kUnsupported) when a dimension has no Hadamard matrix, the block size (or
+// max_tp_size, for online rotations) does not divide it, or intermediate_size has no factors.
 ModelRotation make_rotation(const hf::Config& config, const RotateOptions& options,
                             std::optional<Mat<float>> fitted);
 
@@ -53,5 +66,7 @@ ModelRotation make_rotation(const hf::Config& config, const RotateOptions& optio
 // per KV head and o <- o U per query head.
 void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
                   model::LayerWeights& weights);
+// Makes up in the weights for rotating the inputs of o_proj and down_proj.
+void rotate_online(const model::OnlineRotation& online, model::LayerWeights& weights);
 
 }  // namespace laos::rotation

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -35,9 +35,10 @@ constexpr int64_t kMaxConfigKeys = 10'000;
 constexpr int64_t kMaxCopyBytes = int64_t{256} << 20;
 constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of converted floats in memory at a time
 
-// What hf::linear_parts describes and AscendV1Writer::write_linear writes.
-constexpr std::array<std::string_view, 3> kWritableLabels = {"W4A4_DYNAMIC", "W8A8_DYNAMIC",
-                                                             "W8A16"};
+constexpr const char* kOptionalDirectory = "optional";
+constexpr const char* kRotationStem = "quarot";
+constexpr const char* kRotationFile = "optional/quarot.safetensors";
+constexpr const char* kRotationTensor = "global_rotation";
 
 std::string label_text(const OutputLinear& linear) {
   if (!linear.scheme) return quant::kFloatLabel;
@@ -47,10 +48,6 @@ std::string label_text(const OutputLinear& linear) {
   pair += "A";
   pair += std::to_string(linear.scheme->act.bits);
   return pair;
-}
-
-bool is_writable_label(const std::string& label) {
-  return std::find(kWritableLabels.begin(), kWritableLabels.end(), label) != kWritableLabels.end();
 }
 
 [[noreturn]] void fail_io(const std::string& what, const fs::path& where, int error) {
@@ -66,6 +63,12 @@ bool is_writable_label(const std::string& label) {
 
 std::string recipe_file(const std::string& model_type) {
   return model_type + "_best_practice.yaml";
+}
+
+io::ShardPlan rotation_plan(const AscendV1Job& job) {
+  return io::plan_shards(
+      {{kRotationTensor, DType::kF32, {job.global_rotation, job.global_rotation}}}, kRotationStem,
+      0);
 }
 
 io::ShardPlan shard_plan(const AscendV1Job& job) {
@@ -237,6 +240,59 @@ void convert_row(const io::TensorSpec& spec, int64_t row, const float* values, i
                    .fix = "check the input checkpoint for damaged weights"});
 }
 
+// --- tensors -------------------------------------------------------------------------------------
+
+hf::LinearSizes sizes_of(const OutputLinear& linear) {
+  const int64_t group_size = linear.scheme ? linear.scheme->weight.group_size : 0;
+  return {.out_features = linear.out_features,
+          .in_features = linear.in_features,
+          .num_groups = group_size == 0 ? 1 : linear.in_features / group_size,
+          .num_slices = hf::num_slices(linear.name)};
+}
+
+// Engines of f16 models read it as integers (spec 10.2).
+DType deq_scale_dtype(DType model_dtype) noexcept {
+  return model_dtype == DType::kBF16 ? DType::kF32 : DType::kI64;
+}
+
+// The matrices that the module of this name carries.
+void append_online(const hf::Config& config, const OnlineLayout& online, const std::string& module,
+                   std::vector<OutputTensor>& tensors) {
+  const auto add = [&](const char* suffix, int64_t size) {
+    tensors.push_back({{module + "." + suffix, DType::kF32, {size, size}}, ""});
+  };
+  if (module.ends_with(".self_attn.o_proj")) add("heads_rotation", config.num_attention_heads);
+  for (const int64_t layer_idx : online.down_proj_layers) {
+    if (module != "model.layers." + std::to_string(layer_idx) + ".mlp.down_proj") continue;
+    add("kronecker_rotation_m", online.m);
+    add("kronecker_rotation_n", online.n);
+  }
+}
+
+// Two codes a byte along the rows: the low nibble is the even row's (spec 10.2).
+Mat<int8_t> packed_rows(const Mat<int8_t>& codes) {
+  Mat<int8_t> packed(codes.rows() / 2, codes.cols());
+  for (int64_t i = 0; i < packed.rows(); ++i)
+    for (int64_t j = 0; j < packed.cols(); ++j)
+      packed(i, j) = static_cast<int8_t>((codes(2 * i, j) & 15) | (codes(2 * i + 1, j) * 16));
+  return packed;
+}
+
+// 8 * sum over a slice of in_features of scale * q: what the engine adds back, since it computes
+// with codes + 8.
+std::vector<float> scale_bias(const quant::IntWeight& weight, int64_t num_slices) {
+  std::vector<float> bias;
+  const int64_t rows = weight.q.rows(), cols = weight.q.cols();
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t s = 0; s < num_slices; ++s) {
+      int64_t sum = 0;
+      for (int64_t j = s * cols / num_slices; j < (s + 1) * cols / num_slices; ++j)
+        sum += weight.q(i, j);
+      bias.push_back(8.0f * weight.scale[static_cast<size_t>(i)] * static_cast<float>(sum));
+    }
+  return bias;
+}
+
 }  // namespace
 
 // --- planning ------------------------------------------------------------------------------------
@@ -250,7 +306,8 @@ std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeL
 }
 
 std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
-                                         const SchemeLookup& scheme_of) {
+                                         const SchemeLookup& scheme_of,
+                                         const OnlineLayout* online) {
   std::vector<OutputTensor> tensors;
   std::vector<Problem> problems;
   for (const hf::WeightModule& module : hf::weight_modules(config)) {
@@ -258,22 +315,27 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
     if (module.kind == hf::WeightModule::Kind::kLinear) scheme = scheme_of(module.name);
     if (!scheme) {
       tensors.push_back({{module.weight_name(), float_dtype, module.shape}, quant::kFloatLabel});
-      continue;
-    }
-    const OutputLinear linear = {module.name, module.shape[0], module.shape[1], scheme};
-    const std::string label = label_text(linear);
-    if (!is_writable_label(label)) {
-      problems.push_back({label + " is not written as AscendV1", module.name,
-                          "use a W4A4 or W8A8 dynamic scheme"});
-    } else if (scheme->weight.group_size != 0) {
-      problems.push_back({"per-group scales are not written: no engine loads them", module.name,
-                          "use scope: per_channel for the weights"});
     } else {
-      for (const hf::LinearPart& part : hf::linear_parts(label))
-        tensors.push_back({{module.name + "." + std::string(part.suffix), part.dtype,
-                            part.shape(linear.out_features, linear.in_features)},
+      const OutputLinear linear = {module.name, module.shape[0], module.shape[1], scheme};
+      const std::string label = label_text(linear);
+      const std::span<const hf::LinearPart> parts = hf::linear_parts(label);
+      const hf::LinearSizes sizes = sizes_of(linear);
+      if (parts.empty())
+        problems.push_back({label + " is not written as AscendV1", module.name,
+                            "use one of the schemes of docs/recipes.md"});
+      else if (label == "W4A8_DYNAMIC" && sizes.out_features % 2 != 0)
+        problems.push_back({"out_features " + std::to_string(sizes.out_features) +
+                                " is odd; W4A8_DYNAMIC packs two rows into one",
+                            module.name, "use another scheme"});
+      for (const hf::LinearPart& part : parts)
+        tensors.push_back({{module.name + "." + std::string(part.suffix),
+                            part.dims == hf::LinearPart::Dims::kOut && part.suffix == "deq_scale"
+                                ? deq_scale_dtype(float_dtype)
+                                : part.dtype,
+                            part.shape(sizes)},
                            label});
     }
+    if (online != nullptr) append_online(config, *online, module.name, tensors);
   }
   Problems grouped;
   for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) {
@@ -317,18 +379,40 @@ int64_t max_shard_bytes(const AscendV1Options& options) {
   return std::clamp<int64_t>(options.part_file_size, 0, most) << kGiBShift;
 }
 
-std::string description_json(const std::vector<OutputTensor>& tensors) {
+std::string description_json(const AscendV1Job& job) {
   Json description = Json::object();
   std::vector<std::string> labels;
-  for (const OutputTensor& tensor : tensors) {
+  int64_t group_size = 0;
+  for (const OutputTensor& tensor : job.tensors) {
+    if (tensor.label.empty()) continue;
     description[tensor.spec.name] = tensor.label;
     labels.push_back(tensor.label);
+    const bool is_scale = tensor.spec.name.ends_with(".weight_scale");
+    if (is_scale && tensor.spec.shape[1] > 1) {
+      // The weight stands in front of its scales.
+      const OutputTensor& weight = *(&tensor - 1);
+      group_size = weight.spec.shape[1] / tensor.spec.shape[1];
+    }
   }
   description["version"] = "1.0.0";
   description["model_quant_type"] = hf::model_quant_type(labels);
   description["metadata"] = Json::object();
-  description["group_size"] = 0;
+  if (job.online) {
+    Json heads = Json::array(), down = Json::array();
+    for (const OutputTensor& tensor : job.tensors) {
+      const std::string& name = tensor.spec.name;
+      const std::string module = name.substr(0, name.rfind('.'));
+      if (name.ends_with(".heads_rotation")) heads.push_back(module);
+      if (name.ends_with(".kronecker_rotation_m")) down.push_back(module);
+    }
+    description["metadata"]["quarot"] = {{"max_tp_size", job.online->max_tp_size},
+                                         {"heads_rotation", {{"layers", heads}}},
+                                         {"kronecker_rotation", {{"layers", down}}}};
+  }
+  description["group_size"] = group_size;
   description["optional"] = Json::object();
+  if (job.global_rotation > 0)
+    description["optional"]["quarot"]["rotation_map"][kRotationTensor] = kRotationFile;
   return description.dump(4);
 }
 
@@ -355,9 +439,10 @@ std::string exported_config(const std::string& text, const fs::path& path) {
 
 int64_t planned_bytes(const AscendV1Job& job) {
   const io::ShardPlan plan = shard_plan(job);
-  int64_t bytes = plan.file_bytes() + std::ssize(description_json(job.tensors)) +
+  int64_t bytes = plan.file_bytes() + std::ssize(description_json(job)) +
                   std::ssize(job.recipe_yaml) +
                   std::ssize(read_exported_config(job.model_directory));
+  if (job.global_rotation > 0) bytes += rotation_plan(job).file_bytes();
   // Index: a line a tensor, of name, file name, indent and quotes; and its frame.
   bytes += 100;
   for (const io::ShardPlan::Shard& shard : plan.shards)
@@ -400,6 +485,10 @@ void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
       if (fs::is_directory(save_path / name, error))
         refuse_usage("a directory is in the place of an output file", save_path / name,
                      "choose an empty directory");
+    if (job.global_rotation > 0 && fs::exists(save_path / kOptionalDirectory, error) &&
+        !fs::is_directory(save_path / kOptionalDirectory, error))
+      refuse_usage("a file is in the place of an output directory", save_path / kOptionalDirectory,
+                   "choose an empty directory");
   }
 
   if (::access(existing.c_str(), W_OK | X_OK) != 0)
@@ -481,6 +570,13 @@ AscendV1Writer::AscendV1Writer(AscendV1Job job) : job_(std::move(job)) {
   }
   staging_ = std::make_unique<Staging>(job_.save_path);
   weights_ = std::make_unique<io::ShardedWriter>(staging_->directory(), shard_plan(job_));
+  if (job_.global_rotation > 0) {
+    const fs::path directory = staging_->directory() / kOptionalDirectory;
+    std::error_code error;
+    fs::create_directory(directory, error);
+    if (error) fail_io("cannot create the directory", directory, error.value());
+    rotation_ = std::make_unique<io::ShardedWriter>(directory, rotation_plan(job_));
+  }
 }
 
 AscendV1Writer::~AscendV1Writer() = default;
@@ -521,32 +617,61 @@ void AscendV1Writer::write_float_rows(const std::string& name, int64_t row_begin
   }
 }
 
-void AscendV1Writer::write_linear(const std::string& linear_name, MatView<const int8_t> codes,
-                                  std::span<const float> scales) {
-  const std::string weight_name = linear_name + ".weight";
-  const OutputTensor& weight = find(weight_name);
-  LAOS_ASSERT(is_writable_label(weight.label));
-  LAOS_ASSERT((weight.spec.shape == Shape{codes.rows, codes.cols}));
-  LAOS_ASSERT(std::ssize(scales) == codes.rows);
-  for (const float scale : scales) LAOS_ASSERT(std::isfinite(scale) && scale > 0);
-  if (weight.label.starts_with("W4"))
-    for (int64_t row = 0; row < codes.rows; ++row) {
-      const auto [low, high] = std::minmax_element(codes.row(row), codes.row(row) + codes.cols);
-      LAOS_ASSERT(codes.cols == 0 || (*low >= -8 && *high <= 7));
-    }
+void AscendV1Writer::write_f32(const std::string& name, MatView<const float> values) {
+  const OutputTensor& tensor = find(name);
+  LAOS_ASSERT(tensor.label.empty() && tensor.spec.dtype == DType::kF32);
+  LAOS_ASSERT((tensor.spec.shape == Shape{values.rows, values.cols}) &&
+              values.stride == values.cols);
+  weights_->write(
+      name, std::as_bytes(std::span(values.data, static_cast<size_t>(values.rows * values.cols))));
+}
 
-  if (codes.stride == codes.cols) {
-    weights_->write(weight_name, std::as_bytes(std::span(
-                                     codes.data, static_cast<size_t>(codes.rows * codes.cols))));
-  } else {
-    for (int64_t row = 0; row < codes.rows; ++row)
-      weights_->write_part(
-          weight_name, row * codes.cols,
-          std::as_bytes(std::span(codes.row(row), static_cast<size_t>(codes.cols))));
+void AscendV1Writer::write_global_rotation(MatView<const float> rotation) {
+  LAOS_ASSERT(rotation_ != nullptr && rotation.rows == job_.global_rotation &&
+              rotation.cols == rotation.rows && rotation.stride == rotation.cols);
+  rotation_->write(
+      kRotationTensor,
+      std::as_bytes(std::span(rotation.data, static_cast<size_t>(rotation.rows * rotation.cols))));
+}
+
+void AscendV1Writer::write_linear(const std::string& linear_name, const quant::IntWeight& weight,
+                                  const quant::StaticRange* input) {
+  const std::string weight_name = linear_name + ".weight";
+  const std::string& label = find(weight_name).label;
+  const int64_t rows = weight.q.rows(), cols = weight.q.cols();
+  LAOS_ASSERT((label == "W8A8") == (input != nullptr));
+  for (const float scale : weight.scale) LAOS_ASSERT(std::isfinite(scale) && scale > 0);
+  if (label.starts_with("W4")) {
+    const auto [low, high] = std::minmax_element(weight.q.data(), weight.q.data() + rows * cols);
+    LAOS_ASSERT(rows * cols == 0 || (*low >= -8 && *high <= 7));
   }
-  weights_->write(linear_name + ".weight_scale", std::as_bytes(scales));
-  const std::vector<float> offsets(scales.size(), 0.0f);
-  weights_->write(linear_name + ".weight_offset", std::as_bytes(std::span(offsets)));
+  // Tensors must have the size that was planned for them; the writer holds them to it.
+  const auto write = [&](const char* suffix, const auto& values) {
+    weights_->write(linear_name + suffix,
+                    std::as_bytes(std::span(values.data(), static_cast<size_t>(values.size()))));
+  };
+  if (label == "W4A8_DYNAMIC")
+    write(".weight", packed_rows(weight.q));
+  else
+    write(".weight", weight.q);
+  if (input != nullptr) {
+    const quant::StaticParts parts = quant::static_parts(weight, *input);
+    write(".input_scale", std::vector<float>{input->scale});
+    write(".input_offset", std::vector<float>{input->offset});
+    if (find(linear_name + ".deq_scale").spec.dtype == DType::kI64) {
+      std::vector<int64_t> bits;
+      for (const float scale : parts.deq_scale) bits.push_back(std::bit_cast<uint32_t>(scale));
+      write(".deq_scale", bits);
+    } else {
+      write(".deq_scale", parts.deq_scale);
+    }
+    write(".quant_bias", parts.quant_bias);
+    return;
+  }
+  write(".weight_scale", weight.scale);
+  write(".weight_offset", std::vector<float>(weight.scale.size(), 0.0f));
+  if (label == "W4A8_DYNAMIC")
+    write(".scale_bias", scale_bias(weight, hf::num_slices(linear_name)));
 }
 
 void AscendV1Writer::commit() {
@@ -571,7 +696,11 @@ void AscendV1Writer::commit() {
   names.emplace_back(kConfigFile);
   io::write_text_atomically(staging / recipe_file(job_.model_type), job_.recipe_yaml);
   names.push_back(recipe_file(job_.model_type));
-  write_private_text(staging / hf::kDescriptionFile, description_json(job_.tensors));
+  if (rotation_) {
+    rotation_->commit();
+    names.emplace_back(kRotationFile);
+  }
+  write_private_text(staging / hf::kDescriptionFile, description_json(job_));
 
   check_no_foreign_weights(save_path);
   staging_->keep_save_path();
@@ -579,12 +708,21 @@ void AscendV1Writer::commit() {
   sync_directory(save_path);
   for (const fs::path& file : hf::top_level_safetensors(save_path)) remove_file(file);
   remove_file(save_path / hf::kAscendV1IndexFile);
+  remove_file(save_path / kRotationFile);
+  if (rotation_) {
+    std::error_code error;
+    fs::create_directory(save_path / kOptionalDirectory, error);
+    if (error)
+      fail_io("cannot create the directory", save_path / kOptionalDirectory, error.value());
+  }
 
   for (const std::string& name : names) rename_file(staging / name, save_path / name);
+  if (rotation_) sync_directory(save_path / kOptionalDirectory);
   sync_directory(save_path);
   rename_file(staging / hf::kDescriptionFile, save_path / hf::kDescriptionFile);
   sync_directory(save_path);
   weights_.reset();
+  rotation_.reset();
   staging_.reset();
 }
 

@@ -17,6 +17,7 @@
 #include "core/tensor.h"
 #include "hf/config.h"
 #include "io/safetensors.h"
+#include "quant/int_weight.h"
 #include "quant/scheme.h"
 #include "save/options.h"
 
@@ -30,10 +31,19 @@ struct OutputLinear {
   std::optional<quant::LinearScheme> scheme;
 };
 
-// One tensor of the checkpoint and its label in the description.
+// One tensor of the checkpoint and its label in the description; "" = the description has no entry.
 struct OutputTensor {
   io::TensorSpec spec;
   std::string label;
+};
+
+// The online rotations a checkpoint carries (spec 7.4, 10.5): of o_proj's heads in every layer, and
+// of down_proj, intermediate_size = m * n, in some.
+struct OnlineLayout {
+  int64_t max_tp_size = 1;
+  int64_t m = 0;
+  int64_t n = 0;
+  std::vector<int64_t> down_proj_layers;
 };
 
 using SchemeLookup =
@@ -43,11 +53,12 @@ using SchemeLookup =
 std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeLookup& scheme_of);
 
 // Every tensor of the checkpoint in save order: each linear as its label has it, everything else
-// (norms, embed_tokens, lm_head also when the model ties it) as `float_dtype` labelled FLOAT.
-// Throws Error(kUnsupported), all linears at once, for schemes that are not written: per-group
-// scales, and pairs other than W4A4_DYNAMIC, W8A8_DYNAMIC and W8A16.
+// (norms, embed_tokens, lm_head also when the model ties it) as `float_dtype` labelled FLOAT, and
+// the matrices of `online` unless it is null, in F32. Throws Error(kUnsupported), all linears at
+// once, for schemes without a label and W4A8_DYNAMIC with an odd out_features.
 std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
-                                         const SchemeLookup& scheme_of);
+                                         const SchemeLookup& scheme_of,
+                                         const OnlineLayout* online = nullptr);
 
 // Linears that engines fuse (q, k, v; gate, up) must share a label, or no engine loads the
 // checkpoint (spec 10.7): one problem a group that does not, naming layer and labels.
@@ -62,9 +73,11 @@ struct AscendV1Job {
   std::filesystem::path
       model_directory;  // tokenizer, config.json and the like are copied from here
   std::vector<OutputTensor> tensors;
-  int64_t max_shard_bytes = 0;  // see max_shard_bytes()
-  std::string model_type;       // names {model_type}_best_practice.yaml
-  std::string recipe_yaml;      // its content
+  int64_t max_shard_bytes = 0;                        // see max_shard_bytes()
+  std::string model_type;                             // names {model_type}_best_practice.yaml
+  std::string recipe_yaml;                            // its content
+  std::optional<OnlineLayout> online = std::nullopt;  // described under metadata.quarot
+  int64_t global_rotation = 0;  // rows of the matrix in optional/quarot.safetensors; 0 = none
 };
 
 // Bytes on disk of all files that the job writes.
@@ -96,10 +109,14 @@ class AscendV1Writer {
   void write_float(const std::string& name, MatView<const float> values);
   // Rows [row_begin, row_begin + values.rows) of a FLOAT matrix.
   void write_float_rows(const std::string& name, int64_t row_begin, MatView<const float> values);
-  // A quantized linear: codes [out_features, in_features], scales [out_features] finite and > 0.
-  // Offsets are written as zeros. `linear_name` has no ".weight".
-  void write_linear(const std::string& linear_name, MatView<const int8_t> codes,
-                    std::span<const float> scales);
+  // An F32 tensor without a label, as a matrix of an online rotation.
+  void write_f32(const std::string& name, MatView<const float> values);
+  // A quantized linear as its label has it; scales finite and > 0. `input` is the range of static
+  // activations (W8A8) and null otherwise. `linear_name` has no ".weight".
+  void write_linear(const std::string& linear_name, const quant::IntWeight& weight,
+                    const quant::StaticRange* input = nullptr);
+  // The matrix applied to the embedding, for optional/quarot.safetensors (spec 10.6).
+  void write_global_rotation(MatView<const float> rotation);
 
   // Makes the checkpoint appear. Everything is written and synced first; then the weights, index
   // and description of an older checkpoint are removed, the description first, and the new files
@@ -114,13 +131,15 @@ class AscendV1Writer {
 
   AscendV1Job job_;
   std::unique_ptr<Staging> staging_;
-  std::unique_ptr<io::ShardedWriter>
-      weights_;                             // destroyed before staging_, whose directory it is in
-  std::map<std::string, size_t> index_of_;  // tensor name -> job_.tensors
+  // Destroyed before staging_, whose directory they are in.
+  std::unique_ptr<io::ShardedWriter> weights_;
+  std::unique_ptr<io::ShardedWriter> rotation_;  // null when the job has none
+  std::map<std::string, size_t> index_of_;       // tensor name -> job_.tensors
 };
 
-// quant_model_description.json of these tensors, in their order (spec 10.4).
-std::string description_json(const std::vector<OutputTensor>& tensors);
+// quant_model_description.json of a job: labels in the order of its tensors, then the rest (spec
+// 10.4 to 10.6).
+std::string description_json(const AscendV1Job& job);
 
 // config.json for the quantized model: without quantization_config, and with tie_word_embeddings
 // false since both tensors are written (spec 6.4). All else is kept, keys in their order; text that

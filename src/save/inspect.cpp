@@ -6,7 +6,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <span>
 #include <system_error>
 #include <utility>
@@ -92,9 +91,10 @@ class Inspection {
     if (description_ && files_) check_index(paths);
     if (description_) check_description();
     if (description_ && files_) {
-      const std::vector<Problem> problems =
+      const hf::StructureProblems problems =
           hf::check_structure(config_ ? &*config_ : nullptr, *description_, files_->tensors());
-      errors_.insert(errors_.end(), problems.begin(), problems.end());
+      errors_.insert(errors_.end(), problems.broken.begin(), problems.broken.end());
+      errors_.insert(errors_.end(), problems.unloadable.begin(), problems.unloadable.end());
       total();
       for (const auto& [name, label] : description_->labels) check_values(name, label);
       check_tied_head();
@@ -198,13 +198,7 @@ class Inspection {
   // What the description alone shows.
   void check_description() {
     std::vector<std::string> labels;
-    std::set<std::string> unchecked;
-    for (const auto& [name, label] : description_->labels) {
-      labels.push_back(label);
-      if (hf::is_unchecked_label(label)) unchecked.insert(label);
-    }
-    for (const std::string& label : unchecked)
-      warn("the tensors of " + label + " linears are not checked", directory_.string(), "");
+    for (const auto& [name, label] : description_->labels) labels.push_back(label);
     report_.model_quant_type = description_->model_quant_type;
     if (const std::string type = hf::model_quant_type(labels);
         description_->model_quant_type != type)

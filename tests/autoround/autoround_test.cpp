@@ -136,7 +136,7 @@ struct Problem {
       const int64_t in = model::in_features(config, l);
       weights[l] = normal_matrix(model::out_features(config, l), in, ++seed,
                                  1 / std::sqrt(static_cast<float>(in)));
-      scheme[static_cast<size_t>(l)] = quant::WeightSpec{.bits = bits};
+      scheme[static_cast<size_t>(l)] = quant::LinearScheme{{.bits = bits}, {.bits = bits}};
     }
     for (Mat<float>* gain : {&weights.input_layernorm, &weights.post_attention_layernorm,
                              &weights.q_norm, &weights.k_norm}) {
@@ -155,7 +155,7 @@ struct Problem {
   }
   model::Rope<float> rope() const { return model::Rope<float>(config, 64); }
   LayerResult train(const TrainOptions& options, uint32_t seed = 42) const {
-    return train_layer(config, weights, scheme, options, rope(), inputs, targets, seed, 0);
+    return train_layer(config, weights, {}, scheme, options, rope(), inputs, targets, seed, 0);
   }
 };
 
@@ -246,6 +246,76 @@ TEST(TrainLayer, RefusesALossThatIsNotFinite) {
   Problem problem(4);
   problem.targets.rows(0, 0) = INFINITY;
   EXPECT_THROW(problem.train({.iters = 5}), Error);
+}
+
+// ------------------------------------------------------------------------------------- activations
+
+TEST(ActAware, ForwardMultipliesRoundedInputsOfEachWidth) {
+  Problem problem(4);
+  problem.scheme[static_cast<size_t>(Linear::kKProj)]->act.bits = 8;
+  problem.scheme[static_cast<size_t>(Linear::kVProj)] = std::nullopt;  // float weight, 4-bit input
+  ActBits untrained = {};
+  untrained[static_cast<size_t>(Linear::kVProj)] = 4;
+  TrainableLinears linears(problem.weights, problem.scheme, {.act_aware = true}, untrained);
+  const Mat<float> x = normal_matrix(7, problem.config.hidden_size, 90);
+  Mat<float> q(7, 32), k(7, 16), v(7, 16);
+  const std::array<MatView<float>, 3> ys = {q.view(), k.view(), v.view()};
+  linears.forward(model::LinearGroup::kQkv, x.view(), ys);
+  TrainableLinears::Snapshot codes;
+  linears.save(codes);
+  const auto expect = [&](Linear l, int bits, const Mat<float>& y) {
+    const auto index = static_cast<size_t>(l);
+    const Mat<float> weight =
+        codes[index].q.size() != 0 ? quant::dequantize(codes[index]) : problem.weights[l].clone();
+    Mat<float> rounded(7, 32);
+    quant::fake_quantize_tokens(x.view(), {.bits = bits}, rounded.view());
+    for (int64_t i = 0; i < y.rows(); ++i)
+      for (int64_t j = 0; j < y.cols(); ++j) {
+        double sum = 0, size = 0;
+        for (int64_t c = 0; c < 32; ++c) {
+          sum += double{rounded(i, c)} * weight(j, c);
+          size += std::abs(double{rounded(i, c)} * weight(j, c));
+        }
+        EXPECT_NEAR(y(i, j), sum, 32 * 6e-8 * size);  // a sum of 32 products in f32
+      }
+  };
+  expect(Linear::kQProj, 4, q);
+  expect(Linear::kKProj, 8, k);
+  expect(Linear::kVProj, 4, v);
+}
+
+TEST(ActAware, LowersTheErrorOfTheLayerThatRoundsItsActivations) {
+  const Problem problem(32);
+  const LayerResult aware = problem.train({.iters = 60, .act_aware = true});
+  // The loss of training that looks away, measured with rounded activations.
+  const LayerResult blind = problem.train({.iters = 60});
+  const auto measured = [&](const LayerResult& result) {
+    struct Rounded : model::LinearsForward<float> {
+      std::array<Mat<float>, model::kNumLinears> weights;
+      void forward(model::LinearGroup group, MatView<const float> x,
+                   std::span<const MatView<float>> ys) override {
+        Mat<float> rounded(x.rows, x.cols);
+        quant::fake_quantize_tokens(x, {.bits = 4}, rounded.view());
+        const auto linears = model::linears_of(group);
+        for (size_t i = 0; i < linears.size(); ++i)
+          linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(rounded).view(),
+                       std::as_const(weights[static_cast<size_t>(linears[i])]).view(), 0.0f, ys[i]);
+      }
+    } linears;
+    for (size_t l = 0; l < linears.weights.size(); ++l)
+      linears.weights[l] = quant::dequantize(result.weights[l]);
+    model::HiddenStates outputs = {problem.inputs.samples,
+                                   Mat<float>(problem.inputs.rows.rows(), 32)};
+    model::LayerSaved<float> saved(problem.config, problem.inputs.rows.rows(), false);
+    model::forward_all(problem.config, model::norms_of(problem.weights), linears, problem.rope(),
+                       problem.inputs, 1000, saved, outputs);
+    double error = 0;
+    for (int64_t i = 0; i < outputs.rows.size(); ++i)
+      error += std::abs(double{outputs.rows.data()[i]} - problem.targets.rows.data()[i]);
+    return error / static_cast<double>(outputs.rows.size());
+  };
+  EXPECT_NEAR(aware.report.loss, measured(aware), 1e-4 * aware.report.loss);
+  EXPECT_LT(measured(aware), 0.97 * measured(blind));
 }
 
 }  // namespace

@@ -1,16 +1,15 @@
 // `laos quant` as users run it, on input that is wrong.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "support/command.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
 
@@ -20,23 +19,8 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-struct Result {
-  int exit_code = -1;
-  std::string output;  // stdout and stderr
-};
-
-Result laos(const std::string& arguments) {
-  const std::string command = std::string("'") + LAOS_BINARY + "' " + arguments + " 2>&1";
-  FILE* pipe = ::popen(command.c_str(), "r");
-  if (pipe == nullptr) return {};
-  Result result;
-  std::array<char, 4096> piece;
-  while (const size_t count = std::fread(piece.data(), 1, piece.size(), pipe))
-    result.output.append(piece.data(), count);
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
-  return result;
-}
+using Result = test::CommandResult;
+using test::run_laos;
 
 class QuantCommand : public testing::Test {
  protected:
@@ -60,8 +44,8 @@ spec:
     std::ofstream(directory_ / name) << text << "\n";
   }
   Result quant(const std::string& more = "") {
-    return laos("quant --model_path " + model_.string() + " --save_path " + save_.string() +
-                " --config_path " + (directory_ / "recipe.yaml").string() + " " + more);
+    return run_laos("quant --model_path " + model_.string() + " --save_path " + save_.string() +
+                    " --config_path " + (directory_ / "recipe.yaml").string() + " " + more);
   }
   void expect_refused(const Result& result, int exit_code, const std::string& text) {
     EXPECT_EQ(result.exit_code, exit_code) << result.output;
@@ -77,7 +61,7 @@ spec:
 TEST_F(QuantCommand, QuantizesAndTheResultLoads) {
   const Result result = quant();
   EXPECT_EQ(result.exit_code, 0) << result.output;
-  EXPECT_EQ(laos("inspect " + save_.string()).exit_code, 0);
+  EXPECT_EQ(run_laos("inspect " + save_.string()).exit_code, 0);
 }
 
 TEST_F(QuantCommand, DryRunPrintsALinePerLinearAndWritesNothing) {
@@ -145,17 +129,40 @@ TEST_F(QuantCommand, RefusesMissingAndEmptyDatasets) {
 }
 
 TEST_F(QuantCommand, RefusesAnOutputThatCannotBeWritten) {
-  const Result result = laos("quant --model_path " + model_.string() + " --save_path " +
-                             (directory_ / "calib.jsonl").string() + "/out --config_path " +
-                             (directory_ / "recipe.yaml").string());
+  const Result result = run_laos("quant --model_path " + model_.string() + " --save_path " +
+                                 (directory_ / "calib.jsonl").string() + "/out --config_path " +
+                                 (directory_ / "recipe.yaml").string());
   expect_refused(result, 2, "calib.jsonl");
 }
 
 TEST_F(QuantCommand, RefusesFlagsThatMakeNoSenseWithExitCodeTwo) {
   expect_refused(quant("--quant_type w4a4"), 2, "--quant_type");
   expect_refused(quant("--iter 3"), 2, "--iter");
-  expect_refused(quant("--device npu"), 2, "--device cpu");
-  expect_refused(laos("quantise"), 2, "laos quant");
+  for (const char* device : {"npu", "npu:0", "''", "cpu:0,1", "cpu:x"})
+    expect_refused(quant(std::string("--device ") + device), 2, "--device cpu");
+  expect_refused(quant("--recipes nowhere --quant_type w8a8"), 2, "--config_path, --quant_type");
+  expect_refused(quant("--fast"), 2, "each choose the recipe");
+  expect_refused(run_laos("quantise"), 2, "laos quant");
+}
+
+TEST_F(QuantCommand, WithoutRecipeOrTypeMeansW8A8ForTheModelType) {
+  const std::string paths =
+      "quant --model-path " + model_.string() + " --save-path " + save_.string();
+  expect_refused(run_laos(paths), 2, "--model_type Qwen3-8B");
+  expect_refused(run_laos(paths + " --model_type Qwen3-9B"), 2, "quant type `w8a8`");
+  const Result result = run_laos(paths + " --model_type qwen3-tiny --device cpu:0 --dry-run");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, AllOf(HasSubstr("w8a8 is meant"), HasSubstr("laos-qwen3-tiny-w8a8")));
+}
+
+TEST_F(QuantCommand, DebugWritesTheLossesOfEveryStep) {
+  const Result result = quant("--debug");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  std::ifstream file(save_ / "debug_info" / "debug_info.json");
+  const auto info = nlohmann::json::parse(file);
+  ASSERT_EQ(info["autoround_quant"].size(), 2u);
+  EXPECT_EQ(info["autoround_quant"][1]["losses"].size(), 2u);
+  EXPECT_EQ(run_laos("inspect " + save_.string()).exit_code, 0);
 }
 
 TEST_F(QuantCommand, NamesMissingFiles) {

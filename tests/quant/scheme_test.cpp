@@ -28,5 +28,20 @@ TEST(LinearScheme, HasNoNameForOtherPairs) {
   EXPECT_EQ(label(4, 4, -1), std::nullopt);
 }
 
+std::optional<std::string> static_label(int weight_bits, int act_bits, int64_t group_size = 0,
+                                        bool symmetric = true) {
+  return label_of({.weight = {.bits = weight_bits, .group_size = group_size},
+                   .act = {.bits = act_bits, .is_static = true, .symmetric = symmetric}});
+}
+
+TEST(LinearScheme, StaticActivationsAre8BitsBesidePerChannel8BitWeightsOnly) {
+  EXPECT_EQ(static_label(8, 8), "W8A8");
+  EXPECT_EQ(static_label(8, 8, 0, false), "W8A8");  // the stored offset tells the two apart
+  EXPECT_EQ(static_label(8, 8, 128), std::nullopt);
+  EXPECT_EQ(static_label(4, 8), std::nullopt);
+  EXPECT_EQ(static_label(4, 4), std::nullopt);
+  EXPECT_EQ(static_label(8, 16), std::nullopt);
+}
+
 }  // namespace
 }  // namespace laos::quant

@@ -26,14 +26,17 @@ class ChooseRecipe : public testing::Test {
   void write(const std::string& file, const std::string& metadata) {
     std::filesystem::create_directories((root_ / file).parent_path());
     std::ofstream(root_ / file) << "apiversion: modelslim_v1\nmetadata: {" << metadata
-                                << "}\nspec: {process: [{type: adapt_rotation, stage: 2}]}\n";
+                                << "}\nspec: {process: [{type: quarot}]}\n";
   }
 
   std::string choose(const std::string& model_type, const std::string& quant_type,
-                     const std::vector<std::string>& directories = {"a"}) {
+                     const std::vector<std::string>& directories = {"a"},
+                     const std::vector<std::string>& tags = {}, const std::string& profile = "") {
     std::vector<std::filesystem::path> paths;
     for (const std::string& directory : directories) paths.push_back(root_ / directory);
-    return std::filesystem::relative(choose_recipe(paths, model_type, quant_type), root_).string();
+    return std::filesystem::relative(choose_recipe(paths, {model_type, quant_type, profile, tags}),
+                                     root_)
+        .string();
   }
 
   Error refusal(const std::string& model_type, const std::string& quant_type) {
@@ -66,6 +69,41 @@ TEST_F(ChooseRecipe, SearchesDirectoriesInOrderAndPassesOverMissingOnes) {
   write("b/high.yaml", std::string("score: 99, ") + kW4A4);
   EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"none", "a", "b"}), "a/low.yaml");
   EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"b", "a"}), "b/high.yaml");
+}
+
+TEST_F(ChooseRecipe, LooksIntoFoldersOfADirectory) {
+  write("a/qwen3/1.yaml", std::string("score: 1, ") + kW4A4);
+  write("a/qwen3/deeper/2.yaml", std::string("score: 9, ") + kW4A4);
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4"), "a/qwen3/1.yaml");
+}
+
+TEST_F(ChooseRecipe, ComparesTagsWhereNoModelTypesAreListed) {
+  const std::string label = ", label: {w_bit: 4, a_bit: 4}, verified_tags: {Qwen3-8B: ";
+  write("a/fast.yaml", "score: 9" + label + "[[fast, Atlas_A2]]}");
+  write("a/both.yaml", "score: 5" + label + "[[slow], [long, Atlas_A2]]}");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4"), "a/fast.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"a"}, {"LONG", "atlas_a2"}), "a/both.yaml");
+  EXPECT_THROW(choose("Qwen3-8B", "w4a4", {"a"}, {"long", "slow"}), Error);
+  try {
+    choose("Qwen3-8B", "w4a4", {"a"}, {"other"});
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.problems().at(0).fix, HasSubstr("fast.yaml is for other tags"));
+  }
+  EXPECT_THROW(choose("Qwen3-14B", "w4a4"), Error);
+  // Model types, where they are listed, decide alone.
+  write("a/listed.yaml", std::string("score: 1, ") + kW4A4);
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"a"}, {"other"}), "a/listed.yaml");
+}
+
+TEST_F(ChooseRecipe, TakesAProfileOnlyWhenItIsAskedFor) {
+  write("a/fast.yaml",
+        "score: 99, label: {w_bit: 4, a_bit: 4, profile: fast}, verified_model_types: [Qwen3-8B]");
+  EXPECT_EQ(refusal("Qwen3-8B", "w4a4").code(), ErrorCode::kUsage);
+  EXPECT_THAT(refusal("Qwen3-8B", "w4a4").problems()[0].fix, HasSubstr("Qwen3-8B (w4a4 --fast)"));
+  write("a/plain.yaml", kW4A4);
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4"), "a/plain.yaml");
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4", {"a"}, {}, "fast"), "a/fast.yaml");
 }
 
 TEST_F(ChooseRecipe, ComparesTheWholeLabel) {

@@ -84,7 +84,7 @@ TEST(Recipe, ReadsEveryPart) {
   const auto& quant = get<AutoroundQuant>(recipe.main.process[1]);
   EXPECT_EQ(quant.options.iters, 200);
   ASSERT_EQ(quant.strategies.size(), 1u);
-  EXPECT_EQ(quant::label_of(quant.strategies[0].scheme), "W4A4_DYNAMIC");
+  EXPECT_EQ(quant::label_of(quant.strategies[0].scheme.value()), "W4A4_DYNAMIC");
   EXPECT_EQ(quant.strategies[0].location.text(), "r.yaml:15:11 spec.process[1].strategies[0]");
   EXPECT_EQ(quant.strategies[0].include.at(0).text, "*.up_proj");
   EXPECT_EQ(quant.strategies[0].include[0].location.text(),
@@ -130,7 +130,7 @@ spec:
   EXPECT_TRUE(quant.options.enable_round_tuning);
   EXPECT_EQ(quant.strategies.at(0).include.at(0).text, "*");
   EXPECT_THAT(quant.strategies[0].exclude, IsEmpty());
-  EXPECT_EQ(quant.strategies[0].scheme.weight.scale_dtype, DType::kBF16);
+  EXPECT_EQ(quant.strategies[0].scheme.value().weight.scale_dtype, DType::kBF16);
 }
 
 TEST(Recipe, ReadsTheOptionsOfBothRotationStages) {
@@ -228,7 +228,7 @@ TEST(Recipe, NamesTheNearestKeyForAnUnknownOne) {
   EXPECT_EQ(problem.where, "r.yaml:13:7 spec.process[1].iter");
   EXPECT_THAT(problem.fix, HasSubstr("did you mean `iters`?"));
   EXPECT_THAT(problem.fix,
-              HasSubstr("type, iters, enable_minmax_tuning, enable_round_tuning, strategies"));
+              HasSubstr("type, iters, enable_minmax_tuning, enable_round_tuning, act_aware, strategies"));
 }
 
 TEST(Recipe, RefusesUnknownKeysAtEveryLevelButTheTop) {
@@ -256,7 +256,8 @@ TEST(Recipe, RefusesKeysOfTheOtherRotationStage) {
   EXPECT_EQ(problem.what,
             "`steps` is a key of adapt_rotation, stage 1, not of adapt_rotation, stage 2");
   EXPECT_EQ(problem.fix,
-            "allowed here: type, stage, online, block_size, down_proj_online_layers, max_tp_size");
+            "allowed here: type, stage, online, block_size, down_proj_online_layers, max_tp_size, "
+            "export_extra_info");
   problem = problem_of(with("steps: 7", "online: false"));
   EXPECT_THAT(problem.fix, HasSubstr("steps, quant_dtype, layer_type, block_size, max_samples"));
   EXPECT_EQ(problem.where, "r.yaml:9:44 spec.prior[0].process[0].online");
@@ -328,7 +329,7 @@ TEST(Recipe, SaysHowToIndentAProcessor) {
 // processors
 
 TEST(Recipe, TellsProcessorsNotSupportedYetFromUnknownOnes) {
-  for (const char* type : {"quarot", "linear_quant", "iter_smooth", "group", "fa3_quant"}) {
+  for (const char* type : {"smooth_quant", "awq", "flatquant", "dynamic_cache", "fa3_quant"}) {
     const Problem problem = problem_of(with("autoround_quant", type));
     EXPECT_EQ(problem.what, "processor `" + std::string(type) + "` is not supported yet");
     EXPECT_EQ(problem.where, "r.yaml:12:13 spec.process[1].type");
@@ -364,19 +365,114 @@ TEST(Recipe, WarnsWhenNothingWillBeWritten) {
   EXPECT_THAT(recipe.warnings, ElementsAre(HasSubstr("nothing will be written")));
 }
 
-TEST(Recipe, RefusesOnlineRotation) {
-  const Problem problem = problem_of(with("max_tp_size: 1", "online: true"));
-  EXPECT_THAT(problem.what, HasSubstr("not supported yet"));
-  EXPECT_EQ(problem.where, "r.yaml:11:48 spec.process[0].online");
+TEST(Recipe, ReadsOnlineRotationAndQuarot) {
+  Recipe recipe = parse_recipe(
+      with("max_tp_size: 1", "max_tp_size: 2, online: true, export_extra_info: true"), "r.yaml");
+  EXPECT_TRUE(get<Rotate>(recipe.main.process[0]).options.online);
+  EXPECT_TRUE(get<Rotate>(recipe.main.process[0]).options.use_fitted);
+  EXPECT_TRUE(get<Rotate>(recipe.main.process[0]).options.export_extra_info);
+
+  const auto quarot = [](const std::string& keys) {
+    return parse_recipe(with("adapt_rotation, stage: 2, max_tp_size: 1", "quarot" + keys),
+                        "r.yaml");
+  };
+  recipe = quarot("");
+  const auto& defaults = get<Rotate>(recipe.main.process[0]).options;
+  EXPECT_FALSE(defaults.use_fitted);
+  EXPECT_FALSE(defaults.online);
+  EXPECT_TRUE(defaults.export_extra_info);
+  EXPECT_EQ(defaults.max_tp_size, 4);
+  EXPECT_THAT(recipe.warnings, ElementsAre(HasSubstr("no stage 2 applies")));
+  recipe = quarot(
+      ", online: true, block_size: 32, max_tp_size: 128, down_proj_online_layers: [1, 2], "
+      "export_extra_info: false");
+  const auto& options = get<Rotate>(recipe.main.process[0]).options;
+  EXPECT_TRUE(options.online);
+  EXPECT_EQ(options.block_size, 32);
+  EXPECT_EQ(options.max_tp_size, 128);
+  EXPECT_THAT(options.down_proj_online_layers, ElementsAre(1, 2));
+  EXPECT_FALSE(options.export_extra_info);
+  EXPECT_THAT(problem_of(with("adapt_rotation, stage: 2, max_tp_size: 1", "quarot, stage: 2")).what,
+              HasSubstr("unknown key `stage`"));
+  EXPECT_THAT(
+      problem_of(with("adapt_rotation, stage: 2, max_tp_size: 1", "quarot, max_tp_size: 3")).what,
+      HasSubstr("must be a power of two"));
+}
+
+TEST(Recipe, ReadsIterSmooth) {
+  const auto smooth = [](const std::string& keys) {
+    return with("    - {type: adapt_rotation, stage: 2",
+                "    - {type: iter_smooth" + keys + "}\n    - {type: adapt_rotation, stage: 2");
+  };
+  Recipe recipe = parse_recipe(smooth(""), "r.yaml");
+  const auto& defaults = get<IterSmooth>(recipe.main.process[0]);
+  EXPECT_EQ(defaults.options.alpha, 0.9);
+  EXPECT_EQ(defaults.options.scale_min, 1e-5);
+  EXPECT_TRUE(defaults.options.norm_linear && defaults.options.ov && defaults.options.up_down);
+  EXPECT_EQ(defaults.include.at(0).text, "*");
+  recipe = parse_recipe(
+      smooth(", alpha: 0.5, scale_min: 1e-2, symmetric: false, enable_subgraph_type: [ov, "
+             "up-down], include: [\"*v_proj\"], exclude: null"),
+      "r.yaml");
+  const auto& smoothing = get<IterSmooth>(recipe.main.process[0]);
+  EXPECT_EQ(smoothing.options.alpha, 0.5);
+  EXPECT_EQ(smoothing.options.scale_min, 0.01);
+  EXPECT_FALSE(smoothing.options.norm_linear);
+  EXPECT_TRUE(smoothing.options.ov && smoothing.options.up_down);
+  EXPECT_EQ(smoothing.include.at(0).text, "*v_proj");
+  for (const char* value : {"0", "1", "1.5", "-1", "x"})
+    EXPECT_EQ(problem_of(smooth(std::string(", alpha: ") + value)).where,
+              "r.yaml:11:34 spec.process[0].alpha")
+        << value;
+  EXPECT_THAT(problem_of(smooth(", symmetric: false")).what, HasSubstr("which Qwen3 has not"));
+  EXPECT_THAT(problem_of(smooth(", enable_subgraph_type: [up-dwn]")).fix,
+              HasSubstr("did you mean `up-down`?"));
+}
+
+TEST(Recipe, ReadsLinearQuantAndGroups) {
+  const Recipe recipe = parse_recipe(R"(apiversion: modelslim_v1
+spec:
+  process:
+    - type: group
+      configs:
+        - type: linear_quant
+          qconfig:
+            weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
+            act: {scope: per_tensor, dtype: int8, symmetric: false, method: minmax}
+          exclude: ["*down_proj*"]
+        - type: linear_quant
+          qconfig:
+            weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
+            act: {scope: per_tensor, dtype: int8, symmetric: true, method: minmax, ext: {aggregation_type: mean}}
+    - type: linear_quant
+      qconfig:
+        weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
+  save: [{type: ascendv1_saver}]
+)",
+                                     "r.yaml");
+  ASSERT_EQ(recipe.main.process.size(), 3u);
+  const auto scheme = [&](size_t i) {
+    return get<LinearQuant>(recipe.main.process[i]).strategy.scheme.value();
+  };
+  EXPECT_TRUE(scheme(0).act.is_static);
+  EXPECT_FALSE(scheme(0).act.symmetric);
+  EXPECT_FALSE(scheme(0).act.mean_range);
+  EXPECT_EQ(get<LinearQuant>(recipe.main.process[0]).strategy.exclude.at(0).text, "*down_proj*");
+  EXPECT_TRUE(scheme(1).act.symmetric);
+  EXPECT_TRUE(scheme(1).act.mean_range);
+  EXPECT_EQ(quant::label_of(scheme(1)), "W8A8");
+  EXPECT_EQ(quant::label_of(scheme(2)), "W8A16");
+  EXPECT_EQ(recipe.main.process[1].location.text(), "r.yaml:11:11 spec.process[0].configs[1]");
 }
 
 TEST(Recipe, RefusesProcessorsInTheWrongPass) {
   EXPECT_THAT(problems_of(with("stage: 2, max_tp_size: 1", "stage: 1")).front().what,
               HasSubstr("only after stage 2 has looked for it"));
-  EXPECT_THAT(problem_of(with("stage: 1, steps: 7", "stage: 2")).what,
+  EXPECT_THAT(problems_of(with("stage: 1, steps: 7", "stage: 2")).front().what,
               HasSubstr("stands in spec.prior"));
-  EXPECT_THAT(problem_of(with("{type: adapt_rotation, stage: 1, steps: 7}",
-                              "{type: autoround_quant, strategies: [{qconfig: *w4}]}"))
+  EXPECT_THAT(problems_of(with("{type: adapt_rotation, stage: 1, steps: 7}",
+                               "{type: autoround_quant, strategies: [{qconfig: *w4}]}"))
+                  .front()
                   .what,
               HasSubstr("would be lost"));
 }
@@ -384,21 +480,29 @@ TEST(Recipe, RefusesProcessorsInTheWrongPass) {
 TEST(Recipe, RefusesAnOrderThatWouldNotWork) {
   const std::string rotate = "    - {type: adapt_rotation, stage: 2, max_tp_size: 1}\n";
   EXPECT_THAT(problem_of(with("  save:", rotate + "  save:", with(rotate, ""))).what,
-              HasSubstr("stands behind autoround_quant"));
+              HasSubstr("stands behind a quantizer"));
   EXPECT_THAT(problem_of(with(rotate, rotate + rotate)).what,
               HasSubstr("rotate the weights again"));
+  const std::string smooth = "    - {type: iter_smooth}\n";
+  EXPECT_THAT(problem_of(with("  save:", smooth + "  save:")).what,
+              HasSubstr("iter_smooth stands behind a quantizer"));
+  EXPECT_THAT(
+      problem_of(with(rotate, "    - {type: adapt_rotation, stage: 2, online: true}\n" + smooth))
+          .what,
+      HasSubstr("that the online rotation in front of them has mixed"));
+  // Two quantizers may follow each other: the first that takes a linear keeps it.
   const std::string quant = "    - {type: autoround_quant, strategies: [{qconfig: *w4}]}\n";
-  EXPECT_THAT(problem_of(with("  save:", quant + "  save:")).what,
-              HasSubstr("second autoround_quant"));
+  EXPECT_EQ(parse_recipe(with("  save:", quant + "  save:"), "r.yaml").main.process.size(), 3u);
   const std::string fit = "        - {type: adapt_rotation, stage: 1, steps: 7}\n";
   EXPECT_THAT(problem_of(with(fit, fit + fit)).what, HasSubstr("second stage 1"));
 }
 
-TEST(Recipe, WarnsWhenTheRotationIsNotFitted) {
-  const Recipe recipe = parse_recipe(
-      with("  prior:\n    - process:\n        - {type: adapt_rotation, stage: 1, steps: 7}\n", ""),
-      "r.yaml");
-  EXPECT_THAT(recipe.warnings, ElementsAre(HasSubstr("not fitted")));
+TEST(Recipe, WantsAFittedRotationForStage2) {
+  const Problem problem = problem_of(
+      with("  prior:\n    - process:\n        - {type: adapt_rotation, stage: 1, steps: 7}\n", ""));
+  EXPECT_THAT(problem.what, HasSubstr("spec.prior has no stage 1"));
+  EXPECT_THAT(problem.fix, HasSubstr("`type: quarot`"));
+  EXPECT_EQ(problem.where, "r.yaml:8:7 spec.process[0]");
 }
 
 TEST(Recipe, RefusesARecipeThatDoesNothing) {
@@ -430,22 +534,115 @@ TEST(Recipe, GivesAPriorPassItsOwnDataset) {
 // ------------------------------------------------------------------------------------------
 // qconfig
 
-TEST(Recipe, RefusesPairsThatAreNotSupportedAndListsThoseThatAre) {
-  const Problem problem = problem_of(with("dtype: int4, symmetric: true, method: minmax",
-                                          "dtype: int8, symmetric: true, method: minmax"));
-  EXPECT_EQ(problem.what, "weight int4 per_channel with act int8 per_token is not supported");
-  EXPECT_EQ(problem.where, "r.yaml:3:5 spec.process[1].strategies[0].qconfig");
-  EXPECT_EQ(
-      problem.fix,
-      "supported: weight int4 per_channel with act int4 per_token (W4A4_DYNAMIC); weight int8 "
-      "per_channel with act int8 per_token (W8A8_DYNAMIC)");
-  const std::string act =
-      "  act: {scope: per_token, dtype: int4, symmetric: true, method: minmax}\n";
-  EXPECT_THAT(problem_of(with(act, "")).what,
-              HasSubstr("with act float per_tensor is not supported"));
-  EXPECT_THAT(problem_of(with("scope: per_token", "scope: per_tensor")).what,
-              HasSubstr("is not supported"));
-  EXPECT_THAT(problem_of(with("dtype: int4", "dtype: mxfp4")).what, HasSubstr("weight mxfp4"));
+// Every act/weight pair of the tables of spec 2.6 and 2.7 and what it is stored as.
+struct PairRow {
+  const char* weight;  // dtype scope
+  const char* act;     // "" = left out
+  const char* autoround_label;
+  const char* linear_label;  // "" = refused
+};
+constexpr PairRow kPairs[] = {
+    {"int4 per_channel", "int4 per_token", "W4A4_DYNAMIC", ""},
+    {"int4 per_group", "int4 per_token", "W4A4_DYNAMIC", ""},
+    {"int8 per_channel", "int8 per_token", "W8A8_DYNAMIC", "W8A8_DYNAMIC"},
+    {"int8 per_group", "int8 per_token", "W8A8_DYNAMIC", ""},
+    {"int4 per_channel", "int8 per_token", "W4A8_DYNAMIC", "W4A8_DYNAMIC"},
+    {"int4 per_group", "int8 per_token", "", ""},
+    {"int8 per_channel", "", "W8A16", "W8A16"},
+    {"int8 per_channel", "float per_token", "W8A16", "W8A16"},
+    {"int8 per_group", "", "W8A16", ""},
+    {"int8 per_channel", "int8 per_tensor", "", "W8A8"},
+    {"int4 per_channel", "int8 per_tensor", "", ""},
+    {"int4 per_channel", "", "", ""},
+    {"int8 per_channel", "int4 per_token", "", ""},
+    {"int8 per_channel", "int8 per_channel", "", ""},
+    {"int8 per_channel", "int8 pd_mix", "", ""},
+    {"int8 per_tensor", "int8 per_token", "", ""},
+    {"mxfp8 per_block", "mxfp8 per_block", "", ""},
+    {"float per_channel", "int8 per_token", "", ""},
+    {"float per_channel", "", "FLOAT", "FLOAT"},
+};
+
+TEST(Recipe, TakesThePairsThatHaveAFormatAndRefusesTheOthers) {
+  const auto side = [](const std::string& text) {
+    const size_t blank = text.find(' ');
+    const std::string scope = text.substr(blank + 1);
+    return "{dtype: " + text.substr(0, blank) + ", scope: " + scope +
+           ", symmetric: true, method: minmax" +
+           (scope == "per_group" ? ", ext: {group_size: 32}}" : "}");
+  };
+  for (const PairRow& row : kPairs) {
+    const std::string act = row.act;
+    const std::string qconfig =
+        "{weight: " + side(row.weight) + (act.empty() ? "}" : ", act: " + side(act) + "}");
+    for (const bool autoround : {true, false}) {
+      const std::string expected = autoround ? row.autoround_label : row.linear_label;
+      const std::string processor =
+          autoround ? "{type: autoround_quant, strategies: [{qconfig: " + qconfig + "}]}"
+                    : "{type: linear_quant, qconfig: " + qconfig + "}";
+      const std::string text = "apiversion: modelslim_v1\nspec:\n  process: [" + processor +
+                               "]\n  save: [{type: ascendv1_saver}]\n";
+      SCOPED_TRACE(processor);
+      if (expected.empty()) {
+        const Problem problem = problem_of(text);
+        EXPECT_THAT(problem.what, HasSubstr("is not supported"));
+        EXPECT_THAT(problem.fix,
+                    HasSubstr(autoround ? "weight int4 per_group with act int4 per_token "
+                                          "(W4A4_DYNAMIC)"
+                                        : "with act int8 per_tensor (W8A8)"));
+        continue;
+      }
+      const Recipe recipe = parse_recipe(text, "r.yaml");
+      const auto scheme =
+          autoround ? get<AutoroundQuant>(recipe.main.process.at(0)).strategies.at(0).scheme
+                    : get<LinearQuant>(recipe.main.process.at(0)).strategy.scheme;
+      EXPECT_EQ(scheme ? quant::label_of(*scheme).value() : "FLOAT", expected);
+    }
+  }
+}
+
+TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
+  const auto gptq = [](const std::string& keys) {
+    return "apiversion: modelslim_v1\nspec:\n  process:\n    - {type: gptq_quant" + keys +
+           ", strategies: [{qconfig: {weight: {dtype: int4, scope: per_channel, symmetric: true, "
+           "method: x}, act: {dtype: int4, scope: per_token, symmetric: true, method: x}}}]}\n  "
+           "save: [{type: ascendv1_saver}]\n";
+  };
+  const auto options = [&](const std::string& keys) {
+    const Recipe recipe = parse_recipe(gptq(keys), "r.yaml");
+    EXPECT_EQ(get<GptqQuant>(recipe.main.process.at(0)).strategies.size(), 1u);
+    return get<GptqQuant>(recipe.main.process[0]).options;
+  };
+  EXPECT_EQ(options("").damp, 0.01);
+  EXPECT_TRUE(options("").act_order);
+  EXPECT_FALSE(options("").refit);
+  EXPECT_EQ(options(", damp: 0.5, act_order: no, refit: yes").damp, 0.5);
+  EXPECT_FALSE(options(", act_order: no").act_order);
+  EXPECT_TRUE(options(", refit: yes").refit);
+  EXPECT_THAT(problem_of(gptq(", damp: 2")).what, HasSubstr("from 0 to 1"));
+  EXPECT_THAT(problem_of(gptq(", iters: 2")).what, HasSubstr("unknown key `iters`"));
+
+  const auto linear = [](const std::string& weight, const std::string& act) {
+    return "apiversion: modelslim_v1\nspec:\n  process: [{type: linear_quant, qconfig: {weight: {" +
+           weight + ", symmetric: true, method: gptq, ext: {percdamp: 0.1" +
+           (weight.find("group") == std::string::npos ? "" : ", group_size: 32") + "}}, act: {" +
+           act + ", symmetric: true, method: minmax}}}]\n  save: [{type: ascendv1_saver}]\n";
+  };
+  const Recipe recipe = parse_recipe(
+      linear("dtype: int8, scope: per_group", "dtype: int8, scope: per_token"), "r.yaml");
+  EXPECT_EQ(get<LinearQuant>(recipe.main.process[0]).gptq.value().damp, 0.1);
+  EXPECT_THAT(
+      problem_of(linear("dtype: int4, scope: per_channel", "dtype: int4, scope: per_token")).what,
+      HasSubstr("is not supported"));
+}
+
+TEST(Recipe, ComparesMethodsInLinearQuantOnly) {
+  EXPECT_NO_THROW(parse_recipe(with("method: autoround", "method: ssz"), "r.yaml"));
+  const Problem problem = problem_of(
+      "apiversion: modelslim_v1\nspec: {process: [{type: linear_quant, qconfig: {weight: {dtype: "
+      "int8, scope: per_channel, symmetric: true, method: ssz}}}], save: [{type: "
+      "ascendv1_saver}]}\n");
+  EXPECT_EQ(problem.what, "`method: ssz` is not supported");
 }
 
 TEST(Recipe, RefusesAsymmetricQuantizationWithTheReason) {
@@ -465,8 +662,10 @@ TEST(Recipe, WantsAGroupSizeExactlyForPerGroup) {
               HasSubstr("only with `scope: per_group`"));
   EXPECT_THAT(problems_of(with_weight("per_group", "{group_size: 0}")).front().what,
               HasSubstr("1 to"));
-  EXPECT_THAT(problem_of(with_weight("per_group", "{group_size: 64}")).what,
-              HasSubstr("weight int4 per_group with act int4 per_token is not supported"));
+  const Recipe recipe = parse_recipe(with_weight("per_group", "{group_size: 64}"), "r.yaml");
+  EXPECT_EQ(
+      get<AutoroundQuant>(recipe.main.process[1]).strategies[0].scheme.value().weight.group_size,
+      64);
 }
 
 TEST(Recipe, ReadsTheDtypeOfScales) {
@@ -474,7 +673,10 @@ TEST(Recipe, ReadsTheDtypeOfScales) {
     const Recipe recipe = parse_recipe(
         with("method: autoround}", "method: autoround, ext: {scale_dtype: " + name + "}}"),
         "r.yaml");
-    return get<AutoroundQuant>(recipe.main.process[1]).strategies[0].scheme.weight.scale_dtype;
+    return get<AutoroundQuant>(recipe.main.process[1])
+        .strategies[0]
+        .scheme.value()
+        .weight.scale_dtype;
   };
   EXPECT_EQ(scale_dtype("float16"), DType::kF16);
   EXPECT_EQ(scale_dtype("float32"), DType::kF32);

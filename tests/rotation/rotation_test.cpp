@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <random>
+#include <utility>
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
@@ -53,11 +56,12 @@ model::LayerWeights random_layer(const hf::Config& config) {
 }
 
 Mat<float> run_layer(const hf::Config& config, const model::LayerWeights& weights,
-                     const Mat<float>& x) {
+                     const Mat<float>& x, const model::OnlineRotation& online = {}) {
   model::Ragged batch;
   batch.append(5);
   batch.append(x.rows() - 5);
-  model::FloatLinears<float> linears(model::views_of(weights));
+  model::FloatLinears<float> float_linears(model::views_of(weights));
+  model::OnlineLinears linears(online, float_linears);
   model::LayerSaved<float> saved(config, x.rows(), false);
   Mat<float> y(x.rows(), x.cols());
   model::layer_forward<float>(config, model::norms_of(weights), linears,
@@ -101,6 +105,144 @@ TEST_P(Rotations, ApplyLeftTransposedIsTheDenseProduct) {
   rotation.apply_left_transposed(actual.view());
   for (int64_t i = 0; i < actual.size(); ++i)
     ASSERT_NEAR(actual.data()[i], expected.data()[i], 48 * 48 * FLT_EPSILON);
+}
+
+hf::Config online_config() {
+  hf::Config config = small_config();
+  config.intermediate_size = 48;  // 4 * 12
+  config.num_attention_heads = 8;
+  return config;
+}
+
+// Blocks of two heads; down_proj is rotated in layer 1 only.
+const RotateOptions kOnline{.online = true, .down_proj_online_layers = {1}, .max_tp_size = 2};
+
+TEST(KroneckerFactors, AreThoseOfTheSpecification) {
+  using Factors = std::pair<int64_t, int64_t>;
+  EXPECT_EQ(kronecker_factors(12288), Factors(96, 128));
+  EXPECT_EQ(kronecker_factors(17408), Factors(128, 136));
+  EXPECT_EQ(kronecker_factors(25600), Factors(160, 160));
+  EXPECT_EQ(kronecker_factors(65536), Factors(256, 256));
+}
+
+// All pairs m <= n of allowed factors with a whole mean, the smallest mean first.
+TEST(KroneckerFactors, AreThePairNearestToTheRootOrNone) {
+  const auto is_factor = [](int64_t n) { return n == 1 || n == 2 || n % 4 == 0; };
+  int64_t num_without = 0;
+  const auto check = [&](int64_t size) {
+    std::optional<std::pair<int64_t, int64_t>> nearest;
+    for (int64_t m = 1; m * m <= size; ++m) {
+      const int64_t n = size / m;
+      if (m * n == size && n <= 256 && is_factor(m) && is_factor(n) && (m + n) % 2 == 0)
+        nearest = {m, n};  // the largest m is the nearest
+    }
+    EXPECT_EQ(kronecker_factors(size), nearest) << size;
+    if (!nearest) ++num_without;
+  };
+  for (int64_t size = 1; size <= 3000; ++size) check(size);
+  for (const int64_t size : {3072, 6144, 9728, 11008, 13824, 18944, 65532, 65540, 1 << 20})
+    check(size);
+  EXPECT_GT(num_without, 1000);
+}
+
+double product_with_itself(const Mat<float>& q, int64_t i, int64_t j) {
+  double sum = 0;
+  for (int64_t k = 0; k < q.rows(); ++k) sum += static_cast<double>(q(k, i)) * q(k, j);
+  return sum;
+}
+
+void expect_orthogonal(const Mat<float>& q) {
+  ASSERT_EQ(q.rows(), q.cols());
+  // Entries are ±1/sqrt(m), each off by half of FLT_EPSILON of itself: FLT_EPSILON for a sum of
+  // squares, doubled.
+  for (int64_t i = 0; i < q.rows(); ++i)
+    for (int64_t j = 0; j < q.cols(); ++j)
+      ASSERT_NEAR(product_with_itself(q, i, j), i == j ? 1 : 0, 2 * FLT_EPSILON);
+}
+
+void expect_block_diagonal(const Mat<float>& q, int64_t block) {
+  for (int64_t i = 0; i < q.rows(); ++i)
+    for (int64_t j = 0; j < q.cols(); ++j)
+      EXPECT_EQ(q(i, j) != 0, i / block == j / block) << i << ", " << j;
+}
+
+TEST(OnlineRotations, AreOrthogonalAndMixNoMoreThanMaxTpSize) {
+  for (const int64_t block : {2, 4}) {
+    RotateOptions options = kOnline;
+    options.max_tp_size = block;
+    const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
+    ASSERT_TRUE(rotation.online.o_proj && rotation.online.down_proj);
+    const model::KroneckerRotation &heads = *rotation.online.o_proj,
+                                   &down = *rotation.online.down_proj;
+    ASSERT_EQ(heads.left.rows(), 8);
+    EXPECT_EQ(heads.cols, 8);
+    EXPECT_EQ(heads.right.size(), 0);
+    expect_orthogonal(heads.left);
+    expect_block_diagonal(heads.left, block);
+    ASSERT_EQ(down.left.rows(), 4);
+    ASSERT_EQ(down.right.rows(), 12);
+    EXPECT_EQ(down.cols, 12);
+    expect_orthogonal(down.left);
+    expect_block_diagonal(down.left, block);
+    expect_orthogonal(down.right);
+    expect_block_diagonal(down.right, 12);
+  }
+}
+
+TEST(OnlineRotations, AreThereOnlyWhenAskedForAndOfDownOnlyInItsLayers) {
+  const ModelRotation offline = make_rotation(online_config(), {}, std::nullopt);
+  EXPECT_FALSE(offline.online.o_proj || offline.online.down_proj);
+  EXPECT_FALSE(offline.online_of(1).o_proj);
+  RotateOptions options = kOnline;
+  options.down_proj_online_layers = {3, 1};
+  const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
+  for (int64_t layer_idx = 0; layer_idx < 5; ++layer_idx) {
+    const model::OnlineRotation online = rotation.online_of(layer_idx);
+    EXPECT_EQ(online.o_proj, rotation.online.o_proj);
+    EXPECT_EQ(online.down_proj != nullptr, layer_idx == 1 || layer_idx == 3) << layer_idx;
+  }
+}
+
+TEST(OnlineRotations, RefuseSizesThatHaveNone) {
+  hf::Config config = online_config();
+  config.intermediate_size = 42;
+  EXPECT_THROW(make_rotation(config, kOnline, std::nullopt), Error);
+  EXPECT_NO_THROW(make_rotation(config, {}, std::nullopt));
+  config = online_config();
+  config.num_attention_heads = 6;  // blocks of 2 divide them, blocks of 4 do not
+  EXPECT_NO_THROW(make_rotation(config, kOnline, std::nullopt));
+  RotateOptions four = kOnline;
+  four.max_tp_size = 4;
+  EXPECT_THROW(make_rotation(config, four, std::nullopt), Error);
+}
+
+class OnlineLayers : public testing::TestWithParam<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(WithoutAndWithDown, OnlineLayers, testing::Values(0, 1));
+
+TEST_P(OnlineLayers, KeepTheLayersFunctionInTheRotatedBasis) {
+  const hf::Config config = online_config();
+  const ModelRotation rotation = make_rotation(config, kOnline, std::nullopt);
+  const model::OnlineRotation online = rotation.online_of(GetParam());
+  Mat<float> x = normal_matrix(13, 48, 30);
+  Mat<float> expected = run_layer(config, random_layer(config), x);
+  rotation.residual.apply_right(expected.view());
+
+  model::LayerWeights rotated = random_layer(config);
+  fold_norms(rotated);
+  rotate_layer(config, rotation, rotated);
+  const Mat<float> down = rotated[Linear::kDownProj].clone(), o = rotated[Linear::kOProj].clone();
+  rotate_online(online, rotated);
+  EXPECT_NE(std::memcmp(rotated[Linear::kOProj].data(), o.data(),
+                        static_cast<size_t>(o.size()) * sizeof(float)),
+            0);
+  EXPECT_EQ(std::memcmp(rotated[Linear::kDownProj].data(), down.data(),
+                        static_cast<size_t>(down.size()) * sizeof(float)) == 0,
+            GetParam() == 0);
+  rotation.residual.apply_right(x.view());
+  const Mat<float> y = run_layer(config, rotated, x, online);
+  // f32 rounding of 16 products of at most 64 terms, of values of order 10.
+  for (int64_t i = 0; i < y.size(); ++i)
+    ASSERT_NEAR(y.data()[i], expected.data()[i], 16 * 64 * FLT_EPSILON * 10) << i;
 }
 
 class FitRows : public testing::TestWithParam<int64_t> {};
@@ -152,6 +294,104 @@ TEST(ActivationRows, KeepsTokenMeansAndSpreadsWhatItDrops) {
   EXPECT_EQ(kept(0, 0), 0.5f);
   EXPECT_EQ(kept(1, 0), 2.5f);
   EXPECT_EQ(kept(2, 47), 6.5f);
+}
+
+TEST(ActivationRows, OfChunksAreTheMeansOfEqualPartsOfEachSample) {
+  const hf::Config config = small_config();
+  model::LayerSaved<float> saved(config, 9, false);
+  const model::Ragged batch{{0, 7, 9}};
+  saved.input_normed = normal_matrix(9, 48, 40);
+  saved.hidden_normed = normal_matrix(9, 48, 41, 5);
+  ActivationRows rows(config, {.layer_type = {"up_proj", "q_proj"}}, 3);
+  rows.observe(batch, saved);
+  rows.finish_layer();
+  rows.observe(batch, saved);
+  rows.finish_layer();
+  const Mat<float> kept = rows.take();
+  // 7 tokens in 3 parts; a sample of 2 has no third.
+  const std::pair<int64_t, int64_t> parts[] = {{0, 2}, {2, 4}, {4, 7}, {7, 8}, {8, 9}};
+  ASSERT_EQ(kept.rows(), 2 * 2 * 5);
+  int64_t row = 0;
+  for (int layer_idx = 0; layer_idx < 2; ++layer_idx)
+    for (const Mat<float>* inputs : {&saved.input_normed, &saved.hidden_normed})
+      for (const auto& [begin, end] : parts) {
+        for (int64_t j = 0; j < 48; ++j) {
+          double sum = 0;
+          for (int64_t i = begin; i < end; ++i) sum += (*inputs)(i, j);
+          // Equal in f64 but for the last bit, then rounded to f32.
+          ASSERT_FLOAT_EQ(kept(row, j), static_cast<float>(sum / static_cast<double>(end - begin)))
+              << row << ", " << j;
+        }
+        ++row;
+      }
+}
+
+model::Ragged samples_of(const std::vector<int64_t>& lengths) {
+  model::Ragged samples;
+  for (const int64_t length : lengths) samples.append(length);
+  return samples;
+}
+
+TEST(NumFitRows, IsWhatActivationRowsKeep) {
+  hf::Config config = small_config();
+  config.num_hidden_layers = 3;
+  const model::Ragged samples = samples_of({7, 2, 1, 30});
+  model::LayerSaved<float> saved(config, samples.num_tokens(), false);
+  saved.input_normed.fill_zero();
+  saved.hidden_normed.fill_zero();
+  for (const std::vector<std::string>& linears : std::vector<std::vector<std::string>>{
+           {"up_proj"}, {"gate_proj", "up_proj"}, {"k_proj"}, {"q_proj", "up_proj"}})
+    for (const int64_t max_samples : {1, 5, 1000})
+      for (const int64_t chunks : {1, 2, 4, 8, 100}) {
+        const FitOptions options{.layer_type = linears, .max_samples = max_samples};
+        ActivationRows rows(config, options, chunks);
+        for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
+          rows.observe(samples, saved);
+          rows.finish_layer();
+        }
+        EXPECT_EQ(num_fit_rows(config, options, samples, chunks), rows.take().rows())
+            << linears.front() << ", " << max_samples << ", " << chunks;
+      }
+}
+
+TEST(ChunksForFullRank, AreOneWhereTokenMeansSuffice) {
+  hf::Config config = small_config();  // hidden_size 48
+  config.num_hidden_layers = 2;
+  EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of(std::vector<int64_t>(24, 9))), 1);
+  EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of(std::vector<int64_t>(23, 9))), 2);
+  // Inputs of attention and of the MLP are two rows a sample.
+  EXPECT_EQ(chunks_for_full_rank(config, {.layer_type = {"q_proj", "up_proj"}},
+                                 samples_of(std::vector<int64_t>(12, 9))),
+            1);
+}
+
+TEST(ChunksForFullRank, AreTheFewestThatSuffice) {
+  hf::Config config = small_config();
+  config.num_hidden_layers = 2;
+  // 24 rows a layer: 10 of the first sample and 14 of the second.
+  EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of({10, 20})), 14);
+  EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of({24})), 24);
+  std::mt19937 generator(1);
+  for (int trial = 0; trial < 100; ++trial) {
+    std::vector<int64_t> lengths(1 + generator() % 6);
+    for (int64_t& length : lengths) length = 1 + static_cast<int64_t>(generator() % 40);
+    int64_t fewest = 0;  // by trying all
+    for (int64_t chunks = 40; chunks >= 1; --chunks) {
+      int64_t rows = 0;
+      for (const int64_t length : lengths) rows += std::min(chunks, length);
+      if (2 * rows >= 48) fewest = chunks;
+    }
+    EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of(lengths)), fewest) << trial;
+  }
+}
+
+TEST(ChunksForFullRank, AreNoneWhereTokensOrKeptRowsAreTooFew) {
+  hf::Config config = small_config();
+  config.num_hidden_layers = 2;
+  EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of({10, 13})), 0);
+  EXPECT_EQ(chunks_for_full_rank(config, {}, samples_of({})), 0);
+  EXPECT_EQ(chunks_for_full_rank(config, {.max_samples = 23}, samples_of({500})), 0);
+  EXPECT_EQ(chunks_for_full_rank(config, {.max_samples = 24}, samples_of({500})), 24);
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ constexpr const char* kOneLayerDescription = R"({
 })";
 
 TEST(AscendV1Plan, DescriptionOfOneLayerMatchesGolden) {
-  EXPECT_EQ(description_json(output_tensors(tiny_config(1), DType::kBF16, mixed_schemes)),
+  EXPECT_EQ(description_of(output_tensors(tiny_config(1), DType::kBF16, mixed_schemes)),
             kOneLayerDescription);
 }
 
@@ -93,20 +93,81 @@ TEST(AscendV1Plan, GivesEachTensorDtypeAndShapeOfItsLabel) {
   EXPECT_EQ(at("lm_head.weight"), "F16[10, 16]");
 }
 
-TEST(AscendV1Plan, RefusesSchemesNoEngineLoadsAllAtOnce) {
+TEST(AscendV1Plan, RefusesSchemesWithoutALabelAllAtOnce) {
   const Error error = error_of([] {
     output_tensors(tiny_config(), DType::kBF16, [](const std::string& linear) {
       quant::LinearScheme scheme = w8a8();
-      if (linear.ends_with("up_proj")) scheme.weight.group_size = 8;
-      if (linear.ends_with("down_proj")) scheme = {{.bits = 4}, {.bits = 8}};
+      if (linear.ends_with("up_proj")) scheme = {{.bits = 4}, {.bits = 16}};
+      if (linear.ends_with("down_proj")) scheme = {{.bits = 8}, {.bits = 4}};
       return std::optional(scheme);
     });
   });
   EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
   ASSERT_EQ(error.problems().size(), 2u) << error.what();
-  EXPECT_THAT(error.what(), HasSubstr("per-group scales"));
-  EXPECT_THAT(error.what(), HasSubstr("W4A8_DYNAMIC is not written as AscendV1 (2 linears"));
+  EXPECT_THAT(error.what(), HasSubstr("W4A16 is not written as AscendV1 (2 linears"));
+  EXPECT_THAT(error.what(), HasSubstr("W8A4 is not written as AscendV1 (2 linears"));
   EXPECT_THAT(error.what(), HasSubstr("model.layers.0.mlp.down_proj"));
+}
+
+// One linear of each label in a layer: q, k, v W8A8 static, o W4A8, gate and up W8A16, down W4A4 in
+// groups of 8.
+std::optional<quant::LinearScheme> every_label(const std::string& linear) {
+  if (linear.ends_with("o_proj")) return quant::LinearScheme{{.bits = 4}, {.bits = 8}};
+  if (linear.ends_with("down_proj"))
+    return quant::LinearScheme{{.bits = 4, .group_size = 8}, {.bits = 4}};
+  if (linear.find("mlp") != std::string::npos)
+    return quant::LinearScheme{{.bits = 8}, {.bits = 16}};
+  return quant::LinearScheme{{.bits = 8}, {.bits = 8, .is_static = true}};
+}
+
+TEST(AscendV1Plan, KnowsTheTensorsOfEveryLabel) {
+  const OnlineLayout online = {.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {0}};
+  std::map<std::string, std::string> found;
+  for (const OutputTensor& tensor :
+       output_tensors(tiny_config(1), DType::kBF16, every_label, &online))
+    found[tensor.spec.name] =
+        std::string(to_string(tensor.spec.dtype)) + to_string(tensor.spec.shape) + tensor.label;
+  const std::string layer = "model.layers.0.";
+  const std::vector<std::pair<std::string, std::string>> expected = {
+      {"self_attn.q_proj.weight", "I8[32, 16]W8A8"},
+      {"self_attn.q_proj.input_scale", "F32[1]W8A8"},
+      {"self_attn.q_proj.input_offset", "F32[1]W8A8"},
+      {"self_attn.q_proj.deq_scale", "F32[32]W8A8"},
+      {"self_attn.q_proj.quant_bias", "I32[32]W8A8"},
+      {"self_attn.o_proj.weight", "I8[8, 32]W4A8_DYNAMIC"},
+      {"self_attn.o_proj.weight_scale", "F32[16, 1]W4A8_DYNAMIC"},
+      {"self_attn.o_proj.scale_bias", "F32[16, 16]W4A8_DYNAMIC"},
+      {"mlp.up_proj.weight_scale", "F32[24, 1]W8A16"},
+      {"mlp.down_proj.weight", "I8[16, 24]W4A4_DYNAMIC"},
+      {"mlp.down_proj.weight_scale", "F32[16, 3]W4A4_DYNAMIC"},
+      {"mlp.down_proj.weight_offset", "F32[16, 3]W4A4_DYNAMIC"},
+      {"self_attn.o_proj.heads_rotation", "F32[4, 4]"},
+      {"mlp.down_proj.kronecker_rotation_m", "F32[4, 4]"},
+      {"mlp.down_proj.kronecker_rotation_n", "F32[6, 6]"},
+  };
+  for (const auto& [name, text] : expected) EXPECT_EQ(found[layer + name], text) << name;
+  // Static scales of f16 models are bits in an integer.
+  for (const OutputTensor& tensor : output_tensors(tiny_config(1), DType::kF16, every_label))
+    if (tensor.spec.name.ends_with("deq_scale")) {
+      EXPECT_EQ(tensor.spec.dtype, DType::kI64);
+    }
+}
+
+TEST(AscendV1Plan, DescribesGroupsOnlineRotationsAndTheGlobalOne) {
+  AscendV1Job job;
+  job.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {1}};
+  job.global_rotation = 16;
+  job.tensors = output_tensors(tiny_config(), DType::kBF16, every_label, &*job.online);
+  const auto description = nlohmann::json::parse(description_json(job));
+  EXPECT_EQ(description["group_size"], 8);
+  EXPECT_EQ(description["metadata"].dump(),
+            R"({"quarot":{"heads_rotation":{"layers":["model.layers.0.self_attn.o_proj",)"
+            R"("model.layers.1.self_attn.o_proj"]},"kronecker_rotation":{"layers":)"
+            R"(["model.layers.1.mlp.down_proj"]},"max_tp_size":2}})");
+  EXPECT_EQ(description["optional"].dump(),
+            R"({"quarot":{"rotation_map":{"global_rotation":"optional/quarot.safetensors"}}})");
+  for (const auto& [key, value] : description.items())
+    EXPECT_EQ(key.find("_rotation"), std::string::npos) << key;
 }
 
 TEST(AscendV1Plan, FindsLinearsThatEnginesFuseWithDifferentLabels) {
@@ -179,6 +240,15 @@ class AscendV1 : public testing::Test {
             .recipe_yaml = "apiversion: modelslim_v1\n"};
   }
 
+  static quant::IntWeight int_weight(int64_t rows, int64_t cols, int64_t num_groups = 1) {
+    quant::IntWeight weight{.spec = {}, .q = Mat<int8_t>(rows, cols), .scale = {}};
+    for (int64_t i = 0; i < weight.q.size(); ++i)
+      weight.q.data()[i] = static_cast<int8_t>(i % 7 - 3);
+    weight.scale.resize(static_cast<size_t>(rows * num_groups));
+    std::iota(weight.scale.begin(), weight.scale.end(), 1.0f);
+    return weight;
+  }
+
   // Every module but `without`. Element i of every float tensor is `base` + i / 8, of every code i
   // % 7 - 3, of every scale i
   // + 1.
@@ -193,11 +263,7 @@ class AscendV1 : public testing::Test {
           values.data()[i] = base + static_cast<float>(i) / 8;
         writer.write_float(module.weight_name(), values.view());
       } else {
-        Mat<int8_t> codes(rows, cols);
-        for (int64_t i = 0; i < codes.size(); ++i) codes.data()[i] = static_cast<int8_t>(i % 7 - 3);
-        std::vector<float> scales(static_cast<size_t>(rows));
-        std::iota(scales.begin(), scales.end(), 1.0f);
-        writer.write_linear(module.name, codes.view(), scales);
+        writer.write_linear(module.name, int_weight(rows, cols));
       }
     }
   }
@@ -241,11 +307,11 @@ TEST_F(AscendV1, ReadsBackWhatWasWritten) {
   EXPECT_EQ(checkpoint.label("model.layers.1.self_attn.o_proj"), "FLOAT");
 
   const auto codes = checkpoint.codes("model.layers.1.mlp.up_proj");
-  ASSERT_EQ(codes.rows, 24);
-  ASSERT_EQ(codes.cols, 16);
+  ASSERT_EQ(codes.rows(), 24);
+  ASSERT_EQ(codes.cols(), 16);
   EXPECT_EQ(codes.row(0)[0], -3);
   EXPECT_EQ(codes.row(1)[0], 16 % 7 - 3);
-  const std::vector<float> scales = checkpoint.scales("model.layers.1.mlp.up_proj");
+  const std::vector<float> scales = checkpoint.values("model.layers.1.mlp.up_proj", "weight_scale");
   ASSERT_EQ(scales.size(), 24u);
   EXPECT_EQ(scales[23], 24.0f);
 
@@ -362,21 +428,77 @@ TEST_F(AscendV1, RowsInPiecesEqualTheWhole) {
   EXPECT_EQ(read_text(temp_ / "out" / "quant_model_weights.safetensors"), whole);
 }
 
-TEST_F(AscendV1, CodesWithAStrideEqualContiguousOnes) {
-  write_checkpoint(0, 0);
-  const std::string whole = read_text(temp_ / "out" / "quant_model_weights.safetensors");
+TEST_F(AscendV1, WritesAndReadsBackEveryLabel) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    AscendV1Job every = job();
+    every.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {1}};
+    every.global_rotation = 16;
+    every.tensors = output_tensors(tiny_config(), dtype, every_label, &*every.online);
+    AscendV1Writer writer(every);
+    const quant::StaticRange range = {.scale = 0.5f, .offset = -3};
+    Mat<float> matrix(16, 16);
+    for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = static_cast<float>(i);
+    for (const OutputTensor& tensor : every.tensors) {
+      const Shape& shape = tensor.spec.shape;
+      if (tensor.label.empty()) {
+        Mat<float> square(shape[0], shape[1]);
+        std::copy_n(matrix.data(), square.size(), square.data());
+        writer.write_f32(tensor.spec.name, square.view());
+      } else if (tensor.label == "FLOAT") {
+        Mat<float> ones(shape.size() == 2 ? shape[0] : 1, shape.back());
+        std::fill_n(ones.data(), ones.size(), 1.0f);
+        writer.write_float(tensor.spec.name, ones.view());
+      }
+    }
+    for (const OutputLinear& linear : output_linears(tiny_config(), every_label)) {
+      const int64_t num_groups = linear.name.ends_with("down_proj") ? 3 : 1;
+      writer.write_linear(linear.name,
+                          int_weight(linear.out_features, linear.in_features, num_groups),
+                          linear.scheme->act.is_static ? &range : nullptr);
+    }
+    writer.write_global_rotation(matrix.view());
+    writer.commit();
 
-  AscendV1Writer strided(job(0));
-  write_all(strided, 0, "model.layers.0.mlp.up_proj");
-  Mat<int8_t> codes(24, 20);
-  for (int64_t row = 0; row < 24; ++row)
-    for (int64_t col = 0; col < 16; ++col)
-      codes(row, col) = static_cast<int8_t>((row * 16 + col) % 7 - 3);
-  std::vector<float> scales(24);
-  std::iota(scales.begin(), scales.end(), 1.0f);
-  strided.write_linear("model.layers.0.mlp.up_proj", codes.view().slice_cols(0, 16), scales);
-  strided.commit();
-  EXPECT_EQ(read_text(temp_ / "out" / "quant_model_weights.safetensors"), whole);
+    const auto checkpoint = hf::AscendV1Checkpoint::open(temp_ / "out");
+    const std::string layer = "model.layers.1.";
+    for (const OutputLinear& linear : output_linears(tiny_config(), every_label)) {
+      const Mat<int8_t> codes = checkpoint.codes(linear.name);
+      const quant::IntWeight written = int_weight(linear.out_features, linear.in_features, 1);
+      ASSERT_EQ(codes.size(), written.q.size()) << linear.name;
+      EXPECT_EQ(std::memcmp(codes.data(), written.q.data(), static_cast<size_t>(codes.size())), 0)
+          << linear.name;
+    }
+    EXPECT_THAT(checkpoint.values(layer + "self_attn.q_proj", "input_scale"), ElementsAre(0.5f));
+    EXPECT_THAT(checkpoint.values(layer + "self_attn.q_proj", "input_offset"), ElementsAre(-3.0f));
+    // deq_scale = input scale * weight scale; quant_bias = 3 * the sum of the row's codes.
+    EXPECT_EQ(checkpoint.values(layer + "self_attn.q_proj", "deq_scale").at(4), 2.5f);
+    int32_t sum = 0;
+    for (int i = 4 * 16; i < 5 * 16; ++i) sum += i % 7 - 3;
+    EXPECT_EQ(checkpoint.quant_bias(layer + "self_attn.q_proj").at(4), 3 * sum);
+    // scale_bias: 8 * scale * the sum of each sixteenth of the row.
+    sum = 0;
+    for (int i = 3 * 32 + 2; i < 3 * 32 + 4; ++i) sum += i % 7 - 3;
+    EXPECT_EQ(checkpoint.values(layer + "self_attn.o_proj", "scale_bias").at(3 * 16 + 1),
+              8.0f * 4 * static_cast<float>(sum));
+    EXPECT_EQ(checkpoint.values(layer + "mlp.down_proj", "weight_scale").size(), 48u);
+    EXPECT_EQ(checkpoint.values(layer + "mlp.down_proj", "kronecker_rotation_n").at(35), 35.0f);
+    EXPECT_THAT(checkpoint.values("model.layers.0.mlp.down_proj", "kronecker_rotation_n"),
+                IsEmpty());
+    const auto rotation =
+        io::TensorFiles::open_files({temp_ / "out" / "optional" / "quarot.safetensors"});
+    EXPECT_EQ(to_f32(rotation.at("global_rotation"))(15, 15), 255.0f);
+
+    // Everything fits; an engine loads neither groups nor online rotations.
+    const InspectReport report = inspect(temp_ / "out");
+    EXPECT_FALSE(report.loads());
+    for (const Finding& finding : report.findings)
+      EXPECT_TRUE(finding.what.find("per-group scales") != std::string::npos ||
+                  finding.what.find("online rotation") != std::string::npos)
+          << finding.what << " @ " << finding.where;
+  }
+  // A checkpoint without the rotation does not keep the older one's.
+  write_checkpoint();
+  EXPECT_FALSE(fs::exists(temp_ / "out" / "optional" / "quarot.safetensors"));
 }
 
 TEST_F(AscendV1, RefusesValuesThatAreNotFinite) {
@@ -414,16 +536,15 @@ TEST_F(AscendV1, CommitOfAnUnfinishedCheckpointIsOurDefectAndShowsNothing) {
 TEST_F(AscendV1, CodesAndScalesOutOfRangeAreOurDefect) {
   AscendV1Writer writer(job());
   const std::string up = "model.layers.0.mlp.up_proj";
-  Mat<int8_t> codes(24, 16);
-  std::fill_n(codes.data(), codes.size(), int8_t{7});
-  std::vector<float> scales(24, 1.0f);
-  codes(23, 15) = 8;
-  EXPECT_THROW(writer.write_linear(up, codes.view(), scales), Error);
-  codes(23, 15) = -8;
-  scales[23] = 0;
-  EXPECT_THROW(writer.write_linear(up, codes.view(), scales), Error);
-  scales[23] = 1;
-  writer.write_linear(up, codes.view(), scales);
+  quant::IntWeight weight = int_weight(24, 16);
+  std::fill_n(weight.q.data(), weight.q.size(), int8_t{7});
+  weight.q(23, 15) = 8;
+  EXPECT_THROW(writer.write_linear(up, weight), Error);
+  weight.q(23, 15) = -8;
+  weight.scale[23] = 0;
+  EXPECT_THROW(writer.write_linear(up, weight), Error);
+  weight.scale[23] = 1;
+  writer.write_linear(up, weight);
 }
 
 TEST_F(AscendV1, PlansTheBytesOfAllFiles) {

@@ -83,6 +83,12 @@ inline std::optional<quant::LinearScheme> mixed_schemes(const std::string& linea
   return linear.ends_with("gate_proj") || linear.ends_with("up_proj") ? w4a4() : w8a8();
 }
 
+inline std::string description_of(std::vector<OutputTensor> tensors) {
+  AscendV1Job job;
+  job.tensors = std::move(tensors);
+  return description_json(job);
+}
+
 // An AscendV1 directory before it is written; tests change any part of it.
 struct HandMade {
   struct Tensor {
@@ -97,7 +103,7 @@ struct HandMade {
   // Correct, with codes 1, scales 0.5, offsets 0 and floats 1.
   HandMade() {
     const auto outputs = output_tensors(tiny_config(), DType::kBF16, mixed_schemes);
-    description = nlohmann::ordered_json::parse(description_json(outputs));
+    description = nlohmann::ordered_json::parse(description_of(outputs));
     for (const OutputTensor& output : outputs) {
       float value = 1;
       if (output.spec.name.ends_with("_scale")) value = 0.5f;

@@ -99,8 +99,15 @@ const Case kCases[] = {
     {"PerGroupScales",
      [](HandMade& h) {
        h.reshape(up(".weight_scale"), DType::kF32, {24, 2});
+       h.reshape(up(".weight_offset"), DType::kF32, {24, 2});
+       h.fill(up(".weight_offset"), 0);
      },
-     Severity::kError, "per-group scales of shape [24, 2]", "up_proj.weight_scale", true},
+     Severity::kError, "per-group scales of shape [24, 2]", "up_proj.weight_scale", false},
+    {"ScalesOfGroupsThatDoNotDivide",
+     [](HandMade& h) {
+       h.reshape(up(".weight_scale"), DType::kF32, {24, 3});
+     },
+     Severity::kError, "shape is [24, 3], must be [24, 1]", "up_proj.weight_scale", true},
     {"FlatScales", [](HandMade& h) { h.reshape(up(".weight_scale"), DType::kF32, {24}); },
      Severity::kError, "shape is [24], must be [24, 1]", "up_proj.weight_scale", true},
     {"ScaleDtype",
@@ -154,15 +161,18 @@ const Case kCases[] = {
     {"HeadsRotation",
      [](HandMade& h) {
        h.add({"model.layers.0.self_attn.o_proj.heads_rotation", DType::kF32, {4, 4}}, 1);
-       h.description["model.layers.0.self_attn.o_proj.heads_rotation"] = "FLOAT";
      },
-     Severity::kError, "online rotation", "heads_rotation", true},
+     Severity::kError, "online rotation, which the engine does not load", "heads_rotation", false},
+    {"HeadsRotationOfAnotherModel",
+     [](HandMade& h) {
+       h.add({"model.layers.0.self_attn.o_proj.heads_rotation", DType::kF32, {8, 8}}, 1);
+     },
+     Severity::kError, "not the F32 matrix of an online rotation", "heads_rotation", true},
     {"KroneckerRotation",
      [](HandMade& h) {
        h.add({"model.layers.0.mlp.down_proj.kronecker_rotation_m", DType::kF32, {4, 4}}, 1);
-       h.description["model.layers.0.mlp.down_proj.kronecker_rotation_m"] = "FLOAT";
      },
-     Severity::kError, "online rotation", "kronecker_rotation_m", true},
+     Severity::kError, "not the F32 matrix of an online rotation", "kronecker_rotation_m", true},
     {"CodeTooLarge", [](HandMade& h) { h.set(up(".weight"), 383, 8); }, Severity::kError,
      "codes outside -8..7", "up_proj.weight", false},
     {"CodeTooSmall", [](HandMade& h) { h.set(up(".weight"), 0, -9); }, Severity::kError,
@@ -255,19 +265,22 @@ TEST_F(Inspect, FindsInFeaturesThatDoNotPackToInt4) {
   EXPECT_FALSE(report.loads());
 }
 
-TEST_F(Inspect, SaysThatItDoesNotCheckW4A8) {
+TEST_F(Inspect, ChecksThePartsOfW4A8) {
   HandMade checkpoint;
   for (int layer = 0; layer < 2; ++layer) {
     const std::string o = "model.layers." + std::to_string(layer) + ".self_attn.o_proj";
     checkpoint.reshape(o + ".weight", DType::kI8, {8, 32});
+    checkpoint.add({o + ".weight_scale", DType::kF32, {16, 1}}, 0.5f);
+    checkpoint.add({o + ".weight_offset", DType::kF32, {16, 1}}, 0);
     checkpoint.add({o + ".scale_bias", DType::kF32, {16, 16}}, 1);
-    checkpoint.description[o + ".weight"] = checkpoint.description[o + ".scale_bias"] =
-        "W4A8_DYNAMIC";
+    for (const char* part : {".weight", ".weight_scale", ".weight_offset", ".scale_bias"})
+      checkpoint.description[o + part] = "W4A8_DYNAMIC";
   }
+  EXPECT_TRUE(report_of(checkpoint).loads()) << text_of(report_of(checkpoint));
+  checkpoint.reshape("model.layers.1.self_attn.o_proj.scale_bias", DType::kF32, {16, 1});
   const InspectReport report = report_of(checkpoint);
   ASSERT_EQ(report.findings.size(), 1u) << text_of(report);
-  EXPECT_EQ(report.findings[0].severity, Severity::kWarning);
-  EXPECT_THAT(report.findings[0].what, HasSubstr("W4A8_DYNAMIC linears are not checked"));
+  EXPECT_THAT(report.findings[0].what, HasSubstr("[16, 1], must be [16, 16]"));
 }
 
 TEST_F(Inspect, AcceptsATiedModelWithoutAHead) {

@@ -44,7 +44,7 @@ TEST_P(AscendV1Reference, PlanMatchesInOrderDtypeShapeAndLabel) {
                              linear.ends_with("up_proj");
         return std::optional(is_w4a4 ? w4a4() : w8a8());
       });
-  EXPECT_EQ(description_json(planned), read_text(directory_ / "quant_model_description.json"));
+  EXPECT_EQ(description_of(planned), read_text(directory_ / "quant_model_description.json"));
   ASSERT_EQ(planned.size(), checkpoint.files().tensors().size());
   for (const OutputTensor& tensor : planned) {
     const TensorView& theirs = checkpoint.files().at(tensor.spec.name);

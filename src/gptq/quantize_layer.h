@@ -1,0 +1,52 @@
+// GPTQ on one decoder layer: from the Gram matrices of what its linears read, quantized as they
+// will be, to integer weights. No training.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "gptq/options.h"
+#include "model/decoder_layer.h"
+#include "model/online_rotation.h"
+#include "quant/int_weight.h"
+
+namespace laos::gptq {
+
+// What each linear of a layer is quantized to; nullopt = it is left alone.
+using LayerScheme = std::array<std::optional<quant::LinearScheme>, model::kNumLinears>;
+
+// Xqᵀ Xq, and Xqᵀ X for refit, over all observed samples: X what a linear reads, Xq the same after
+// the dynamic quantization of its scheme (X itself where activations are float or static). One of
+// each per linear group and width, f32, the sums in the order of observation.
+class InputGrams {
+ public:
+  // `online` must outlive this.
+  InputGrams(const hf::Config& config, const LayerScheme& scheme,
+             const model::OnlineRotation& online, bool with_cross);
+
+  // A piece of the samples, as forward_all shows it.
+  void observe(const model::LayerSaved<float>& saved, int64_t num_tokens);
+
+  struct Gram {
+    model::LinearGroup group;
+    int act_bits;  // 16: not quantized
+    Mat<float> hessian;
+    Mat<float> cross;  // empty without refit
+  };
+  const Gram& of(model::LinearGroup group, const quant::ActSpec& act) const;
+
+ private:
+  const model::OnlineRotation& online_;
+  std::vector<Gram> grams_;
+};
+
+// Integer weights of the linears in `scheme`; entries of others are empty. Linears of a group that
+// share a scheme are solved together. Same arguments, same bytes, on any number of threads. Throws
+// Error(kNumeric) as quant::quantize_gptq does, naming the linear inside the layer.
+std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::LayerWeights& weights,
+                                                                const LayerScheme& scheme,
+                                                                const GptqOptions& options,
+                                                                const InputGrams& grams);
+
+}  // namespace laos::gptq

@@ -1,0 +1,61 @@
+#include "model/activation_stats.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/threads.h"
+
+namespace laos::model {
+
+ActivationStats::ActivationStats(const hf::Config& config, const OnlineRotation& online)
+    : online_(online) {
+  for (const LinearGroup group : kAllLinearGroups)
+    groups_[static_cast<size_t>(group)].peak.assign(
+        static_cast<size_t>(in_features(config, linears_of(group).front())), 0.0f);
+}
+
+void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& saved) {
+  for (const LinearGroup group : kAllLinearGroups) {
+    const Mat<float>& input = saved.input_of(group);
+    for (int64_t s = 0; s < batch.num_sequences(); ++s) {
+      const MatView<const float> x = input.view().slice_rows(
+          batch.offsets[static_cast<size_t>(s)], batch.offsets[static_cast<size_t>(s + 1)]);
+      Group& stats = groups_[static_cast<size_t>(group)];
+      if (const KroneckerRotation* rotation = online_.of(group)) {
+        Mat<float> rotated(x.rows, x.cols);
+        rotation->apply(x, rotated.view());
+        observe_sample(stats, std::as_const(rotated).view());
+      } else {
+        observe_sample(stats, x);
+      }
+    }
+  }
+}
+
+void ActivationStats::observe_sample(Group& group, MatView<const float> x) {
+  constexpr int64_t kColumns = 256;  // a task's share; rows are walked in full lines
+  std::vector<float> min(static_cast<size_t>(x.cols), 0.0f), max(min);
+  parallel_for_ranges(x.cols, kColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < x.rows; ++i) {
+      const float* row = x.row(i);
+      for (int64_t j = begin; j < end; ++j) {
+        const auto column = static_cast<size_t>(j);
+        min[column] = std::min(min[column], row[j]);
+        max[column] = std::max(max[column], row[j]);
+      }
+    }
+  });
+  float sample_min = 0, sample_max = 0;
+  for (size_t j = 0; j < min.size(); ++j) {
+    group.peak[j] = std::max({group.peak[j], max[j], -min[j]});
+    sample_min = std::min(sample_min, min[j]);
+    sample_max = std::max(sample_max, max[j]);
+  }
+  group.min = std::min(group.min, sample_min);
+  group.max = std::max(group.max, sample_max);
+  group.min_sum += sample_min;
+  group.max_sum += sample_max;
+  ++group.num_samples;
+}
+
+}  // namespace laos::model

@@ -1,0 +1,38 @@
+// How large the inputs of a layer's linears become over the calibration samples.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "model/decoder_layer.h"
+#include "model/online_rotation.h"
+
+namespace laos::model {
+
+// Gathered from what forward saves; one thread at a time. Does not depend on how samples are
+// batched.
+class ActivationStats {
+ public:
+  struct Group {
+    std::vector<float> peak;          // max |x| of each input channel
+    float min = 0, max = 0;           // over all samples, with 0
+    double min_sum = 0, max_sum = 0;  // of the samples' own ranges
+    int64_t num_samples = 0;
+  };
+
+  // `online` must outlive this: groups it rotates are seen as the linear sees them.
+  ActivationStats(const hf::Config& config, const OnlineRotation& online);
+
+  void observe(const Ragged& batch, const LayerSaved<float>& saved);
+  const Group& operator[](LinearGroup group) const noexcept {
+    return groups_[static_cast<size_t>(group)];
+  }
+
+ private:
+  static void observe_sample(Group& group, MatView<const float> x);
+
+  const OnlineRotation& online_;
+  std::array<Group, kAllLinearGroups.size()> groups_;
+};
+
+}  // namespace laos::model

@@ -1,0 +1,48 @@
+// Weights quantized in closed form: error feedback against the Hessian of their inputs (GPTQ), and
+// a least-squares refit that runs before it.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+#include "quant/int_weight.h"
+#include "quant/scheme.h"
+
+namespace laos::quant {
+
+struct GptqOptions {
+  double damp = 0.01;        // of the Hessian's mean diagonal, added to its diagonal; >= 0
+  bool act_order = true;     // columns of the largest inputs first, so that the others absorb them
+  int64_t block = 128;       // columns between products; changes rounding only
+  bool search_scale = true;  // shrink the range where that lowers the error; else quantize_rtn's
+};
+
+// Codes that minimise tr((W - Ŵ) H (W - Ŵ)ᵀ) greedily, column by column: each column takes up what
+// those before it have lost, then is rounded half to even. Scales are fixed before (per group:
+// static groups); the search weights a column's error by what it costs after the columns behind it
+// have made up for it, in the order that act_order gives. `weight` f32
+// [out_features, in_features] and `hessian` f32 [in_features, in_features] = XᵀX, X the inputs as
+// the quantized layer will see them, are only read; `hessian` is symmetric, and a multiple of it
+// gives the same codes but for f32's rounding. A column whose inputs are all zero is rounded to
+// nearest. Where the damped Hessian is not positive definite to f32's precision the damping grows
+// tenfold (from at least 1e-3) until it is. Holds one more matrix of the Hessian's size, of which
+// it touches half, and one of the weight's. Sums are f32 in a fixed order: the same bytes on any
+// number of threads. Throws Error(kNumeric) when `weight` or `hessian` holds NaN or infinity,
+// naming row and column, and when damping by the whole mean diagonal does not help. Group sizes
+// that do not divide in_features are the caller's to refuse (LAOS_ASSERT). Source: Frantar et al.
+// 2022, arXiv:2210.17323; computed as in Chee et al. 2023, arXiv:2307.13304 (LDLQ).
+IntWeight quantize_gptq(MatView<const float> weight, MatView<const float> hessian,
+                        const WeightSpec& spec, const GptqOptions& options);
+
+// The weight that repeats, on quantized inputs Xq, what `weight` does on the inputs X:
+// argmin ‖X Wᵀ - Xq W'ᵀ‖² + λ ‖W - W'‖² = W (XᵀXq + λI) (XqᵀXq + λI)⁻¹, f32 [out_features,
+// in_features] like `weight`. `cross` = XqᵀX and `hessian` = XqᵀXq, f32 [in_features, in_features],
+// λ = damp * mean(diag(hessian)). All three are only read; holds one more matrix of the Hessian's
+// size. Damping, determinism and errors as in quantize_gptq.
+Mat<float> refit(MatView<const float> weight, MatView<const float> cross,
+                 MatView<const float> hessian, double damp);
+// The same in the memory of `cross` (its values are lost), where three such matrices do not fit.
+Mat<float> refit(MatView<const float> weight, Mat<float>&& cross, MatView<const float> hessian,
+                 double damp);
+
+}  // namespace laos::quant

@@ -1,0 +1,15 @@
+// Options of the iter_smooth processor (spec 2.8).
+#pragma once
+
+namespace laos::smooth {
+
+struct SmoothOptions {
+  double alpha = 0.9;       // in (0, 1): how much of the activations' range moves into the weights
+  double scale_min = 1e-5;  // in (0, 1)
+  // Which pairs of modules; "linear-linear" has no pair in Qwen3.
+  bool norm_linear = true;
+  bool ov = true;
+  bool up_down = true;
+};
+
+}  // namespace laos::smooth

@@ -1,0 +1,124 @@
+#include "smooth/smooth.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace laos::smooth {
+
+using model::Linear;
+using model::LinearGroup;
+
+namespace {
+
+// What a pair scales: columns of the group's linears, and rows of a linear or a norm's gain.
+struct Members {
+  LinearGroup targets;
+  std::string_view source;
+};
+
+Members members_of(Pair pair) noexcept {
+  switch (pair) {
+    case Pair::kUpDown:
+      return {LinearGroup::kDown, "mlp.up_proj"};
+    case Pair::kOv:
+      return {LinearGroup::kO, "self_attn.v_proj"};
+    case Pair::kInputNorm:
+      return {LinearGroup::kQkv, "input_layernorm"};
+    case Pair::kPostAttentionNorm:
+      break;
+  }
+  return {LinearGroup::kGateUp, "post_attention_layernorm"};
+}
+
+std::vector<float> factors(const hf::Config& config, const SmoothOptions& options,
+                           const std::vector<float>& peaks, std::span<const Linear> targets,
+                           const model::LayerWeights& weights) {
+  std::vector<float> weight_peaks(peaks.size(), 1e-5f);
+  for (const Linear target : targets) {
+    const Mat<float>& weight = weights[target];
+    for (int64_t i = 0; i < weight.rows(); ++i)
+      for (size_t j = 0; j < peaks.size(); ++j)
+        weight_peaks[j] = std::max(weight_peaks[j], std::abs(weight.row(i)[j]));
+  }
+  std::vector<float> scales(peaks.size());
+  for (size_t j = 0; j < peaks.size(); ++j) {
+    const double s =
+        std::pow(peaks[j], options.alpha) / std::pow(weight_peaks[j], 1 - options.alpha);
+    scales[j] = round_to(config.dtype, static_cast<float>(std::max(options.scale_min, s)));
+    if (!std::isfinite(scales[j]) || scales[j] <= 0) scales[j] = 1;
+  }
+  return scales;
+}
+
+void multiply_columns(const std::vector<float>& scales, Mat<float>& weight) {
+  for (int64_t i = 0; i < weight.rows(); ++i)
+    for (size_t j = 0; j < scales.size(); ++j) weight.row(i)[j] *= scales[j];
+}
+
+void divide_rows(const std::vector<float>& scales, Mat<float>& weight) {
+  for (int64_t i = 0; i < weight.rows(); ++i)
+    for (int64_t j = 0; j < weight.cols(); ++j) weight(i, j) /= scales[static_cast<size_t>(i)];
+}
+
+void divide(const std::vector<float>& scales, Mat<float>& gain) {
+  for (size_t j = 0; j < scales.size(); ++j) gain.data()[j] /= scales[j];
+}
+
+// Query heads of a KV head read the same values, so they share factors: their mean. Writes it back
+// to all of them; returns one factor a KV channel.
+std::vector<float> share_over_heads(const hf::Config& config, std::vector<float>& scales) {
+  const int64_t hd = config.head_dim, kv_heads = config.num_key_value_heads,
+                group = config.num_attention_heads / kv_heads;
+  std::vector<float> shared(static_cast<size_t>(kv_heads * hd));
+  for (int64_t kv = 0; kv < kv_heads; ++kv)
+    for (int64_t d = 0; d < hd; ++d) {
+      double sum = 0;
+      for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
+        sum += scales[static_cast<size_t>(h * hd + d)];
+      const float mean =
+          round_to(config.dtype, static_cast<float>(sum / static_cast<double>(group)));
+      shared[static_cast<size_t>(kv * hd + d)] = mean;
+      for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
+        scales[static_cast<size_t>(h * hd + d)] = mean;
+    }
+  return shared;
+}
+
+}  // namespace
+
+std::string source_of(int64_t layer_idx, Pair pair) {
+  return "model.layers." + std::to_string(layer_idx) + "." + std::string(members_of(pair).source);
+}
+
+bool is_enabled(const SmoothOptions& options, Pair pair) noexcept {
+  if (pair == Pair::kUpDown) return options.up_down;
+  return pair == Pair::kOv ? options.ov : options.norm_linear;
+}
+
+void smooth_pair(const hf::Config& config, const SmoothOptions& options, Pair pair,
+                 const model::ActivationStats& stats, model::LayerWeights& weights) {
+  const LinearGroup group = members_of(pair).targets;
+  const std::span<const Linear> targets = model::linears_of(group);
+  std::vector<float> scales = factors(config, options, stats[group].peak, targets, weights);
+  switch (pair) {
+    case Pair::kUpDown:
+      divide_rows(scales, weights[Linear::kUpProj]);
+      break;
+    case Pair::kOv:
+      divide_rows(share_over_heads(config, scales), weights[Linear::kVProj]);
+      break;
+    case Pair::kInputNorm:
+      divide(scales, weights.input_layernorm);
+      break;
+    case Pair::kPostAttentionNorm:
+      divide(scales, weights.post_attention_layernorm);
+      break;
+  }
+  for (const Linear target : targets) multiply_columns(scales, weights[target]);
+}
+
+}  // namespace laos::smooth

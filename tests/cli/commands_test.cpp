@@ -1,0 +1,117 @@
+// `laos eval`, `tokenize` and `recipes` as users run them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+
+#include "support/command.h"
+#include "support/synthetic.h"
+#include "support/temporary_directory.h"
+
+namespace laos::cli {
+namespace {
+
+using test::CommandResult;
+using test::run_laos;
+using ::testing::HasSubstr;
+
+class Commands : public testing::Test {
+ protected:
+  void SetUp() override {
+    test::write_synthetic({.config = test::qwen3_config("tiny")}, directory_ / "model");
+    std::ofstream(directory_ / "text.txt") << "In the beginning was the word, and more words.";
+  }
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+  CommandResult eval(const std::string& more) const {
+    return run_laos("eval --model-path " + path("model") + " --text " + path("text.txt") + " " +
+                    more);
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+TEST_F(Commands, EvalPrintsPerplexityAndJsonWithTheSameFigures) {
+  const CommandResult text = eval("--seq-len 8");
+  EXPECT_EQ(text.exit_code, 0);
+  // 45 bytes, a token each: five windows of 8, the first token of each not scored; the rest is left
+  // out.
+  EXPECT_THAT(text.output, HasSubstr("over 35 tokens in 5 windows of 8"));
+  const auto json = nlohmann::json::parse(eval("--seq_len 8 --json").output);
+  EXPECT_EQ(json["tokens"], 35);
+  // Random weights: about the vocabulary's size.
+  EXPECT_NEAR(json["perplexity"].get<double>(), 320, 100);
+  const auto self =
+      nlohmann::json::parse(eval("--seq-len 8 --json --baseline " + path("model")).output);
+  EXPECT_EQ(self["perplexity"], json["perplexity"]);
+  EXPECT_EQ(self["kl"]["max"], 0);
+  EXPECT_EQ(self["top1_agreement"], 1);
+}
+
+TEST_F(Commands, EvalRefusesWhatItCannotScore) {
+  for (const std::string& flags : {std::string("--seq-len 1"), "--text " + path("none.txt"),
+                                   std::string("--threads 0"), "--baseline " + path("none")}) {
+    const CommandResult result = eval(flags);
+    EXPECT_GT(result.exit_code, 0) << flags;
+    EXPECT_THAT(result.output, HasSubstr("laos: error:")) << flags;
+  }
+}
+
+TEST_F(Commands, TokenizeReadsLinesAndWritesIdsAndText) {
+  std::ofstream(directory_ / "lines.jsonl") << "{\"text\": \"ab\"}\n{\"text\": \"\"}\n";
+  const CommandResult result =
+      run_laos("tokenize --model-path " + path("model") + " < " + path("lines.jsonl"));
+  EXPECT_EQ(result.exit_code, 0);
+  std::istringstream lines(result.output);
+  std::string line;
+  ASSERT_TRUE(std::getline(lines, line));
+  const auto first = nlohmann::json::parse(line);
+  EXPECT_EQ(first["ids"].size(), 2u);
+  EXPECT_EQ(first["decoded"], "ab");
+  ASSERT_TRUE(std::getline(lines, line));
+  EXPECT_EQ(nlohmann::json::parse(line)["ids"].size(), 0u);
+  EXPECT_FALSE(std::getline(lines, line));
+
+  std::ofstream(directory_ / "bad.jsonl") << "{\"text\": \"ab\"}\nno json\n";
+  const CommandResult bad =
+      run_laos("tokenize --model-path " + path("model") + " < " + path("bad.jsonl"));
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_THAT(bad.output, HasSubstr("laos: error:"));
+}
+
+TEST_F(Commands, RecipesListsOneOfEachTypeForEverySize) {
+  const auto list = nlohmann::json::parse(run_laos("recipes --json").output);
+  std::set<std::string> found;
+  for (const auto& recipe : list)
+    for (const auto& model : recipe["model_types"])
+      for (const auto& type : recipe["quant_types"])
+        found.insert(model.get<std::string>() + " " + type.get<std::string>());
+  for (const char* size : {"0.6B", "1.7B", "4B", "8B", "14B", "32B"})
+    for (const char* type : {"w4a4", "w8a8"})
+      EXPECT_TRUE(found.contains(std::string("Qwen3-") + size + " " + type)) << size << type;
+  EXPECT_THAT(run_laos("recipes").output, HasSubstr("laos-qwen3-8b-w4a4"));
+}
+
+TEST_F(Commands, RecipesOfOnesOwnComeFirst) {
+  std::filesystem::create_directories(directory_ / "own" / "qwen3");
+  std::ofstream(directory_ / "own" / "qwen3" / "mine.yaml")
+      << "apiversion: modelslim_v1\nmetadata: {config_id: mine, score: 1, label: {w_bit: 8, a_bit: "
+         "8}, verified_model_types: [qwen3-tiny]}\nspec: {process: [{type: quarot}], save: [{type: "
+         "ascendv1_saver}]}\n";
+  const std::string quant = "quant --model-path " + path("model") + " --save-path " + path("out") +
+                            " --model_type qwen3-tiny --quant_type w8a8 --dry-run";
+  EXPECT_THAT(run_laos(quant).output, HasSubstr("laos-qwen3-tiny-w8a8"));
+  EXPECT_THAT(run_laos(quant + " --recipes " + path("own")).output, HasSubstr("mine ("));
+  EXPECT_THAT(run_laos(quant, "MSMODELSLIM_CUSTOM_PRACTICE_REPO=" + path("own") + " ").output,
+              HasSubstr("mine ("));
+  EXPECT_THAT(run_laos("recipes --recipes " + path("own")).output, HasSubstr("mine.yaml"));
+  const CommandResult missing = run_laos("recipes --recipes " + path("none"));
+  EXPECT_EQ(missing.exit_code, 2);
+  EXPECT_THAT(missing.output, HasSubstr("is not a directory of recipes"));
+}
+
+}  // namespace
+}  // namespace laos::cli

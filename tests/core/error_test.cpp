@@ -1,0 +1,91 @@
+#include "core/error.h"
+
+#include <gtest/gtest.h>
+
+namespace laos {
+namespace {
+
+TEST(ErrorMessage, SaysWhatWhereAndHowToFixIt) {
+  const Error error(ErrorCode::kShape, {.what = "group_size 96 does not divide in_features 11008",
+                                        .where = "w4a8.yaml:17",
+                                        .fix = "use a group_size that divides it"});
+  EXPECT_STREQ(error.what(),
+               "group_size 96 does not divide in_features 11008\n"
+               "  at:  w4a8.yaml:17\n"
+               "  fix: use a group_size that divides it");
+  EXPECT_EQ(error.code(), ErrorCode::kShape);
+}
+
+TEST(ErrorMessage, LeavesOutWhatIsNotKnown) {
+  EXPECT_STREQ(Error(ErrorCode::kIo, {.what = "a", .where = "", .fix = ""}).what(), "a");
+  EXPECT_STREQ(Error(ErrorCode::kIo, {.what = "a", .where = "", .fix = "b"}).what(), "a\n  fix: b");
+}
+
+TEST(ErrorMessage, CountsAndListsSeveralProblemsInTheirOrder) {
+  Problems problems;
+  problems.add({.what = "first", .where = "x:1", .fix = "mend it"});
+  problems.add({.what = "second", .where = "", .fix = ""});
+  EXPECT_FALSE(problems.empty());
+  try {
+    problems.throw_if_any(ErrorCode::kRecipe);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kRecipe);
+    EXPECT_EQ(error.problems().size(), 2u);
+    EXPECT_STREQ(error.what(), "2 problems\n- first\n  at:  x:1\n  fix: mend it\n- second");
+  }
+}
+
+TEST(ErrorMessage, NoProblemsThrowNothing) {
+  const Problems problems;
+  EXPECT_TRUE(problems.empty());
+  EXPECT_NO_THROW(problems.throw_if_any(ErrorCode::kRecipe));
+}
+
+TEST(LaosAssert, IsAnInternalErrorThatShowsItsExpression) {
+  EXPECT_NO_THROW(LAOS_ASSERT(1 + 1 == 2));
+  try {
+    LAOS_ASSERT(1 + 1 == 3);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInternal);
+    EXPECT_EQ(error.problems().front().what, "assertion failed: 1 + 1 == 3");
+    EXPECT_NE(error.problems().front().where.find("error_test.cpp:"), std::string::npos);
+  }
+}
+
+TEST(ErrorCode, EachHasAWord) {
+  EXPECT_STREQ(to_string(ErrorCode::kUsage), "usage");
+  EXPECT_STREQ(to_string(ErrorCode::kUnsupported), "unsupported");
+  EXPECT_STREQ(to_string(ErrorCode::kInternal), "internal");
+}
+
+TEST(NearestName, FindsInsertedMissingChangedAndSwappedLetters) {
+  const std::vector<std::string> names = {"group_size", "symmetric", "include", "exclude", "iters"};
+  EXPECT_EQ(nearest_name("group_size", names), "group_size");
+  EXPECT_EQ(nearest_name("groupsize", names), "group_size");
+  EXPECT_EQ(nearest_name("symetric", names), "symmetric");
+  EXPECT_EQ(nearest_name("exclued", names), "exclude");
+  EXPECT_EQ(nearest_name("iterss", names), "iters");
+  EXPECT_EQ(nearest_name("inclube", names), "include");
+}
+
+TEST(NearestName, TakesTheNearestAndOfEqualsTheFirst) {
+  EXPECT_EQ(nearest_name("abcdef", {"abcxyf", "abcdxf"}), "abcdxf");
+  EXPECT_EQ(nearest_name("abcdef", {"abcdex", "xbcdef"}), "abcdex");
+}
+
+TEST(NearestName, AllowsAThirdOfTheLettersAndOneMore) {
+  EXPECT_EQ(nearest_name("abcdef", {"abcxyz"}), "abcxyz");
+  EXPECT_EQ(nearest_name("abcdef", {"abwxyz"}), "");
+  EXPECT_EQ(nearest_name("bit", {"bits"}), "bits");
+  EXPECT_EQ(nearest_name("tpye", {"type"}), "type");
+}
+
+TEST(NearestName, IsEmptyWhenNoneIsNear) {
+  EXPECT_EQ(nearest_name("group_size", {"lr", "scheme", "alpha"}), "");
+  EXPECT_EQ(nearest_name("group_size", {}), "");
+}
+
+}  // namespace
+}  // namespace laos

@@ -1,0 +1,202 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "core/threads.h"
+#include "gptq/quantize_layer.h"
+#include "model/hidden_states.h"
+
+namespace laos::gptq {
+namespace {
+
+using model::Linear;
+using model::LinearGroup;
+
+hf::Config small_config() {
+  hf::Config config;
+  config.hidden_size = 24;
+  config.intermediate_size = 40;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 2;
+  config.head_dim = 8;
+  return config;
+}
+
+Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed, float sigma) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, sigma);
+  Mat<float> matrix(rows, cols);
+  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
+  return matrix;
+}
+
+class GptqLayer : public testing::Test {
+ protected:
+  GptqLayer() : rope_(config_, 30), saved_(config_, 60, false) {
+    uint32_t seed = 1;
+    for (const Linear l : model::kAllLinears)
+      weights_[l] = normal_matrix(model::out_features(config_, l), model::in_features(config_, l),
+                                  ++seed, 0.3f);
+    for (Mat<float>* norm : {&weights_.input_layernorm, &weights_.post_attention_layernorm,
+                             &weights_.q_norm, &weights_.k_norm}) {
+      *norm =
+          Mat<float>(1, norm == &weights_.q_norm || norm == &weights_.k_norm ? config_.head_dim
+                                                                             : config_.hidden_size);
+      std::fill_n(norm->data(), norm->size(), 1.0f);
+    }
+    batch_.append(30);
+    batch_.append(23);
+    x_ = normal_matrix(53, config_.hidden_size, 50, 1);
+    for (int64_t i = 0; i < x_.rows(); ++i) x_(i, 3) *= 9;  // an outlier channel
+  }
+
+  LayerScheme all(int weight_bits, int act_bits) const {
+    LayerScheme scheme;
+    scheme.fill(quant::LinearScheme{{.bits = weight_bits}, {.bits = act_bits}});
+    return scheme;
+  }
+  Mat<float> run(model::LinearsForward<float>& linears) {
+    Mat<float> y(53, config_.hidden_size);
+    model::layer_forward<float>(config_, model::norms_of(weights_), linears, rope_, batch_,
+                                std::as_const(x_).view(), saved_, y.view());
+    return y;
+  }
+  Mat<float> run_float() {
+    model::FloatLinears<float> linears(model::views_of(weights_));
+    return run(linears);
+  }
+  InputGrams grams_of(const LayerScheme& scheme, bool with_cross) {
+    InputGrams grams(config_, scheme, online_, with_cross);
+    run_float();
+    grams.observe(saved_, 53);
+    return grams;
+  }
+
+  // The quantized layer: activations and weights rounded as the engine does.
+  struct Quantized : model::LinearsForward<float> {
+    std::array<Mat<float>, model::kNumLinears> weights;
+    int act_bits = 4;
+    void forward(LinearGroup group, MatView<const float> x,
+                 std::span<const MatView<float>> ys) override {
+      Mat<float> rounded(x.rows, x.cols);
+      quant::fake_quantize_tokens(x, {.bits = act_bits}, rounded.view());
+      const auto linears = model::linears_of(group);
+      for (size_t i = 0; i < linears.size(); ++i)
+        linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(rounded).view(),
+                     std::as_const(weights[static_cast<size_t>(linears[i])]).view(), 0.0f, ys[i]);
+    }
+  };
+  double error_of(const std::array<quant::IntWeight, model::kNumLinears>& solved) {
+    Quantized linears;
+    for (size_t l = 0; l < solved.size(); ++l) linears.weights[l] = quant::dequantize(solved[l]);
+    const Mat<float> expected = run_float(), actual = run(linears);
+    double error = 0;
+    for (int64_t i = 0; i < actual.size(); ++i)
+      error += std::pow(static_cast<double>(actual.data()[i]) - expected.data()[i], 2);
+    return std::sqrt(error / static_cast<double>(actual.size()));
+  }
+
+  const hf::Config config_ = small_config();
+  model::LayerWeights weights_;
+  model::OnlineRotation online_;
+  model::Rope<float> rope_;
+  model::LayerSaved<float> saved_;
+  model::Ragged batch_;
+  Mat<float> x_;
+};
+
+TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
+  LayerScheme scheme = all(4, 4);
+  scheme[static_cast<size_t>(Linear::kOProj)]->act.bits = 8;
+  scheme[static_cast<size_t>(Linear::kDownProj)] = std::nullopt;
+  InputGrams grams = grams_of(scheme, true);
+  grams.observe(saved_, 53);  // a second piece adds to the first
+  for (const auto& [group, bits] : {std::pair{LinearGroup::kQkv, 4}, {LinearGroup::kO, 8}}) {
+    const MatView<const float> x = saved_.input_of(group).view().slice_rows(0, 53);
+    const InputGrams::Gram& gram = grams.of(group, {.bits = bits});
+    for (const auto& [i, j] : {std::pair<int64_t, int64_t>{0, 0}, {3, 17}, {17, 3}, {23, 5}}) {
+      double expected = 0, cross = 0, size = 0;
+      for (int64_t t = 0; t < x.rows; ++t) {
+        double peak = 0;
+        for (int64_t k = 0; k < x.cols; ++k) peak = std::max(peak, std::abs(double{x.row(t)[k]}));
+        const float scale = static_cast<float>(peak) / (bits == 4 ? 7.0f : 127.0f);
+        const auto rounded = [&](int64_t k) {
+          return double{scale} * std::nearbyint(x.row(t)[k] / scale);
+        };
+        expected += 2 * rounded(i) * rounded(j);
+        cross += 2 * rounded(i) * x.row(t)[j];
+        size += 2 * peak * peak;
+      }
+      // 106 products, each off by a few roundings of numbers up to the peak squared.
+      EXPECT_NEAR(gram.hessian(i, j), expected, size * 110 * 6e-8);
+      EXPECT_NEAR(gram.cross(i, j), cross, size * 110 * 6e-8);
+    }
+  }
+}
+
+TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {
+  const LayerScheme scheme = all(4, 4);
+  const InputGrams grams = grams_of(scheme, true);
+  std::array<quant::IntWeight, model::kNumLinears> rounded;
+  for (const Linear l : model::kAllLinears)
+    rounded[static_cast<size_t>(l)] = quant::quantize_rtn(weights_[l].view(), {.bits = 4});
+  const double plain = error_of(rounded);
+  const double gptq = error_of(quantize_layer(weights_, scheme, {}, grams));
+  const double refit = error_of(quantize_layer(weights_, scheme, {.refit = true}, grams));
+  EXPECT_LT(gptq, plain);
+  EXPECT_LT(refit, gptq);
+}
+
+TEST_F(GptqLayer, SolvesLinearsTogetherAsEachAlone) {
+  const LayerScheme scheme = all(4, 4);
+  const InputGrams grams = grams_of(scheme, false);
+  const auto together = quantize_layer(weights_, scheme, {}, grams);
+  for (const Linear l : model::kAllLinears) {
+    LayerScheme alone;
+    const auto index = static_cast<size_t>(l);
+    alone[index] = scheme[index];
+    const auto solved = quantize_layer(weights_, alone, {}, grams);
+    for (size_t other = 0; other < solved.size(); ++other)
+      EXPECT_EQ(solved[other].q.size() != 0, other == index);
+    EXPECT_EQ(solved[index].scale, together[index].scale);
+    EXPECT_EQ(std::memcmp(solved[index].q.data(), together[index].q.data(),
+                          static_cast<size_t>(solved[index].q.size())),
+              0)
+        << model::path_of(l);
+  }
+}
+
+TEST_F(GptqLayer, GivesTheSameBytesOnAnyNumberOfThreads) {
+  const LayerScheme scheme = all(4, 8);
+  const int before = num_threads();
+  const auto solve = [&](int threads) {
+    set_num_threads(threads);
+    return quantize_layer(weights_, scheme, {.refit = true}, grams_of(scheme, true));
+  };
+  const auto one = solve(1), three = solve(3);
+  set_num_threads(before);
+  for (size_t l = 0; l < one.size(); ++l) {
+    EXPECT_EQ(one[l].scale, three[l].scale);
+    EXPECT_EQ(std::memcmp(one[l].q.data(), three[l].q.data(), static_cast<size_t>(one[l].q.size())),
+              0);
+  }
+}
+
+TEST_F(GptqLayer, NamesTheLinearThatIsNotFinite) {
+  const LayerScheme scheme = all(4, 4);
+  const InputGrams grams = grams_of(scheme, false);
+  weights_[Linear::kOProj](2, 5) = std::nanf("");
+  try {
+    quantize_layer(weights_, scheme, {}, grams);
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNumeric);
+    EXPECT_THAT(error.what(), testing::HasSubstr("self_attn.o_proj"));
+  }
+}
+
+}  // namespace
+}  // namespace laos::gptq
