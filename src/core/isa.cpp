@@ -12,7 +12,8 @@ namespace {
 
 std::atomic<bool> g_scalar_only{false};
 
-// The compiled-in targets this machine can run. Asked once, before use_isa narrows Highway's answer.
+// The compiled-in targets this machine can run. Asked once, before use_isa narrows Highway's
+// answer.
 int64_t machine_targets() {
   static const int64_t targets = hwy::SupportedTargets() & HWY_TARGETS;
   return targets;

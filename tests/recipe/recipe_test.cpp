@@ -227,8 +227,9 @@ TEST(Recipe, NamesTheNearestKeyForAnUnknownOne) {
   EXPECT_EQ(problem.what, "unknown key `iter`");
   EXPECT_EQ(problem.where, "r.yaml:13:7 spec.process[1].iter");
   EXPECT_THAT(problem.fix, HasSubstr("did you mean `iters`?"));
-  EXPECT_THAT(problem.fix,
-              HasSubstr("type, iters, enable_minmax_tuning, enable_round_tuning, act_aware, strategies"));
+  EXPECT_THAT(
+      problem.fix,
+      HasSubstr("type, iters, enable_minmax_tuning, enable_round_tuning, act_aware, strategies"));
 }
 
 TEST(Recipe, RefusesUnknownKeysAtEveryLevelButTheTop) {
