@@ -331,6 +331,10 @@ void plan_fit_rows(PlannedFit& fit, const recipe::Location& location, Plan& plan
                  .fix = "use more calibration data (and max_samples of at least " +
                         std::to_string(per_layer) + "), or `type: quarot`"});
   }
+  if (fit.options.objective == rotation::FitObjective::kTokenRange) {
+    fit.chunks = model::longest_sample(samples);  // a row a token
+    return;
+  }
   if (fit.chunks > 1)
     plan.warnings.push_back(location.text() + ": " + have + " give too few token means for " +
                             std::to_string(config.hidden_size) +

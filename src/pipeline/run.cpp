@@ -48,8 +48,8 @@ void check_weights(const model::Checkpoint& checkpoint, Progress& progress) {
 rotation::FitResult fit(const model::Checkpoint& checkpoint, const PlannedFit& planned,
                         Progress& progress) {
   const hf::Config& config = checkpoint.config();
-  rotation::ActivationRows rows(config, planned.options, planned.chunks);
   model::HiddenStates states = model::embed(checkpoint.embed_tokens(), *planned.samples);
+  rotation::ActivationRows rows(config, planned.options, states.samples, planned.chunks);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
   {
     model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kForwardTokens),

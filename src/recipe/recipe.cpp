@@ -412,6 +412,14 @@ class RecipeReader {
     FitRotation fit;
     rotation::FitOptions& options = fit.options;
     const MapReader reader(report_, value, schema::kFit, &schema::kRotate);
+    if (const auto objective = reader.find("objective")) {
+      if (const auto name = read_choice(report_, *objective, {"procrustes", "token_range"});
+          name && *name == "token_range") {
+        options.objective = rotation::FitObjective::kTokenRange;
+        options.steps = 300;
+        options.layer_type = {"q_proj", "up_proj"};  // an input of each norm
+      }
+    }
     reader.integer("steps", 1, 1000, options.steps);
     if (const auto dtype = reader.find("quant_dtype")) {
       if (const auto name = read_choice(report_, *dtype, {"int4", "int8"})) {

@@ -16,9 +16,9 @@ const MapSchema kLabel = {
     /*open=*/true};
 const MapSchema kSpec = {"spec", {"runner", "prior", "process", "save", "dataset"}};
 const MapSchema kPrior = {"spec.prior[]", {"process", "dataset"}};
-const MapSchema kFit = {
-    "adapt_rotation, stage 1",
-    {"type", "stage", "steps", "quant_dtype", "layer_type", "block_size", "max_samples"}};
+const MapSchema kFit = {"adapt_rotation, stage 1",
+                        {"type", "stage", "objective", "steps", "quant_dtype", "layer_type",
+                         "block_size", "max_samples"}};
 const MapSchema kRotate = {"adapt_rotation, stage 2",
                            {"type", "stage", "online", "block_size", "down_proj_online_layers",
                             "max_tp_size", "export_extra_info"}};

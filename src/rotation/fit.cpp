@@ -3,43 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/threads.h"
 #include "linalg/gemm.h"
 #include "linalg/hadamard.h"
 #include "linalg/polar.h"
-#include "quant/kernels/rows.h"
+#include "rotation/token_range.h"
 
 namespace laos::rotation {
 
 using linalg::Trans;
 using model::Linear;
-
-namespace {
-
-// Per-row symmetric quantize-dequantize (spec 7.2). Returns ‖a - fq(a)‖_F / numel; rows are summed
-// in order.
-double fake_quantize_rows(const Mat<float>& a, int32_t q_max, Mat<float>& quantized) {
-  std::vector<double> row_errors(static_cast<size_t>(a.rows()));
-  parallel_for_ranges(a.rows(), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const quant::kernels::Range range = quant::kernels::range(a.row(i), a.cols());
-      const float scale =
-          std::max(std::max(range.max, -range.min) / static_cast<float>(q_max), 1e-5f);
-      quant::kernels::fake_quantize(a.row(i), nullptr, scale, q_max, quantized.row(i), a.cols());
-      double error = 0;
-      for (int64_t j = 0; j < a.cols(); ++j) {
-        const double e = static_cast<double>(a(i, j)) - quantized(i, j);
-        error += e * e;
-      }
-      row_errors[static_cast<size_t>(i)] = error;
-    }
-  });
-  double sum = 0;
-  for (const double error : row_errors) sum += error;
-  return std::sqrt(sum) / static_cast<double>(a.size());
-}
-
-}  // namespace
 
 std::vector<Linear> fitted_linears(const FitOptions& options) {
   std::vector<Linear> linears;
@@ -96,13 +68,19 @@ int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options
   return least;
 }
 
-ActivationRows::ActivationRows(const hf::Config& config, FitOptions options, int64_t chunks)
+ActivationRows::ActivationRows(const hf::Config& config, FitOptions options,
+                               const model::Ragged& samples, int64_t chunks)
     : hidden_size_(config.hidden_size), options_(std::move(options)), chunks_(chunks) {
   LAOS_ASSERT(chunks >= 1);
   for (const Linear l : fitted_linears(options_)) {
     const bool mlp = l == Linear::kGateProj || l == Linear::kUpProj;
     (mlp ? reads_mlp_input_ : reads_attention_input_) = true;
   }
+  for (int64_t s = 0; s < samples.num_sequences(); ++s)
+    num_rows_ += std::min(chunks, samples.length(s));
+  num_rows_ *= (reads_attention_input_ ? 1 : 0) + (reads_mlp_input_ ? 1 : 0);
+  num_kept_ = std::min(num_rows_, options_.max_samples);
+  rows_ = Mat<float>(config.num_hidden_layers * num_kept_, hidden_size_);
 }
 
 void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float>& saved) {
@@ -112,12 +90,17 @@ void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float
       const int64_t first = batch.offsets[static_cast<size_t>(s)], length = batch.length(s);
       const int64_t parts = std::min(chunks_, length);
       for (int64_t p = 0; p < parts; ++p) {
+        // trunc(linspace(0, num_rows - 1, num_kept)): all of them when none is dropped.
+        const int64_t wanted = num_kept_ == 1 ? 0 : kept_ * (num_rows_ - 1) / (num_kept_ - 1);
+        if (row_++ != wanted) continue;
+        ++kept_;
         const int64_t begin = first + p * length / parts, end = first + (p + 1) * length / parts;
         std::fill(mean.begin(), mean.end(), 0.0);
         for (int64_t i = begin; i < end; ++i)
           for (int64_t j = 0; j < hidden_size_; ++j) mean[static_cast<size_t>(j)] += inputs(i, j);
+        float* row = rows_.row(num_taken_++);
         for (const double sum : mean)
-          layer_.push_back(static_cast<float>(sum / static_cast<double>(end - begin)));
+          *row++ = static_cast<float>(sum / static_cast<double>(end - begin));
       }
     }
   };
@@ -126,45 +109,28 @@ void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float
 }
 
 void ActivationRows::finish_layer() {
-  const int64_t n = static_cast<int64_t>(layer_.size()) / hidden_size_,
-                kept = std::min(n, options_.max_samples);
-  for (int64_t i = 0; i < kept; ++i) {
-    // trunc(linspace(0, n - 1, kept)): all of them when none is dropped.
-    const int64_t row = kept == 1 ? 0 : i * (n - 1) / (kept - 1);
-    all_.insert(all_.end(), layer_.begin() + row * hidden_size_,
-                layer_.begin() + (row + 1) * hidden_size_);
-  }
-  layer_.clear();
+  LAOS_ASSERT(row_ == num_rows_ && kept_ == num_kept_);
+  row_ = kept_ = 0;
 }
 
 Mat<float> ActivationRows::take() {
-  Mat<float> rows(static_cast<int64_t>(all_.size()) / hidden_size_, hidden_size_);
-  std::copy(all_.begin(), all_.end(), rows.data());
-  all_ = {};
-  return rows;
+  LAOS_ASSERT(num_taken_ == rows_.rows());
+  return std::move(rows_);
 }
 
-FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
-                       const std::function<void(const FitStep&)>& progress) {
-  const int64_t n = rows.cols();
-  if (rows.rows() == 0)
-    throw Error(ErrorCode::kData, {.what = "no calibration activations to fit the rotation to",
-                                   .where = "adapt_rotation stage 1",
-                                   .fix = "give it a dataset with at least one sample"});
-  const linalg::RandomHadamard hadamard(n, options.block_size);
-  const int32_t q_max = (1 << (options.quant_bits - 1)) - 1;
-  Mat<float> a = std::move(rows);
-  hadamard.apply_right(a.view());
+namespace {
+
+using Note = std::function<void(int64_t step, double loss)>;
+
+// Spec 7.2. Returns R, empty for the identity.
+Mat<float> fit_procrustes(Mat<float> a, const FitOptions& options, const Note& note,
+                          int64_t& best_step) {
+  const int64_t n = a.cols();
   Mat<float> b(a.rows(), n), next(a.rows(), n), correlation(n, n), product(n, n);
 
-  FitResult result;
   Mat<float> accumulated;  // R_acc; empty = I
   Mat<float> best;         // likewise
-  double best_loss = fake_quantize_rows(a, q_max, b);
-  const auto note = [&](int64_t step, double loss) {
-    result.steps.push_back({step, loss});
-    if (progress) progress(result.steps.back());
-  };
+  double best_loss = rounding_error(a.view(), options.quant_bits, b.view());
   note(0, best_loss);
   int64_t bad_steps = 0;
   for (int64_t step = 1; step <= options.steps; ++step) {
@@ -179,19 +145,42 @@ FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
                    product.view());
       std::swap(accumulated, product);
     }
-    const double loss = fake_quantize_rows(a, q_max, b);
+    const double loss = rounding_error(a.view(), options.quant_bits, b.view());
     note(step, loss);
     if (loss < best_loss) {
       best_loss = loss;
       best = accumulated.clone();
-      result.best_step = step;
+      best_step = step;
       bad_steps = 0;
     } else if (++bad_steps >= 5 && step >= 7) {
       break;
     }
   }
+  return best;
+}
+
+}  // namespace
+
+FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
+                       const std::function<void(const FitStep&)>& progress) {
+  const int64_t n = rows.cols();
+  if (rows.rows() == 0)
+    throw Error(ErrorCode::kData, {.what = "no calibration activations to fit the rotation to",
+                                   .where = "adapt_rotation stage 1",
+                                   .fix = "give it a dataset with at least one sample"});
+  const linalg::RandomHadamard hadamard(n, options.block_size);
+  hadamard.apply_right(rows.view());
+  FitResult result;
+  const auto note = [&](int64_t step, double loss) {
+    result.steps.push_back({step, loss});
+    if (progress) progress(result.steps.back());
+  };
+  Mat<float> best = options.objective == FitObjective::kTokenRange
+                        ? fit_token_range(std::move(rows), options, note, result.best_step)
+                        : fit_procrustes(std::move(rows), options, note, result.best_step);
   Mat<float> rotation = hadamard.dense();
   if (best.size() != 0) {
+    Mat<float> product(n, n);
     linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, rotation.view(), best.view(), 0.0f, product.view());
     std::swap(rotation, product);
     linalg::reorthogonalize(rotation);  // products of f32 steps drift

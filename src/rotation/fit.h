@@ -27,31 +27,37 @@ int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options
                              const model::Ragged& samples);
 
 // Collects the token means of the inputs of the fitted linears, layer by layer: of each sample cut
-// into `chunks` equal parts (fewer when it is shorter), one row a part. One chunk is spec 7.1.
+// into `chunks` equal parts (fewer when it is shorter), one row a part. One chunk is spec 7.1; as
+// many as the longest sample has tokens is a row a token. Of a layer's rows max_samples at most are
+// kept, spread evenly.
 class ActivationRows {
  public:
-  ActivationRows(const hf::Config& config, FitOptions options, int64_t chunks = 1);
+  // `samples`: all that a layer will see.
+  ActivationRows(const hf::Config& config, FitOptions options, const model::Ragged& samples,
+                 int64_t chunks);
 
   // Adds the rows of a piece of the current layer's samples, as forward_all observes them.
   void observe(const model::Ragged& batch, model::LayerSaved<float>& saved);
-  // The layer is done: keeps at most max_samples of its rows, spread evenly.
   void finish_layer();
 
-  Mat<float> take();  // [num_rows, hidden_size], all layers
+  // [num_fit_rows, hidden_size], when all layers are finished.
+  Mat<float> take();
 
  private:
   const int64_t hidden_size_;
   const FitOptions options_;
   const int64_t chunks_;
-  bool reads_attention_input_ = false;  // q, k or v is fitted
-  bool reads_mlp_input_ = false;        // gate or up is
-  std::vector<float> layer_;
-  std::vector<float> all_;
+  bool reads_attention_input_ = false;   // q, k or v is fitted
+  bool reads_mlp_input_ = false;         // gate or up is
+  int64_t num_rows_ = 0, num_kept_ = 0;  // of a layer
+  int64_t row_ = 0, kept_ = 0;           // so far in this layer
+  Mat<float> rows_;
+  int64_t num_taken_ = 0;
 };
 
 struct FitStep {
   int64_t step;  // from 1; 0 = the plain Hadamard matrix
-  double loss;   // ‖A - fq(A)‖_F / numel of the rotated rows
+  double loss;  // ‖A - fq(A)‖_F / numel of the rotated rows, for kTokenRange of those held back
 };
 
 struct FitResult {
@@ -61,11 +67,12 @@ struct FitResult {
   double orthogonality = 0;
 };
 
-// Alternates per-row quantization of A = rows H0 R and the orthogonal matrix nearest to mapping A
-// onto it, and keeps the best R seen; the plain Hadamard matrix is a candidate, so the result is
-// never worse than it. Where the rows say nothing (fewer rows than hidden_size) each step is the
-// identity. `rows` is overwritten. Throws Error(kData) when there are no rows, Error(kUnsupported)
-// when hidden_size has no Hadamard matrix.
+// An orthogonal H0 R that makes rows H0 R cheap to quantize row by row, H0 the plain Hadamard
+// matrix. kProcrustes alternates quantization of A = rows H0 R and the orthogonal matrix nearest to
+// mapping A onto it; where the rows say nothing (fewer rows than hidden_size) each step is the
+// identity. kTokenRange is fit_token_range. Both keep the best R seen, and R = I is a candidate, so
+// that the result is never worse than H0. `rows` is overwritten. Throws Error(kData) when there are
+// no rows, Error(kUnsupported) when hidden_size has no Hadamard matrix.
 FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
                        const std::function<void(const FitStep&)>& progress = nullptr);
 

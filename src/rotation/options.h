@@ -7,8 +7,15 @@
 
 namespace laos::rotation {
 
+// What stage 1 makes small.
+enum class FitObjective {
+  kProcrustes,  // the distance of the rotated rows to their rounded values (spec 7.2)
+  kTokenRange,  // the range of each row, which sets the step of a per-token quantization
+};
+
 // adapt_rotation stage 1: fit the global rotation to activations.
 struct FitOptions {
+  FitObjective objective = FitObjective::kProcrustes;
   int64_t steps = 20;  // 1..1000
   int quant_bits = 4;  // 4 or 8: what the fitted activations will be quantized to
   std::vector<std::string> layer_type = {

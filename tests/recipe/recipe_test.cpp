@@ -252,6 +252,22 @@ TEST(Recipe, RefusesUnknownKeysAtEveryLevelButTheTop) {
   EXPECT_NO_THROW(parse_recipe(with("w_bit: 4", "w_bit: 4, mine: 1"), "r.yaml"));
 }
 
+TEST(Recipe, TheRangeObjectiveHasDefaultsOfItsOwn) {
+  const auto fit_of = [](const std::string& text) {
+    return get<FitRotation>(parse_recipe(text, "r.yaml").prior[0].process.at(0)).options;
+  };
+  const rotation::FitOptions published = fit_of(kGood);
+  EXPECT_EQ(published.objective, rotation::FitObjective::kProcrustes);
+  EXPECT_THAT(published.layer_type, ElementsAre("up_proj"));
+  const rotation::FitOptions range = fit_of(with("steps: 7", "objective: token_range"));
+  EXPECT_EQ(range.objective, rotation::FitObjective::kTokenRange);
+  EXPECT_EQ(range.steps, 300);
+  EXPECT_THAT(range.layer_type, ElementsAre("q_proj", "up_proj"));
+  EXPECT_EQ(fit_of(with("steps: 7", "steps: 7, objective: token_range")).steps, 7);
+  EXPECT_THAT(problem_of(with("steps: 7", "objective: nearest")).what,
+              HasSubstr("`objective` must be one of"));
+}
+
 TEST(Recipe, RefusesKeysOfTheOtherRotationStage) {
   Problem problem = problem_of(with("max_tp_size: 1", "steps: 5"));
   EXPECT_EQ(problem.what,

@@ -279,13 +279,14 @@ TEST(FittedLinears, AreThoseThatReadTheResidualStream) {
 }
 
 TEST(ActivationRows, KeepsTokenMeansAndSpreadsWhatItDrops) {
-  const hf::Config config = small_config();
+  hf::Config config = small_config();
+  config.num_hidden_layers = 1;
   model::LayerSaved<float> saved(config, 8, false);
   model::Ragged batch;
   for (int i = 0; i < 4; ++i) batch.append(2);
   for (int64_t i = 0; i < 8; ++i)
     for (int64_t j = 0; j < 48; ++j) saved.hidden_normed(i, j) = static_cast<float>(i);
-  ActivationRows rows(config, {.layer_type = {"up_proj"}, .max_samples = 3});
+  ActivationRows rows(config, {.layer_type = {"up_proj"}, .max_samples = 3}, batch, 1);
   rows.observe(batch, saved);
   rows.finish_layer();
   const Mat<float> kept = rows.take();
@@ -297,12 +298,13 @@ TEST(ActivationRows, KeepsTokenMeansAndSpreadsWhatItDrops) {
 }
 
 TEST(ActivationRows, OfChunksAreTheMeansOfEqualPartsOfEachSample) {
-  const hf::Config config = small_config();
+  hf::Config config = small_config();
+  config.num_hidden_layers = 2;
   model::LayerSaved<float> saved(config, 9, false);
   const model::Ragged batch{{0, 7, 9}};
   saved.input_normed = normal_matrix(9, 48, 40);
   saved.hidden_normed = normal_matrix(9, 48, 41, 5);
-  ActivationRows rows(config, {.layer_type = {"up_proj", "q_proj"}}, 3);
+  ActivationRows rows(config, {.layer_type = {"up_proj", "q_proj"}}, batch, 3);
   rows.observe(batch, saved);
   rows.finish_layer();
   rows.observe(batch, saved);
@@ -344,7 +346,7 @@ TEST(NumFitRows, IsWhatActivationRowsKeep) {
     for (const int64_t max_samples : {1, 5, 1000})
       for (const int64_t chunks : {1, 2, 4, 8, 100}) {
         const FitOptions options{.layer_type = linears, .max_samples = max_samples};
-        ActivationRows rows(config, options, chunks);
+        ActivationRows rows(config, options, samples, chunks);
         for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
           rows.observe(samples, saved);
           rows.finish_layer();
