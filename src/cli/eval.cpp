@@ -1,95 +1,267 @@
 #include "cli/eval.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
 #include "cli/flags.h"
 #include "core/threads.h"
-#include "eval/perplexity.h"
+#include "eval/metrics.h"
 #include "hf/dataset.h"
-#include "hf/tokenizer.h"
 
 namespace laos::cli {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 struct EvalFlags {
-  std::string model_path, text, baseline;
-  int64_t seq_len = 512;
+  std::vector<std::string> model_paths;
+  std::string text, baseline;
+  eval::WindowOptions windows;
   int threads = 0;
   bool json = false;
 };
 
-nlohmann::ordered_json to_json(const eval::Perplexity& p) {
-  return {{"perplexity", p.value},
-          {"tokens", p.num_tokens},
-          {"nll", p.nll},
-          {"nll_stderr", p.nll_stderr}};
+// What was measured of one checkpoint; `divergence` counts only with a baseline.
+struct Result {
+  std::string path;
+  eval::Score score;
+  eval::Divergence divergence;
+};
+
+void check_flags(const EvalFlags& flags) {
+  Problems problems;
+  if (flags.windows.seq_len < 2)
+    problems.add({.what = "--seq-len " + std::to_string(flags.windows.seq_len) + " scores no token",
+                  .where = "command line",
+                  .fix = "use 2 or more"});
+  if (flags.windows.stride > flags.windows.seq_len)
+    problems.add({.what = "--stride " + std::to_string(flags.windows.stride) +
+                          " leaves out tokens between windows of " +
+                          std::to_string(flags.windows.seq_len),
+                  .where = "command line",
+                  .fix = "use at most --seq-len"});
+  problems.throw_if_any(ErrorCode::kUsage);
+}
+
+eval::Windows read_windows(const EvalFlags& flags, const hf::Config& config) {
+  if (config.max_position_embeddings > 0 && flags.windows.seq_len > config.max_position_embeddings)
+    throw Error(ErrorCode::kUsage,
+                {.what = "--seq-len " + std::to_string(flags.windows.seq_len) +
+                         " is more than the model's " +
+                         std::to_string(config.max_position_embeddings) + " positions",
+                 .where = "command line",
+                 .fix = "use shorter windows"});
+  const hf::Documents documents = hf::load_documents(flags.text, flags.model_paths.front());
+  eval::WindowOptions options = flags.windows;
+  options.keep_short = !documents.is_running_text;
+  eval::Windows windows = eval::cut_windows(documents.ids, options);
+  if (windows.empty())
+    throw Error(
+        ErrorCode::kData,
+        {.what = documents.is_running_text
+                     ? "the text has " + std::to_string(documents.ids.front().size()) +
+                           " tokens, less than one window of " + std::to_string(options.seq_len)
+                     : "no text has more than one token, which is only read",
+         .where = flags.text,
+         .fix = "use more text or shorter windows"});
+  return windows;
+}
+
+Json to_json(const eval::Score& s) {
+  return {{"perplexity", s.perplexity.value},
+          {"perplexity_stderr", s.perplexity.std_error},
+          {"tokens", s.num_tokens},
+          {"windows", s.num_windows},
+          {"nll", s.nll.value},
+          {"nll_stderr", s.nll.std_error}};
+}
+
+void add_to_json(const eval::Divergence& d, Json& json) {
+  json["nll_increase"] = d.nll_increase.value;
+  json["nll_increase_stderr"] = d.nll_increase.std_error;
+  json["kl"] = {{"mean", d.kl.value},
+                {"stderr", d.kl.std_error},
+                {"median", d.kl_median},
+                {"p99", d.kl_p99},
+                {"max", d.kl_max}};
+  json["top1_agreement"] = d.top1_agreement.value;
+  json["top1_agreement_stderr"] = d.top1_agreement.std_error;
+}
+
+// One checkpoint: its figures, with those of the baseline under `baseline`. More: a list of them.
+void print_json(const std::vector<Result>& results, const Result* baseline) {
+  Json models = Json::array();
+  for (const Result& result : results) {
+    Json json = {{"model", result.path}};
+    json.update(to_json(result.score));
+    if (baseline != nullptr) add_to_json(result.divergence, json);
+    models.push_back(std::move(json));
+  }
+  Json json = results.size() == 1 ? std::move(models.front()) : Json{{"models", std::move(models)}};
+  if (baseline != nullptr) {
+    json["baseline"] = {{"model", baseline->path}};
+    json["baseline"].update(to_json(baseline->score));
+  }
+  std::cout << json.dump(2) << '\n';
+}
+
+std::string shown(const eval::Mean& mean, int digits) {
+  char text[64];
+  if (std::isnan(mean.std_error))  // one window
+    std::snprintf(text, sizeof text, "%.*f", digits, mean.value);
+  else
+    std::snprintf(text, sizeof text, "%.*f ± %.*f", digits, mean.value, digits, mean.std_error);
+  return text;
+}
+
+// The ratio of perplexities.
+eval::Mean ratio(const eval::Divergence& d) {
+  const double value = std::exp(d.nll_increase.value);
+  return {value, value * d.nll_increase.std_error};
+}
+
+std::string shown(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.5f", value);
+  return text;
+}
+
+void print_one(const Result& result, const Result* baseline) {
+  if (baseline == nullptr) {
+    std::printf("perplexity %s", shown(result.score.perplexity, 4).c_str());
+    return;
+  }
+  const eval::Divergence& d = result.divergence;
+  std::printf("perplexity       %s, baseline %s, ratio %s\n",
+              shown(result.score.perplexity, 4).c_str(),
+              shown(baseline->score.perplexity, 4).c_str(), shown(ratio(d), 4).c_str());
+  std::printf("KL from baseline %s nats per token; median %s, 99th percentile %s, maximum %s\n",
+              shown(d.kl, 5).c_str(), shown(d.kl_median).c_str(), shown(d.kl_p99).c_str(),
+              shown(d.kl_max).c_str());
+  std::printf("top-1 agreement  %s\n", shown(d.top1_agreement, 4).c_str());
+  std::printf("measured");
+}
+
+// Columns as wide as their widest cell; the first is flush left, the others right.
+void print_table(const std::vector<std::vector<std::string>>& rows) {
+  const auto width_of = [](const std::string& cell) {
+    return std::count_if(cell.begin(), cell.end(), [](char c) { return (c & 0xC0) != 0x80; });
+  };
+  std::vector<int64_t> widths(rows.front().size());
+  for (const auto& row : rows)
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width_of(row[i]));
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      const std::string space(static_cast<size_t>(widths[i] - width_of(row[i])), ' ');
+      std::cout << (i == 0 ? row[i] + space : "  " + space + row[i]);
+    }
+    std::cout << '\n';
+  }
+}
+
+void print_many(const std::vector<Result>& results, const Result* baseline) {
+  std::vector<std::vector<std::string>> rows;
+  rows.push_back({"checkpoint", "perplexity"});
+  if (baseline != nullptr)
+    rows.back().insert(rows.back().end(),
+                       {"ratio", "KL from baseline", "median", "99 %", "max", "top-1 agreement"});
+  for (const Result& result : results) {
+    rows.push_back({result.path, shown(result.score.perplexity, 4)});
+    if (baseline == nullptr) continue;
+    const eval::Divergence& d = result.divergence;
+    rows.back().insert(rows.back().end(),
+                       {shown(ratio(d), 4), shown(d.kl, 5), shown(d.kl_median), shown(d.kl_p99),
+                        shown(d.kl_max), shown(d.top1_agreement, 4)});
+  }
+  if (baseline != nullptr)
+    rows.push_back({baseline->path, shown(baseline->score.perplexity, 4), "baseline"});
+  print_table(rows);
+  std::cout << "measured" << std::flush;
+}
+
+void print_text(const std::vector<Result>& results, const Result* baseline,
+                const eval::WindowOptions& options) {
+  if (results.size() == 1)
+    print_one(results.front(), baseline);
+  else
+    print_many(results, baseline);
+  std::printf(" over %lld tokens in %lld windows of %lld",
+              static_cast<long long>(results.front().score.num_tokens),
+              static_cast<long long>(results.front().score.num_windows),
+              static_cast<long long>(options.seq_len));
+  if (options.stride != 0) std::printf(" every %lld", static_cast<long long>(options.stride));
+  std::printf("\n");
 }
 
 void run_eval(const EvalFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
-  if (flags.seq_len < 2)
-    throw Error(ErrorCode::kUsage,
-                {.what = "--seq-len " + std::to_string(flags.seq_len) + " scores no token",
-                 .where = "command line",
-                 .fix = "use 2 or more"});
-  const std::unique_ptr<eval::EvalModel> model = eval::open_eval_model(flags.model_path);
-  const hf::Tokenizer tokenizer = hf::Tokenizer::load(flags.model_path);
-  const eval::Windows windows = hf::token_windows(flags.text, tokenizer, flags.seq_len);
-  if (flags.baseline.empty()) {
-    const eval::Perplexity p = eval::perplexity(*model, windows);
-    if (flags.json)
-      std::cout << to_json(p).dump(2) << '\n';
-    else
-      std::printf("perplexity %.4f over %lld tokens in %zu windows of %lld\n", p.value,
-                  static_cast<long long>(p.num_tokens), windows.size(),
-                  static_cast<long long>(flags.seq_len));
-    return;
+  check_flags(flags);
+  std::vector<std::unique_ptr<eval::EvalModel>> models;
+  for (const std::string& path : flags.model_paths) models.push_back(eval::open_eval_model(path));
+  std::unique_ptr<eval::EvalModel> baseline;
+  if (!flags.baseline.empty()) baseline = eval::open_eval_model(flags.baseline);
+  const eval::Windows windows = read_windows(flags, models.front()->config());
+
+  eval::ScoredHidden base_hidden;
+  if (baseline) base_hidden = eval::scored_hidden(*baseline, windows);
+  std::vector<Result> results;
+  Result base_result{.path = flags.baseline, .score = {}, .divergence = {}};
+  for (size_t i = 0; i < models.size(); ++i) {
+    const eval::ScoredHidden hidden = eval::scored_hidden(*models[i], windows);
+    results.push_back({.path = flags.model_paths[i], .score = {}, .divergence = {}});
+    if (baseline) {
+      const eval::Comparison c = eval::compare(hidden, base_hidden, windows);
+      results.back().score = c.model;
+      results.back().divergence = c.divergence;
+      base_result.score = c.baseline;
+    } else {
+      results.back().score = eval::score(hidden, windows);
+    }
   }
-  const std::unique_ptr<eval::EvalModel> baseline = eval::open_eval_model(flags.baseline);
-  const eval::Comparison c = eval::compare(*model, *baseline, windows);
-  const eval::Divergence& d = c.divergence;
-  if (flags.json) {
-    nlohmann::ordered_json json = to_json(c.model);
-    json["baseline"] = to_json(c.baseline);
-    json["kl"] = {{"mean", d.kl_mean},
-                  {"stderr", d.kl_stderr},
-                  {"median", d.kl_median},
-                  {"p99", d.kl_p99},
-                  {"max", d.kl_max}};
-    json["top1_agreement"] = d.top1_agreement;
-    std::cout << json.dump(2) << '\n';
-    return;
-  }
-  std::printf("perplexity       %.4f (baseline %.4f) over %lld tokens in %zu windows of %lld\n",
-              c.model.value, c.baseline.value, static_cast<long long>(c.model.num_tokens),
-              windows.size(), static_cast<long long>(flags.seq_len));
-  std::printf(
-      "KL from baseline %.5f +- %.5f nats per token; median %.5f, 99th percentile %.5f, maximum "
-      "%.5f\n",
-      d.kl_mean, d.kl_stderr, d.kl_median, d.kl_p99, d.kl_max);
-  std::printf("top-1 agreement  %.4f\n", d.top1_agreement);
+  const Result* shown_baseline = baseline ? &base_result : nullptr;
+  if (flags.json)
+    print_json(results, shown_baseline);
+  else
+    print_text(results, shown_baseline, flags.windows);
 }
 
 }  // namespace
 
 void add_eval_command(CLI::App& app) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* command =
-      app.add_subcommand("eval", "Perplexity of a float or AscendV1 checkpoint on a text file");
+  CLI::App* command = app.add_subcommand(
+      "eval", "Perplexity of checkpoints on a text, and how far they are from a baseline");
   command
-      ->add_option(both_spellings("--model-path"), flags->model_path,
-                   "checkpoint directory, float or AscendV1")
+      ->add_option(both_spellings("--model-path"), flags->model_paths,
+                   "checkpoint directory, float or AscendV1; several are compared in one table")
       ->required();
-  command->add_option("--text", flags->text, "UTF-8 text to score, cut into windows from its start")
+  command
+      ->add_option(
+          "--text", flags->text,
+          "what to score: text; .jsonl of `inputs_pretokenized` or token `ids`; .json list "
+          "of texts, of ids or of lists of ids")
       ->required();
-  command->add_option(both_spellings("--seq-len"), flags->seq_len, "tokens a window")
+  command->add_option(both_spellings("--seq-len"), flags->windows.seq_len, "tokens a window")
       ->capture_default_str();
-  command->add_option("--baseline", flags->baseline,
-                      "checkpoint to compare with: adds KL divergence and top-1 agreement");
+  command
+      ->add_option("--stride", flags->windows.stride,
+                   "tokens from window to window; below --seq-len windows overlap and score only "
+                   "what is new [--seq-len]")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option(both_spellings("--max-tokens"), flags->windows.max_tokens,
+                   "score no more tokens than this")
+      ->check(CLI::PositiveNumber);
+  command->add_option(
+      "--baseline", flags->baseline,
+      "checkpoint to compare with, float or AscendV1: adds KL divergence and top-1 agreement");
   command
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));

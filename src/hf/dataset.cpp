@@ -1,6 +1,8 @@
 #include "hf/dataset.h"
 
 #include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
 #include <system_error>
@@ -8,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/threads.h"
+#include "hf/json_file.h"
 #include "hf/jsonl.h"
 #include "io/file.h"
 
@@ -16,6 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using Json = nlohmann::json;
 using Samples = std::vector<std::vector<int32_t>>;
 
 constexpr size_t kMaxFileBytes = size_t{4} << 30;
@@ -61,22 +65,34 @@ bool is_blank(std::string_view line) {
   return line.find_first_not_of(" \t\r") == std::string_view::npos;
 }
 
-std::vector<Text> jsonl_texts(std::string_view lines, const std::string& file,
-                              LineProblems& problems) {
-  std::vector<Text> texts;
+// Calls take(line, where) for every line that is not blank; what it throws becomes a problem.
+template <class Take>
+void for_each_line(std::string_view lines, const std::string& file, LineProblems& problems,
+                   Take&& take) {
   for (int64_t number = 1; !lines.empty(); ++number) {
     std::string_view line = lines.substr(0, lines.find('\n'));
     lines.remove_prefix(std::min(lines.size(), line.size() + 1));
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (is_blank(line)) continue;
-    std::string where = file + ":" + std::to_string(number);
     try {
-      std::optional<std::string> text = string_field(line, kTextField, where);
-      texts.push_back({text ? std::move(*text) : std::string(line), std::move(where)});
+      take(line, file + ":" + std::to_string(number));
     } catch (const Error& error) {
       for (const Problem& problem : error.problems()) problems.add(problem);
     }
   }
+}
+
+Text text_of_line(std::string_view line, std::string where) {
+  std::optional<std::string> text = string_field(line, kTextField, where);
+  return {text ? std::move(*text) : std::string(line), std::move(where)};
+}
+
+std::vector<Text> jsonl_texts(std::string_view lines, const std::string& file,
+                              LineProblems& problems) {
+  std::vector<Text> texts;
+  for_each_line(lines, file, problems, [&](std::string_view line, std::string where) {
+    texts.push_back(text_of_line(line, std::move(where)));
+  });
   return texts;
 }
 
@@ -85,6 +101,73 @@ std::vector<Text> json_texts(std::string_view json, const std::string& file) {
   for (std::string& text : string_list(json, file))
     texts.push_back({std::move(text), file + ": item " + std::to_string(texts.size())});
   return texts;
+}
+
+// A document: token ids, or, where there are none, text.
+struct Item {
+  std::vector<int32_t> ids;
+  Text text;
+};
+
+// Throws Error(kData) unless `list` is a list of token ids, at least one.
+std::vector<int32_t> token_ids(const Json& list, const std::string& where) {
+  std::vector<int32_t> ids;
+  bool good = list.is_array() && !list.empty();
+  for (size_t i = 0; good && i < list.size(); ++i) {
+    good = list[i].is_number_unsigned() &&
+           list[i].get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int32_t>::max());
+    if (good) ids.push_back(list[i].get<int32_t>());
+  }
+  if (!good)
+    throw Error(ErrorCode::kData, {.what = "this is no list of token ids",
+                                   .where = where,
+                                   .fix = "write [1, 2, 3], with one id at least"});
+  return ids;
+}
+
+Json parse_ids(std::string_view json, const std::string& where) {
+  constexpr int64_t kMaxKeys = 10'000;
+  try {
+    return parse_json<Json>(std::string(json), where, kMaxKeys);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kData, error.problems());
+  }
+}
+
+std::vector<Item> jsonl_items(std::string_view lines, const std::string& file,
+                              LineProblems& problems) {
+  std::vector<Item> items;
+  for_each_line(lines, file, problems, [&](std::string_view line, std::string where) {
+    if (line.find("\"ids\"") != std::string_view::npos) {
+      const Json object = parse_ids(line, where);
+      if (object.is_object() && object.contains("ids")) {
+        items.push_back({token_ids(object["ids"], where + ": `ids`"), {}});
+        return;
+      }
+    }
+    items.push_back({{}, text_of_line(line, std::move(where))});
+  });
+  return items;
+}
+
+std::vector<Item> json_items(std::string_view json, const std::string& file) {
+  std::vector<Item> items;
+  const size_t first = json.find_first_not_of(" \t\r\n"),
+               second = first == json.npos ? first : json.find_first_not_of(" \t\r\n", first + 1);
+  const bool is_ids = second != json.npos && json[first] == '[' &&
+                      (json[second] == '[' || (json[second] >= '0' && json[second] <= '9'));
+  if (!is_ids) {
+    for (Text& text : json_texts(json, file)) items.push_back({{}, std::move(text)});
+    return items;
+  }
+  const Json list = parse_ids(json, file);
+  if (!list.front().is_array()) {
+    items.push_back({token_ids(list, file), {}});
+    return items;
+  }
+  for (size_t i = 0; i < list.size(); ++i)
+    items.push_back({token_ids(list[i], file + ": item " + std::to_string(i)), {}});
+  return items;
 }
 
 Samples encode_all(const std::vector<Text>& texts, const Tokenizer& tokenizer,
@@ -185,18 +268,34 @@ Samples load_samples(const fs::path& file, const Tokenizer& tokenizer, int64_t s
   return samples;
 }
 
-Samples token_windows(const fs::path& text_file, const Tokenizer& tokenizer, int64_t seq_len) {
-  LAOS_ASSERT(seq_len > 0);
-  const std::vector<int32_t> ids = encode_file(text_file, tokenizer);
-  Samples windows = cut(ids, seq_len);
-  if (!windows.empty() && std::ssize(windows.back()) < seq_len) windows.pop_back();
-  if (windows.empty())
-    throw Error(ErrorCode::kData,
-                {.what = "the text has " + std::to_string(ids.size()) +
-                         " tokens, less than one window of " + std::to_string(seq_len),
-                 .where = text_file.string(),
-                 .fix = "use more text or shorter windows"});
-  return windows;
+Documents load_documents(const fs::path& file, const fs::path& model_directory) {
+  const fs::path suffix = file.extension();
+  Documents documents;
+  LineProblems problems;
+  if (suffix == ".jsonl" || suffix == ".json") {
+    const io::MappedFile mapped = open_file(file);
+    std::vector<Item> items = suffix == ".jsonl"
+                                  ? jsonl_items(text_of(mapped), file.string(), problems)
+                                  : json_items(text_of(mapped), file.string());
+    std::vector<Text> texts;
+    for (Item& item : items)
+      if (item.ids.empty()) texts.push_back(std::move(item.text));
+    Samples encoded;
+    if (!texts.empty()) encoded = encode_all(texts, Tokenizer::load(model_directory), problems);
+    auto next = encoded.begin();
+    for (Item& item : items)
+      documents.ids.push_back(item.ids.empty() ? std::move(*next++) : std::move(item.ids));
+  } else {
+    documents.is_running_text = true;
+    documents.ids.push_back(encode_file(file, Tokenizer::load(model_directory)));
+    if (documents.ids.back().empty()) documents.ids.clear();
+  }
+  problems.throw_if_any(file.string());
+  if (documents.ids.empty())
+    throw Error(ErrorCode::kData, {.what = "there are no texts to evaluate on",
+                                   .where = file.string(),
+                                   .fix = "use a file with text or token ids in it"});
+  return documents;
 }
 
 }  // namespace laos::hf

@@ -27,10 +27,18 @@ std::filesystem::path find_dataset(const std::string& dataset,
 std::vector<std::vector<int32_t>> load_samples(const std::filesystem::path& file,
                                                const Tokenizer& tokenizer, int64_t seq_len);
 
-// `text_file` tokenized whole and cut into non-overlapping windows of `seq_len` tokens from the
-// start; the remainder is dropped. Throws Error(kData) when there is not one whole window, on text
-// that is not UTF-8 and on more than 4 GiB.
-std::vector<std::vector<int32_t>> token_windows(const std::filesystem::path& text_file,
-                                                const Tokenizer& tokenizer, int64_t seq_len);
+// Texts to evaluate on, as token ids.
+struct Documents {
+  std::vector<std::vector<int32_t>> ids;  // one vector a document, none empty
+  bool is_running_text = false;           // a text file: one document of arbitrary length
+};
+
+// .jsonl: a document a line, of its `ids` (a list of token ids, as `laos tokenize` writes) or else
+// of its text as load_samples reads it. .json: a list of strings or of lists of token ids, a
+// document each, or a list of token ids, one document. Any other suffix: UTF-8 text, tokenized
+// whole. The tokenizer of `model_directory` is loaded when there is text. Throws as load_samples
+// and Tokenizer::load; ids beyond the vocabulary are for the reader of embeddings to refuse.
+Documents load_documents(const std::filesystem::path& file,
+                         const std::filesystem::path& model_directory);
 
 }  // namespace laos::hf

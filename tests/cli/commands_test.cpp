@@ -51,9 +51,38 @@ TEST_F(Commands, EvalPrintsPerplexityAndJsonWithTheSameFigures) {
   EXPECT_EQ(self["top1_agreement"], 1);
 }
 
+TEST_F(Commands, EvalPutsSeveralCheckpointsInOneTable) {
+  const std::string two =
+      eval("--seq-len 8 --model-path " + path("model") + " --baseline " + path("model")).output;
+  EXPECT_THAT(two, HasSubstr("checkpoint"));
+  EXPECT_THAT(two, HasSubstr("0.00000 ± 0.00000"));
+  const auto json =
+      nlohmann::json::parse(eval("--seq-len 8 --json --model-path " + path("model")).output);
+  EXPECT_EQ(json["models"].size(), 2u);
+  EXPECT_EQ(json["models"][0]["perplexity"], json["models"][1]["perplexity"]);
+}
+
+TEST_F(Commands, EvalScoresOverlappingWindowsIdsAndAGivenNumberOfTokens) {
+  EXPECT_THAT(eval("--seq-len 8 --stride 4").output,
+              HasSubstr("over 43 tokens in 10 windows of 8 every 4"));
+  EXPECT_THAT(eval("--seq-len 8 --max-tokens 10").output, HasSubstr("over 10 tokens in 2 windows"));
+  const std::string model = "eval --seq-len 8 --json --model-path " + path("model") + " --text ";
+  std::ofstream(directory_ / "text.jsonl") << "{\"text\": \"In the beginning\"}\n";
+  const std::string ids =
+      run_laos("tokenize --model-path " + path("model") + " < " + path("text.jsonl")).output;
+  std::ofstream(directory_ / "ids.jsonl") << ids;
+  std::ofstream(directory_ / "same.jsonl") << "{\"inputs_pretokenized\": \"In the beginning\"}\n";
+  const std::string from_ids = run_laos(model + path("ids.jsonl")).output;
+  EXPECT_THAT(from_ids, HasSubstr("\"tokens\": 14"));
+  EXPECT_EQ(from_ids, run_laos(model + path("same.jsonl")).output);
+}
+
 TEST_F(Commands, EvalRefusesWhatItCannotScore) {
-  for (const std::string& flags : {std::string("--seq-len 1"), "--text " + path("none.txt"),
-                                   std::string("--threads 0"), "--baseline " + path("none")}) {
+  for (const std::string& flags :
+       {std::string("--seq-len 1"), std::string("--stride 0"),
+        std::string("--seq-len 8 --stride 9"), std::string("--max-tokens 0"),
+        std::string("--seq-len 50"), std::string("--seq-len 1000000"), "--text " + path("none.txt"),
+        std::string("--threads 0"), "--baseline " + path("none")}) {
     const CommandResult result = eval(flags);
     EXPECT_GT(result.exit_code, 0) << flags;
     EXPECT_THAT(result.output, HasSubstr("laos: error:")) << flags;

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <filesystem>
 
-#include "eval/perplexity.h"
+#include "eval/metrics.h"
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
 #include "io/safetensors.h"
@@ -18,9 +18,66 @@ const std::filesystem::path kModel = kRoot / "models/qwen3-tiny";
 
 Windows eval_windows(int64_t seq_len, size_t count) {
   Windows windows =
-      hf::token_windows(kRoot / "models/qwen3-tiny-eval.txt", hf::Tokenizer::load(kModel), seq_len);
+      cut_windows(hf::load_documents(kRoot / "models/qwen3-tiny-eval.txt", kModel).ids,
+                  {.seq_len = seq_len, .keep_short = false});
   if (count < windows.size()) windows.resize(count);
   return windows;
+}
+
+TEST(MeanOverWindows, ClustersItsErrorByWindow) {
+  // Windows of 2, 1 and 2 tokens; mean 3; residual sums -3, 1, 2: sqrt(3 / 2 * 14) / 5.
+  const std::vector<double> values = {1, 2, 4, 5, 3};
+  const Mean mean = mean_over_windows(values, std::vector<int64_t>{2, 1, 2});
+  EXPECT_DOUBLE_EQ(mean.value, 3);
+  EXPECT_DOUBLE_EQ(mean.std_error, std::sqrt(1.5 * 14) / 5);
+  // Windows of one token: the textbook's sqrt(sum of squares / (n (n - 1))).
+  EXPECT_DOUBLE_EQ(mean_over_windows(values, std::vector<int64_t>(5, 1)).std_error,
+                   std::sqrt(10.0 / (5 * 4)));
+  EXPECT_TRUE(std::isnan(mean_over_windows(values, std::vector<int64_t>{5}).std_error));
+}
+
+TEST(Percentile, IsTheSmallestValueThatTheShareDoesNotExceed) {
+  const std::vector<double> values = {1, 2, 3, 4};
+  EXPECT_EQ(percentile(values, 0.5), 2);
+  EXPECT_EQ(percentile(values, 0.51), 3);
+  EXPECT_EQ(percentile(values, 0.99), 4);
+  EXPECT_EQ(percentile(values, 0), 1);
+  EXPECT_EQ(percentile(std::vector<double>{7}, 0.99), 7);
+}
+
+TEST(Compare, EqualsItsDefinitionComputedDirectly) {
+  // Logits by hand: two rows of hidden states and a vocabulary of three.
+  const std::vector<float> head = {1, 0, 0, 1, 1, 1};
+  const TensorView lm_head{.name = "",
+                           .dtype = DType::kF32,
+                           .shape = {3, 2},
+                           .data = reinterpret_cast<const std::byte*>(head.data())};
+  const auto hidden = [&](std::vector<float> rows) {
+    ScoredHidden result{Mat<float>(2, 2), lm_head};
+    std::copy(rows.begin(), rows.end(), result.rows.data());
+    return result;
+  };
+  const ScoredHidden base = hidden({2, -1, 0.5, 1}), model = hidden({1, 0.5, 1, 0.5});
+  const auto log_p = [&](const ScoredHidden& h, int64_t row, int64_t token) {
+    const auto logit = [&](int64_t t) {
+      return static_cast<double>(head[static_cast<size_t>(2 * t)]) * h.rows(row, 0) +
+             static_cast<double>(head[static_cast<size_t>(2 * t + 1)]) * h.rows(row, 1);
+    };
+    return logit(token) - std::log(std::exp(logit(0)) + std::exp(logit(1)) + std::exp(logit(2)));
+  };
+  double kl[2] = {};
+  for (int64_t row = 0; row < 2; ++row)
+    for (int64_t t = 0; t < 3; ++t)
+      kl[row] += std::exp(log_p(base, row, t)) * (log_p(base, row, t) - log_p(model, row, t));
+  const Windows windows = {{.ids = {0, 1}}, {.ids = {0, 2}}};
+  const Comparison c = compare(model, base, windows);
+  EXPECT_NEAR(c.divergence.kl.value, (kl[0] + kl[1]) / 2, 1e-12);
+  EXPECT_NEAR(c.divergence.kl_max, std::max(kl[0], kl[1]), 1e-12);
+  EXPECT_NEAR(c.divergence.kl_median, std::min(kl[0], kl[1]), 1e-12);
+  EXPECT_NEAR(c.divergence.kl.std_error, std::abs(kl[0] - kl[1]) / 2, 1e-12);
+  EXPECT_NEAR(c.model.nll.value, -(log_p(model, 0, 1) + log_p(model, 1, 2)) / 2, 1e-12);
+  EXPECT_NEAR(c.divergence.nll_increase.value, c.model.nll.value - c.baseline.nll.value, 1e-12);
+  EXPECT_EQ(c.divergence.top1_agreement.value, 0.5);  // 0 and 2 of the baseline, 2 and 2
 }
 
 // tests/golden/qwen3-tiny/README.md: logits of an independent implementation in f64.
@@ -45,72 +102,78 @@ TEST(FinalHidden, GivesTheGoldenLogits) {
     ASSERT_NEAR(logits.data()[i], expected.data()[i], 2e-3) << i;
 }
 
-TEST(Perplexity, EqualsItsDefinitionComputedDirectly) {
+TEST(Score, EqualsItsDefinitionComputedDirectly) {
   const std::unique_ptr<EvalModel> model = open_eval_model(kModel);
   const Windows windows = eval_windows(40, 3);
-  const model::HiddenStates hidden = final_hidden(*model, windows);
+  std::vector<std::vector<int32_t>> sequences;
+  for (const Window& window : windows) sequences.push_back(window.ids);
+  const model::HiddenStates hidden = final_hidden(*model, sequences);
   const Mat<float> head = to_f32(model->lm_head());
   double nll = 0;
   int64_t count = 0;
   for (size_t w = 0; w < windows.size(); ++w) {
-    for (size_t i = 0; i + 1 < windows[w].size(); ++i, ++count) {
+    for (size_t i = 0; i + 1 < windows[w].ids.size(); ++i, ++count) {
       const float* h = hidden.rows.row(static_cast<int64_t>(w * 40 + i));
       double sum = 0, target = 0;
       for (int64_t t = 0; t < head.rows(); ++t) {
         double logit = 0;
         for (int64_t j = 0; j < head.cols(); ++j) logit += static_cast<double>(h[j]) * head(t, j);
         sum += std::exp(logit);
-        if (t == windows[w][i + 1]) target = logit;
+        if (t == windows[w].ids[i + 1]) target = logit;
       }
       nll += std::log(sum) - target;
     }
   }
-  const Perplexity p = perplexity(*model, windows);
+  const Score p = score(*model, windows);
   EXPECT_EQ(p.num_tokens, count);
-  EXPECT_NEAR(p.nll, nll / static_cast<double>(count), 1e-5);
-  EXPECT_DOUBLE_EQ(p.value, std::exp(p.nll));
+  EXPECT_NEAR(p.nll.value, nll / static_cast<double>(count), 1e-5);
+  EXPECT_DOUBLE_EQ(p.perplexity.value, std::exp(p.nll.value));
 }
 
 TEST(Compare, FindsNoDivergenceOfAModelFromItself) {
   const std::unique_ptr<EvalModel> model = open_eval_model(kModel);
   const Comparison c = compare(*model, *model, eval_windows(64, 4));
-  EXPECT_LT(c.divergence.kl_max, 1e-9);
-  EXPECT_EQ(c.divergence.top1_agreement, 1);
-  EXPECT_EQ(c.model.value, c.baseline.value);
+  EXPECT_EQ(c.divergence.kl_max, 0);
+  EXPECT_EQ(c.divergence.kl.std_error, 0);
+  EXPECT_EQ(c.divergence.top1_agreement.value, 1);
+  EXPECT_EQ(c.divergence.nll_increase.value, 0);
+  EXPECT_EQ(c.model.perplexity.value, c.baseline.perplexity.value);
 }
 
-TEST(Perplexity, RefusesTokensOutsideTheVocabularyAndWindowsWithNothingToScore) {
+TEST(Score, RefusesTokensOutsideTheVocabularyAndWindowsWithNothingToScore) {
   const std::unique_ptr<EvalModel> model = open_eval_model(kModel);
-  EXPECT_THROW(perplexity(*model, {{1, 2, 4096}}), Error);
-  EXPECT_THROW(perplexity(*model, {{1}}), Error);
+  EXPECT_THROW(score(*model, {{.ids = {1, 2, 4096}}}), Error);
+  EXPECT_THROW(score(*model, {{.ids = {1}}}), Error);
+  EXPECT_THROW(score(*model, {{.ids = {1, 2}, .num_context = 2}}), Error);
+  EXPECT_THROW(score(*model, {}), Error);
 }
 
-TEST(SlowPerplexity, OfTheBundledModelEqualsTheIndependentFigures) {
+TEST(SlowScore, OfTheBundledModelEqualsTheIndependentFigures) {
   const std::unique_ptr<EvalModel> model = open_eval_model(kModel);
-  const Perplexity at_256 = perplexity(*model, eval_windows(256, 1000));
-  EXPECT_NEAR(at_256.value, 21.4618, 1e-4 * 21.4618);
+  const Score at_256 = score(*model, eval_windows(256, 1000));
+  EXPECT_NEAR(at_256.perplexity.value, 21.4618, 1e-4 * 21.4618);
   EXPECT_EQ(at_256.num_tokens, 44115);
-  const Perplexity at_512 = perplexity(*model, eval_windows(512, 1000));
-  EXPECT_NEAR(at_512.value, 21.3356, 1e-4 * 21.3356);
+  const Score at_512 = score(*model, eval_windows(512, 1000));
+  EXPECT_NEAR(at_512.perplexity.value, 21.3356, 1e-4 * 21.3356);
   EXPECT_EQ(at_512.num_tokens, 43946);
 }
 
 // Figures of an independent judge. With 4-bit activations everywhere, f32 rounding alone moves the
 // perplexity: the scalar, SSE4 and AVX2 kernels give 23.4375, 23.3701 and 23.3996 for `full`
 // (docs/accuracy.md), hence its tolerance.
-TEST(SlowPerplexity, OfTheReferenceCheckpointsEqualsTheJudgesFigures) {
+TEST(SlowScore, OfTheReferenceCheckpointsEqualsTheJudgesFigures) {
   const std::filesystem::path reference = kRoot / "../shared/data/qwen3-tiny-reference";
   if (!std::filesystem::exists(reference)) GTEST_SKIP() << "no " << reference;
   const std::unique_ptr<EvalModel> baseline = open_eval_model(kModel);
   const Windows windows = eval_windows(256, 1000);
   const Comparison laos = compare(*open_eval_model(reference / "laos"), *baseline, windows);
-  EXPECT_NEAR(laos.model.value, 21.6312, 1e-3 * 21.6312);
-  EXPECT_NEAR(laos.divergence.kl_mean, 0.00887, 3 * laos.divergence.kl_stderr);
-  EXPECT_NEAR(laos.divergence.top1_agreement, 0.9420, 0.005);
+  EXPECT_NEAR(laos.model.perplexity.value, 21.6312, 1e-3 * 21.6312);
+  EXPECT_NEAR(laos.divergence.kl.value, 0.00887, 3 * laos.divergence.kl.std_error);
+  EXPECT_NEAR(laos.divergence.top1_agreement.value, 0.9420, 0.005);
   const Comparison full = compare(*open_eval_model(reference / "full"), *baseline, windows);
-  EXPECT_NEAR(full.model.value, 23.4235, 3e-3 * 23.4235);
-  EXPECT_NEAR(full.divergence.kl_mean, 0.08123, 3 * full.divergence.kl_stderr);
-  EXPECT_NEAR(full.divergence.top1_agreement, 0.8330, 0.005);
+  EXPECT_NEAR(full.model.perplexity.value, 23.4235, 3e-3 * 23.4235);
+  EXPECT_NEAR(full.divergence.kl.value, 0.08123, 3 * full.divergence.kl.std_error);
+  EXPECT_NEAR(full.divergence.top1_agreement.value, 0.8330, 0.005);
 }
 
 }  // namespace

@@ -107,14 +107,57 @@ TEST_F(Dataset, GivesTheSameSamplesOnAnyNumberOfThreads) {
   set_num_threads(before);
 }
 
-TEST_F(Dataset, CutsWindowsAndDropsTheRemainder) {
-  const auto file = directory_.write("a.txt", "abcdefgh");
-  EXPECT_THAT(token_windows(file, tokenizer_, 3),
-              ElementsAre(ElementsAre('a', 'b', 'c'), ElementsAre('d', 'e', 'f')));
-  EXPECT_THAT(token_windows(file, tokenizer_, 8), SizeIs(1));
-  const Error e = test::error_of([&] { token_windows(file, tokenizer_, 9); });
-  EXPECT_EQ(e.code(), ErrorCode::kData);
-  EXPECT_THAT(e.what(), HasSubstr("8 tokens"));
+class LoadDocuments : public Dataset {
+ protected:
+  LoadDocuments() { directory_.write("tokenizer.json", test::small_tokenizer().dump()); }
+  Documents documents(const std::string& name, std::string_view content) const {
+    return load_documents(directory_.write(name, content), directory_.path());
+  }
+  Error refused(const std::string& name, std::string_view content) const {
+    return test::error_of([&] { documents(name, content); });
+  }
+};
+
+TEST_F(LoadDocuments, ReadsTextAndIdsLineByLine) {
+  const Documents found = documents("a.jsonl",
+                                    "{\"inputs_pretokenized\": \"ab\"}\n\n{\"ids\": [1, 2, 3], "
+                                    "\"text\": \"x\"}\n{\"x\": \"ids\"}");
+  ASSERT_THAT(found.ids, SizeIs(3));
+  EXPECT_THAT(found.ids[0], ElementsAre('a', 'b'));
+  EXPECT_THAT(found.ids[1], ElementsAre(1, 2, 3));
+  EXPECT_EQ(tokenizer_.decode(found.ids[2]), "{\"x\": \"ids\"}");
+  EXPECT_FALSE(found.is_running_text);
+}
+
+TEST_F(LoadDocuments, ReadsJsonListsOfTextsOfIdsAndOfListsOfIds) {
+  EXPECT_THAT(documents("a.json", R"(["a", "b"])").ids,
+              ElementsAre(ElementsAre('a'), ElementsAre('b')));
+  EXPECT_THAT(documents("a.json", "[1, 2]").ids, ElementsAre(ElementsAre(1, 2)));
+  EXPECT_THAT(documents("a.json", "[[1], [2, 3]]").ids,
+              ElementsAre(ElementsAre(1), ElementsAre(2, 3)));
+}
+
+TEST_F(LoadDocuments, NeedsNoTokenizerForIds) {
+  std::filesystem::remove(directory_.path() / "tokenizer.json");
+  EXPECT_THAT(documents("a.json", "[1, 2]").ids, SizeIs(1));
+}
+
+TEST_F(LoadDocuments, ReadsAnyOtherFileAsRunningText) {
+  const Documents found = documents("a.md", "[1, 2]");
+  EXPECT_TRUE(found.is_running_text);
+  EXPECT_THAT(found.ids, ElementsAre(SizeIs(6)));
+}
+
+TEST_F(LoadDocuments, NamesWhatIsWrong) {
+  EXPECT_THAT(refused("a.jsonl", "{\"ids\": [1]}\n{\"ids\": [1.5]}\n{\"ids\": []}\n").what(),
+              testing::AllOf(HasSubstr("a.jsonl:2: `ids`"), HasSubstr("a.jsonl:3: `ids`")));
+  for (const char* bad :
+       {"[1, -2]", "[1, 99999999999]", "[[1], 2]", "[[1], []]", "[1", "[1, \"a\"]"}) {
+    EXPECT_EQ(refused("a.json", bad).code(), ErrorCode::kData) << bad;
+    EXPECT_THAT(refused("a.json", bad).what(), HasSubstr("a.json")) << bad;
+  }
+  for (const char* empty : {"a.json", "a.jsonl", "a.txt"})
+    EXPECT_EQ(refused(empty, empty == std::string("a.json") ? "[]" : "").code(), ErrorCode::kData);
 }
 
 TEST(FindDataset, LooksBesideTheRecipeBeforeTheCalibDirectories) {

@@ -6,7 +6,7 @@
 #include <sstream>
 
 #include "core/threads.h"
-#include "eval/perplexity.h"
+#include "eval/metrics.h"
 #include "pipeline/run.h"
 #include "save/inspect.h"
 #include "support/synthetic.h"
@@ -125,7 +125,7 @@ TEST_F(Pipeline, RotationAloneKeepsTheFloatModelsFunction) {
   const auto rotated = eval::open_eval_model(directory_ / "out");
   const auto original = eval::open_eval_model(directory_ / "model");
   // Weights rounded once to bf16 (8 bits of mantissa): far below what any wrong rotation would do.
-  EXPECT_LT(eval::compare(*rotated, *original, {window}).divergence.kl_mean, 1e-3);
+  EXPECT_LT(eval::compare(*rotated, *original, {{.ids = window}}).divergence.kl.value, 1e-3);
 }
 
 TEST_F(Pipeline, PlainRoundingNeedsNoDataset) {

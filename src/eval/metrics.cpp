@@ -1,0 +1,242 @@
+#include "eval/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "core/threads.h"
+#include "linalg/gemm.h"
+#include "model/checkpoint.h"
+
+namespace laos::eval {
+namespace {
+
+constexpr int64_t kVocabBlock = 4096;  // rows of lm_head in f32 at a time
+constexpr int64_t kTokenBlock = 1024;  // tokens whose logits exist at a time
+
+// What a pass over the vocabulary, a block at a time, leaves of one model's logits at one position.
+struct Running {
+  double max = -std::numeric_limits<double>::infinity();
+  double sum = 0;  // of exp(logit - max)
+  double target_logit = 0;
+  int64_t top = 0;
+  float top_logit = -std::numeric_limits<float>::infinity();
+
+  double log_sum() const { return max + std::log(sum); }
+  // Returns exp(old max - new max), by which sums weighted with this model's probabilities shrink.
+  double raise_max(double block_max) {
+    if (block_max <= max) return 1;
+    const double shrink = std::exp(max - block_max);
+    sum *= shrink;
+    max = block_max;
+    return shrink;
+  }
+};
+
+std::vector<int32_t> targets_of(const Windows& windows) {
+  std::vector<int32_t> targets;
+  for (const Window& window : windows)
+    targets.insert(targets.end(), window.ids.begin() + window.num_context, window.ids.end());
+  return targets;
+}
+
+std::vector<int64_t> sizes_of(const Windows& windows) {
+  std::vector<int64_t> sizes;
+  for (const Window& window : windows) sizes.push_back(window.num_scored());
+  return sizes;
+}
+
+void take_block(const float* logits, int64_t count, int64_t first_id, int32_t target,
+                Running& running, double& shrink) {
+  const float* best = std::max_element(logits, logits + count);
+  shrink = running.raise_max(*best);
+  for (int64_t j = 0; j < count; ++j)
+    running.sum += std::exp(static_cast<double>(logits[j]) - running.max);
+  if (*best > running.top_logit) {
+    running.top_logit = *best;
+    running.top = first_id + (best - logits);
+  }
+  if (target >= first_id && target < first_id + count)
+    running.target_logit = logits[target - first_id];
+}
+
+std::vector<double> nll_of(const std::vector<Running>& running) {
+  std::vector<double> nll;
+  for (const Running& r : running) nll.push_back(r.log_sum() - r.target_logit);
+  return nll;
+}
+
+Score summarize(const std::vector<double>& nll, std::span<const int64_t> window_sizes) {
+  Score result;
+  result.num_tokens = std::ssize(nll);
+  result.num_windows = std::ssize(window_sizes);
+  result.nll = mean_over_windows(nll, window_sizes);
+  result.perplexity.value = std::exp(result.nll.value);
+  result.perplexity.std_error = result.perplexity.value * result.nll.std_error;
+  if (!std::isfinite(result.perplexity.value))
+    throw Error(ErrorCode::kNumeric, {.what = "the model's logits are not finite",
+                                      .where = "evaluation",
+                                      .fix = "check the checkpoint with `laos inspect`"});
+  return result;
+}
+
+// One pass over the vocabulary for one model, or for two beside each other: then `kl` is
+// KL(baseline || model).
+struct Pass {
+  std::vector<Running> model, baseline;
+  std::vector<double> kl;
+};
+
+Pass run(const ScoredHidden& model, const ScoredHidden* baseline,
+         const std::vector<int32_t>& targets) {
+  const int64_t n = model.rows.rows(), vocab_size = model.lm_head.shape[0];
+  LAOS_ASSERT(n == std::ssize(targets) && (baseline == nullptr || baseline->rows.rows() == n));
+  Pass pass;
+  pass.model.resize(static_cast<size_t>(n));
+  if (baseline != nullptr) {
+    pass.baseline.resize(static_cast<size_t>(n));
+    pass.kl.resize(static_cast<size_t>(n), 0.0);
+  }
+  Mat<float> logits(std::min(kTokenBlock, n), kVocabBlock), base_logits;
+  if (baseline != nullptr) base_logits = Mat<float>(logits.rows(), kVocabBlock);
+  for (int64_t first_id = 0; first_id < vocab_size; first_id += kVocabBlock) {
+    const int64_t count = std::min(kVocabBlock, vocab_size - first_id);
+    const Mat<float> head = model::rows_to_f32(model.lm_head, first_id, first_id + count);
+    Mat<float> base_head;
+    if (baseline != nullptr)
+      base_head = model::rows_to_f32(baseline->lm_head, first_id, first_id + count);
+    for (int64_t begin = 0; begin < n; begin += kTokenBlock) {
+      const int64_t end = std::min(n, begin + kTokenBlock);
+      const MatView<float> block = logits.view().slice_rows(0, end - begin).slice_cols(0, count);
+      linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
+                   model.rows.view().slice_rows(begin, end), head.view(), 0.0f, block);
+      MatView<float> base_block;
+      if (baseline != nullptr) {
+        base_block = base_logits.view().slice_rows(0, end - begin).slice_cols(0, count);
+        linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
+                     baseline->rows.view().slice_rows(begin, end), std::as_const(base_head).view(),
+                     0.0f, base_block);
+      }
+      parallel_for_ranges(end - begin, 8, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+          const auto token = static_cast<size_t>(begin + i);
+          double shrink = 1;
+          take_block(block.row(i), count, first_id, targets[token], pass.model[token], shrink);
+          if (baseline == nullptr) continue;
+          Running& base = pass.baseline[token];
+          take_block(base_block.row(i), count, first_id, targets[token], base, shrink);
+          // sum exp(b - max) (b - m) over logits b of the baseline and m of the model, rescaled
+          // with base.max.
+          double& kl = pass.kl[token];
+          kl *= shrink;
+          for (int64_t j = 0; j < count; ++j) {
+            const double b = base_block.row(i)[j], m = block.row(i)[j];
+            kl += std::exp(b - base.max) * (b - m);
+          }
+        }
+      });
+    }
+  }
+  for (size_t i = 0; i < pass.kl.size(); ++i) {
+    const double kl =
+        pass.kl[i] / pass.baseline[i].sum - pass.baseline[i].log_sum() + pass.model[i].log_sum();
+    pass.kl[i] = std::max(0.0, kl);  // rounding can leave -1e-16
+  }
+  return pass;
+}
+
+}  // namespace
+
+Mean mean_over_windows(std::span<const double> values, std::span<const int64_t> window_sizes) {
+  const auto n = static_cast<double>(values.size()), w = static_cast<double>(window_sizes.size());
+  Mean mean;
+  for (const double value : values) mean.value += value;
+  mean.value /= n;
+  double squares = 0;
+  const double* value = values.data();
+  for (const int64_t size : window_sizes) {
+    double residual = 0;
+    for (int64_t i = 0; i < size; ++i) residual += *value++ - mean.value;
+    squares += residual * residual;
+  }
+  LAOS_ASSERT(value == values.data() + values.size());
+  mean.std_error = window_sizes.size() < 2 ? std::numeric_limits<double>::quiet_NaN()
+                                           : std::sqrt(w / (w - 1) * squares) / n;
+  return mean;
+}
+
+double percentile(std::span<const double> values, double p) noexcept {
+  LAOS_ASSERT(!values.empty());
+  const auto count = static_cast<int64_t>(std::ceil(p * static_cast<double>(values.size())));
+  return values[static_cast<size_t>(std::clamp<int64_t>(count, 1, std::ssize(values)) - 1)];
+}
+
+ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
+  std::vector<std::vector<int32_t>> sequences;
+  int64_t num_rows = 0;
+  for (const Window& window : windows) {
+    if (window.num_context < 1 || window.num_scored() < 1)
+      throw Error(ErrorCode::kData, {.what = "a window of " + std::to_string(window.ids.size()) +
+                                             " tokens has nothing to score",
+                                     .where = "evaluation text",
+                                     .fix = "use longer texts or windows"});
+    sequences.push_back(window.ids);
+    num_rows += window.num_scored();
+  }
+  if (windows.empty())
+    throw Error(ErrorCode::kData,
+                {.what = "there is nothing to score", .where = "evaluation text", .fix = ""});
+  const model::HiddenStates states = final_hidden(model, sequences);
+  ScoredHidden result{Mat<float>(num_rows, states.rows.cols()), model.lm_head()};
+  int64_t row = 0;
+  for (size_t w = 0; w < windows.size(); ++w) {
+    const MatView<const float> hidden = states.of_sample(static_cast<int64_t>(w));
+    for (int64_t i = windows[w].num_context - 1; i + 1 < hidden.rows; ++i)
+      std::copy_n(hidden.row(i), hidden.cols, result.rows.row(row++));
+  }
+  return result;
+}
+
+Score score(const ScoredHidden& model, const Windows& windows) {
+  return summarize(nll_of(run(model, nullptr, targets_of(windows)).model), sizes_of(windows));
+}
+
+Comparison compare(const ScoredHidden& model, const ScoredHidden& baseline,
+                   const Windows& windows) {
+  if (model.lm_head.shape[0] != baseline.lm_head.shape[0])
+    throw Error(ErrorCode::kShape,
+                {.what = "vocabularies of " + std::to_string(model.lm_head.shape[0]) + " and " +
+                         std::to_string(baseline.lm_head.shape[0]) + " tokens",
+                 .where = "model and baseline",
+                 .fix = "compare checkpoints of the same model"});
+  Pass pass = run(model, &baseline, targets_of(windows));
+  const std::vector<int64_t> sizes = sizes_of(windows);
+  const std::vector<double> nll = nll_of(pass.model), base_nll = nll_of(pass.baseline);
+  Comparison result{summarize(nll, sizes), summarize(base_nll, sizes), {}};
+  std::vector<double> agreed, increase;
+  for (size_t i = 0; i < nll.size(); ++i) {
+    agreed.push_back(pass.model[i].top == pass.baseline[i].top ? 1 : 0);
+    increase.push_back(nll[i] - base_nll[i]);
+  }
+  Divergence& d = result.divergence;
+  d.kl = mean_over_windows(pass.kl, sizes);
+  d.top1_agreement = mean_over_windows(agreed, sizes);
+  d.nll_increase = mean_over_windows(increase, sizes);
+  std::sort(pass.kl.begin(), pass.kl.end());
+  d.kl_median = percentile(pass.kl, 0.5);
+  d.kl_p99 = percentile(pass.kl, 0.99);
+  d.kl_max = pass.kl.back();
+  return result;
+}
+
+Score score(const EvalModel& model, const Windows& windows) {
+  return score(scored_hidden(model, windows), windows);
+}
+
+Comparison compare(const EvalModel& model, const EvalModel& baseline, const Windows& windows) {
+  const ScoredHidden hidden = scored_hidden(model, windows);
+  return compare(hidden, scored_hidden(baseline, windows), windows);
+}
+
+}  // namespace laos::eval

@@ -1,0 +1,41 @@
+#include "eval/windows.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "core/error.h"
+
+namespace laos::eval {
+
+Windows cut_windows(const std::vector<std::vector<int32_t>>& documents,
+                    const WindowOptions& options) {
+  const int64_t seq_len = options.seq_len, stride = options.stride == 0 ? seq_len : options.stride;
+  LAOS_ASSERT(seq_len >= 2 && stride >= 1 && stride <= seq_len && options.max_tokens >= 0);
+  int64_t left = options.max_tokens == 0 ? std::numeric_limits<int64_t>::max() : options.max_tokens;
+  Windows windows;
+  for (const std::vector<int32_t>& ids : documents) {
+    const int64_t length = std::ssize(ids);
+    for (int64_t begin = 0, scored_end = 1; scored_end < length && left > 0; begin += stride) {
+      const int64_t end = std::min(begin + seq_len, length);
+      if (end - begin < seq_len && !options.keep_short) break;
+      // A window's first token has nothing before it.
+      const int64_t first_scored = std::max(scored_end, begin + 1);
+      scored_end = end;
+      if (first_scored >= end) continue;
+      const int64_t count = std::min(end - first_scored, left);
+      left -= count;
+      windows.push_back({.ids = {ids.begin() + begin, ids.begin() + first_scored + count},
+                         .num_context = first_scored - begin});
+    }
+  }
+  return windows;
+}
+
+int64_t num_scored(const Windows& windows) noexcept {
+  int64_t count = 0;
+  for (const Window& window : windows) count += window.num_scored();
+  return count;
+}
+
+}  // namespace laos::eval
