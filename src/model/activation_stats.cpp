@@ -9,9 +9,11 @@ namespace laos::model {
 
 ActivationStats::ActivationStats(const hf::Config& config, const OnlineRotation& online)
     : online_(online) {
-  for (const LinearGroup group : kAllLinearGroups)
-    groups_[static_cast<size_t>(group)].peak.assign(
-        static_cast<size_t>(in_features(config, linears_of(group).front())), 0.0f);
+  for (const LinearGroup group : kAllLinearGroups) {
+    const auto width = static_cast<size_t>(in_features(config, linears_of(group).front()));
+    groups_[static_cast<size_t>(group)].peak.assign(width, 0.0f);
+    groups_[static_cast<size_t>(group)].fourth_sum.assign(width, 0.0);
+  }
 }
 
 void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& saved) {
@@ -42,6 +44,8 @@ void ActivationStats::observe_sample(Group& group, MatView<const float> x) {
         const auto column = static_cast<size_t>(j);
         min[column] = std::min(min[column], row[j]);
         max[column] = std::max(max[column], row[j]);
+        const double square = static_cast<double>(row[j]) * row[j];
+        group.fourth_sum[column] += square * square;
       }
     }
   });
@@ -56,6 +60,7 @@ void ActivationStats::observe_sample(Group& group, MatView<const float> x) {
   group.min_sum += sample_min;
   group.max_sum += sample_max;
   ++group.num_samples;
+  group.num_tokens += x.rows;
 }
 
 }  // namespace laos::model

@@ -14,7 +14,9 @@ namespace laos::model {
 class ActivationStats {
  public:
   struct Group {
-    std::vector<float> peak;          // max |x| of each input channel
+    std::vector<float> peak;         // max |x| of each input channel
+    std::vector<double> fourth_sum;  // Σ x⁴ of each, over all tokens
+    int64_t num_tokens = 0;
     float min = 0, max = 0;           // over all samples, with 0
     double min_sum = 0, max_sum = 0;  // of the samples' own ranges
     int64_t num_samples = 0;

@@ -491,6 +491,9 @@ class RecipeReader {
     const MapReader reader(report_, value, schema::kSmooth);
     read_fraction(reader, "alpha", options.alpha);
     read_fraction(reader, "scale_min", options.scale_min);
+    if (const auto statistic = reader.find("statistic"))
+      if (const auto name = read_choice(report_, *statistic, {"peak", "l4"}))
+        options.statistic = *name == "l4" ? smooth::Statistic::kL4 : smooth::Statistic::kPeak;
     if (const auto types = reader.find("enable_subgraph_type");
         types && require_list(report_, *types)) {
       options.norm_linear = options.ov = options.up_down = false;

@@ -25,9 +25,9 @@ const MapSchema kRotate = {"adapt_rotation, stage 2",
 const MapSchema kQuarot = {"quarot",
                            {"type", "online", "block_size", "down_proj_online_layers",
                             "max_tp_size", "export_extra_info"}};
-const MapSchema kSmooth = {
-    "iter_smooth",
-    {"type", "alpha", "scale_min", "symmetric", "enable_subgraph_type", "include", "exclude"}};
+const MapSchema kSmooth = {"iter_smooth",
+                           {"type", "alpha", "scale_min", "statistic", "symmetric",
+                            "enable_subgraph_type", "include", "exclude"}};
 const MapSchema kLinear = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
 const MapSchema kGptq = {"gptq_quant", {"type", "damp", "act_order", "refit", "strategies"}};
 const MapSchema kAutoround = {

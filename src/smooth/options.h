@@ -3,9 +3,16 @@
 
 namespace laos::smooth {
 
+// How large an input channel is.
+enum class Statistic {
+  kPeak,  // its largest |x|, which is one token's
+  kL4,    // (mean x⁴)^(1/4) over all tokens
+};
+
 struct SmoothOptions {
   double alpha = 0.9;       // in (0, 1): how much of the activations' range moves into the weights
   double scale_min = 1e-5;  // in (0, 1)
+  Statistic statistic = Statistic::kPeak;
   // Which pairs of modules; "linear-linear" has no pair in Qwen3.
   bool norm_linear = true;
   bool ov = true;

@@ -34,20 +34,29 @@ Members members_of(Pair pair) noexcept {
   return {LinearGroup::kGateUp, "post_attention_layernorm"};
 }
 
+std::vector<float> sizes_of(const model::ActivationStats::Group& stats, Statistic statistic) {
+  if (statistic == Statistic::kPeak) return stats.peak;
+  std::vector<float> sizes(stats.fourth_sum.size());
+  const auto tokens = static_cast<double>(std::max<int64_t>(1, stats.num_tokens));
+  for (size_t j = 0; j < sizes.size(); ++j)
+    sizes[j] = static_cast<float>(std::pow(stats.fourth_sum[j] / tokens, 0.25));
+  return sizes;
+}
+
 std::vector<float> factors(const hf::Config& config, const SmoothOptions& options,
-                           const std::vector<float>& peaks, std::span<const Linear> targets,
+                           const std::vector<float>& sizes, std::span<const Linear> targets,
                            const model::LayerWeights& weights) {
-  std::vector<float> weight_peaks(peaks.size(), 1e-5f);
+  std::vector<float> weight_peaks(sizes.size(), 1e-5f);
   for (const Linear target : targets) {
     const Mat<float>& weight = weights[target];
     for (int64_t i = 0; i < weight.rows(); ++i)
-      for (size_t j = 0; j < peaks.size(); ++j)
+      for (size_t j = 0; j < sizes.size(); ++j)
         weight_peaks[j] = std::max(weight_peaks[j], std::abs(weight.row(i)[j]));
   }
-  std::vector<float> scales(peaks.size());
-  for (size_t j = 0; j < peaks.size(); ++j) {
+  std::vector<float> scales(sizes.size());
+  for (size_t j = 0; j < sizes.size(); ++j) {
     const double s =
-        std::pow(peaks[j], options.alpha) / std::pow(weight_peaks[j], 1 - options.alpha);
+        std::pow(sizes[j], options.alpha) / std::pow(weight_peaks[j], 1 - options.alpha);
     scales[j] = round_to(config.dtype, static_cast<float>(std::max(options.scale_min, s)));
     if (!std::isfinite(scales[j]) || scales[j] <= 0) scales[j] = 1;
   }
@@ -103,7 +112,8 @@ void smooth_pair(const hf::Config& config, const SmoothOptions& options, Pair pa
                  const model::ActivationStats& stats, model::LayerWeights& weights) {
   const LinearGroup group = members_of(pair).targets;
   const std::span<const Linear> targets = model::linears_of(group);
-  std::vector<float> scales = factors(config, options, stats[group].peak, targets, weights);
+  std::vector<float> scales =
+      factors(config, options, sizes_of(stats[group], options.statistic), targets, weights);
   switch (pair) {
     case Pair::kUpDown:
       divide_rows(scales, weights[Linear::kUpProj]);

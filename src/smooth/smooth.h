@@ -22,10 +22,10 @@ std::string source_of(int64_t layer_idx, Pair pair);
 // Whether `options` wants pairs of this kind at all.
 bool is_enabled(const SmoothOptions& options, Pair pair) noexcept;
 
-// s_j = max(scale_min, a_j^alpha / w_j^(1 - alpha)) rounded to the checkpoint's dtype, a_j the peak
-// of the targets' input channel j, w_j >= 1e-5 the largest |weight| of the targets in column j.
-// Targets' columns are multiplied by s, the source's outputs divided; for kOv, s is the mean over
-// the query heads that share a KV head. An s that is not finite or 0 counts as 1.
+// s_j = max(scale_min, a_j^alpha / w_j^(1 - alpha)) rounded to the checkpoint's dtype, a_j the
+// statistic of the targets' input channel j, w_j >= 1e-5 the largest |weight| of the targets in
+// column j. Targets' columns are multiplied by s, the source's outputs divided; for kOv, s is the
+// mean over the query heads that share a KV head. An s that is not finite or 0 counts as 1.
 void smooth_pair(const hf::Config& config, const SmoothOptions& options, Pair pair,
                  const model::ActivationStats& stats, model::LayerWeights& weights);
 

@@ -54,7 +54,12 @@ class Stats : public testing::Test {
       float peak = 0;
       for (int64_t i = 0; i < batch_.num_tokens(); ++i) peak = std::max(peak, std::fabs(x(i, j)));
       ASSERT_EQ(stats.peak[static_cast<size_t>(j)], peak) << j;
+      double fourth_sum = 0;
+      for (int64_t i = 0; i < batch_.num_tokens(); ++i)
+        fourth_sum += std::pow(static_cast<double>(x(i, j)), 4);
+      ASSERT_NEAR(stats.fourth_sum[static_cast<size_t>(j)], fourth_sum, 1e-12 * fourth_sum) << j;
     }
+    EXPECT_EQ(stats.num_tokens, batch_.num_tokens());
     float min = 0, max = 0;
     double min_sum = 0, max_sum = 0;
     for (int64_t s = 0; s < batch_.num_sequences(); ++s) {

@@ -222,6 +222,17 @@ TEST_P(FactorsOfOneChannel, AreTheFormulasRoundedToBF16) {
   }
 }
 
+// Of two tokens, the channel's peak is in one and the other is zero: (peak⁴ / 2)^(1/4).
+TEST_P(FactorsOfOneChannel, OfTheL4StatisticAreTheFormulaOfTheFourthPowerMean) {
+  const hf::Config config = small_config();
+  const SmoothOptions options{.alpha = 0.6, .statistic = Statistic::kL4};
+  Smoothed smoothed =
+      smooth_with_peaks(config, options, GetParam(), normal_peaks(config, GetParam()));
+  for (double& peak : smoothed.peaks) peak *= std::pow(0.5, 0.25);
+  for (size_t j = 0; j < smoothed.by_target.size(); ++j)
+    expect_nearest_bf16(smoothed.by_target[j], formula(smoothed, options, GetParam(), j), j);
+}
+
 // The factors multiply every column of the targets, divide every row of the source, and touch
 // nothing else.
 TEST_P(SmoothPair, ChangesTargetsAndSourceOnly) {
