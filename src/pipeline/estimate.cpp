@@ -5,6 +5,8 @@
 #include "linalg/gemm.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
+#include "rotation/fit.h"
+#include "rotation/token_range.h"
 
 namespace laos::pipeline {
 namespace {
@@ -30,6 +32,30 @@ double measure_gemm_gflops() {
     best_seconds = std::min(best_seconds, elapsed.count());
   }
   return 2e-9 * kSize * kSize * kSize / best_seconds;
+}
+
+// One layer's Gram matrices and solutions. Linears of a group that have one scheme share both.
+// `bytes` grows to what the layer holds at once.
+double gptq_flops(const Plan& plan, size_t step, int64_t layer_idx,
+                  const gptq::GptqOptions& options, double tokens, double& bytes) {
+  double flops = 0, held = 0;
+  for (const model::LinearGroup group : model::kAllLinearGroups) {
+    double in = 0, out = 0;
+    for (const model::Linear l : model::linears_of(group)) {
+      const PlannedLinear& linear = plan.linear(layer_idx, l);
+      if (!linear.scheme || linear.step != step) continue;
+      in = static_cast<double>(model::in_features(plan.checkpoint.config(), l));
+      out += static_cast<double>(model::out_features(plan.checkpoint.config(), l));
+    }
+    // A product of symmetric result is formed whole; a factor is a third of a cube, feedback half a
+    // product.
+    const double solved = in * in * in / 3 + out * in * in;
+    flops += 2 * tokens * in * in + solved;
+    if (options.refit) flops += 2 * tokens * in * in + solved + 3 * out * in * in;
+    held += 4 * in * in * (options.refit ? 2 : 1);
+    bytes = std::max(bytes, held + 4 * (in * in + 3 * out * in));
+  }
+  return flops;
 }
 
 // The share of the GEMM rate that a whole run reaches; docs/accuracy.md has the measurement.
@@ -72,20 +98,27 @@ Estimate estimate(const Plan& plan) {
     const model::Ragged samples = ragged_of(*fit.samples);
     const auto tokens = static_cast<double>(samples.num_tokens());
     result.flops += layers * forward(tokens, pairs_of(samples));
-    const double rows = layers * static_cast<double>(std::min<int64_t>(samples.num_sequences(),
-                                                                       fit.options.max_samples));
-    const double cubed = hidden_size * hidden_size * hidden_size;
-    // About 15 steps of 3 products make a polar factor.
-    result.flops += static_cast<double>(fit.options.steps) *
-                    (4 * rows * hidden_size * hidden_size + 45 * cubed);
+    const auto rows =
+        static_cast<double>(rotation::num_fit_rows(config, fit.options, samples, fit.chunks));
+    const double squared = hidden_size * hidden_size, cubed = squared * hidden_size;
+    const auto steps = static_cast<double>(fit.options.steps);
+    if (fit.options.objective == rotation::FitObjective::kTokenRange) {
+      // A step: a batch rotated, its gradient, the turn, and two Newton-Schulz steps.
+      const double batch = std::min<double>(rows, rotation::kRangeBatchRows);
+      result.flops += steps * (4 * batch * squared + 10 * cubed);
+      fit_bytes = std::max(fit_bytes, 4 * ((1.5 * rows + 3 * batch) * hidden_size + 6 * squared));
+    } else {
+      // About 15 steps of 2 products make a polar factor.
+      result.flops += steps * (4 * rows * squared + 60 * cubed);
+      fit_bytes = std::max(fit_bytes, 4 * (4 * rows * hidden_size + 8 * squared));
+    }
     hidden_rows = std::max(hidden_rows, tokens);
-    fit_bytes = std::max(fit_bytes, 4 * (4 * rows * hidden_size + 8 * hidden_size * hidden_size));
   }
   if (plan.rotate() != nullptr) result.flops += 2 * layers * params * hidden_size;
 
   const model::Ragged samples = ragged_of(*plan.samples);
   const auto tokens = static_cast<double>(samples.num_tokens());
-  double batch_tokens = 0;
+  double batch_tokens = 0, gram_bytes = 0;
   if (plan.reads_activations_from(0) && samples.num_sequences() > 0) {
     const auto count = static_cast<double>(samples.num_sequences());
     const double drawn =
@@ -99,6 +132,9 @@ Estimate estimate(const Plan& plan) {
       for (size_t step = 0; step < plan.steps.size(); ++step) {
         if (!plan.reads_activations(step, i)) continue;
         ++readers;
+        if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
+            round != nullptr && round->gptq)
+          result.flops += gptq_flops(plan, step, i, *round->gptq, tokens, gram_bytes);
         const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
         if (train == nullptr) continue;
         const auto iters = static_cast<double>(train->options.iters);
@@ -127,7 +163,7 @@ Estimate estimate(const Plan& plan) {
   result.peak_ram_bytes = static_cast<int64_t>(
       64e6 + std::max(fit_bytes + 4 * 2 * hidden_rows * hidden_size,
                       layer_weights + head + 4 * 2 * hidden_rows * hidden_size +
-                          std::max(training, forward_pass)));
+                          std::max(training, forward_pass + gram_bytes)));
   result.disk_bytes = save::planned_bytes(plan.job);
   result.gemm_gflops = measure_gemm_gflops();
   result.seconds = result.flops / (kEfficiency * 1e9 * result.gemm_gflops);

@@ -86,6 +86,9 @@ struct Plan {
   save::AscendV1Job job;
   std::vector<std::string> warnings;
 
+  const PlannedLinear& linear(int64_t layer_idx, model::Linear l) const {
+    return linears[static_cast<size_t>(layer_idx * model::kNumLinears) + static_cast<size_t>(l)];
+  }
   // Null: norms and basis stay as they are.
   const rotation::RotateOptions* rotate() const noexcept;
   // Whether a step looks at activations of a layer.

@@ -239,7 +239,7 @@ class QuantizeRun {
   void run_round(LayerAtWork& layer, size_t step, const RoundStep& round) {
     gptq::LayerScheme scheme;
     for (const Linear l : model::kAllLinears) {
-      const PlannedLinear& planned = planned_linear(layer.layer_idx, l);
+      const PlannedLinear& planned = plan_.linear(layer.layer_idx, l);
       if (planned.scheme && planned.step == step) scheme[static_cast<size_t>(l)] = planned.scheme;
     }
     model::ActivationStats stats(config_, layer.online);
@@ -284,7 +284,7 @@ class QuantizeRun {
     if (plan_.reads_activations(step, layer.layer_idx) && !layer.has_outputs)
       run_float(layer, nullptr);
     for (const Linear l : model::kAllLinears) {
-      const PlannedLinear& planned = planned_linear(layer.layer_idx, l);
+      const PlannedLinear& planned = plan_.linear(layer.layer_idx, l);
       const auto index = static_cast<size_t>(l);
       if (planned.scheme && planned.step == step) {
         scheme[index] = planned.scheme;
@@ -318,17 +318,12 @@ class QuantizeRun {
     return note;
   }
 
-  const PlannedLinear& planned_linear(int64_t layer_idx, Linear l) const {
-    return plan_
-        .linears[static_cast<size_t>(layer_idx * model::kNumLinears) + static_cast<size_t>(l)];
-  }
-
   void write_layer(const LayerAtWork& layer) {
     const model::LayerWeights& weights = layer.weights;
     for (const Linear l : model::kAllLinears) {
       const std::string name = model::name_of(layer.layer_idx, l);
       const auto index = static_cast<size_t>(l);
-      if (planned_linear(layer.layer_idx, l).scheme)
+      if (plan_.linear(layer.layer_idx, l).scheme)
         writer_.write_linear(name, layer.quantized[index],
                              layer.ranges[index] ? &*layer.ranges[index] : nullptr);
       else

@@ -416,7 +416,7 @@ class RecipeReader {
       if (const auto name = read_choice(report_, *objective, {"procrustes", "token_range"});
           name && *name == "token_range") {
         options.objective = rotation::FitObjective::kTokenRange;
-        options.steps = 300;
+        options.steps = 200;
         options.layer_type = {"q_proj", "up_proj"};  // an input of each norm
       }
     }

@@ -17,12 +17,11 @@ using linalg::Trans;
 namespace {
 
 constexpr int64_t kRowGrain = 16;
-constexpr int64_t kBatchRows = 4096;
 constexpr int64_t kHeldBack = 8;  // one row of so many
 constexpr int64_t kNoteSteps = 10;
 constexpr float kMomentum = 0.9f;
 // Root mean square angle by which the first step turns the axes; falls to zero with the steps. On
-// the bundled model 1/32 gets less far in 300 steps, 1/8 no further.
+// the bundled model 1/32 gets less far, 1/8 no further.
 constexpr double kAngle = 1.0 / 16;
 
 // Rows first, first + stride, ... of `rows`, by their place in `order`.
@@ -105,8 +104,8 @@ Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
   momentum.fill_zero();
   for (int64_t i = 0; i < n; ++i) rotation(i, i) = 1;
   // A batch takes every so manyth row, so that it has rows of all layers.
-  const size_t batches =
-      (fitted.size() + static_cast<size_t>(kBatchRows) - 1) / static_cast<size_t>(kBatchRows);
+  const size_t batches = (fitted.size() + static_cast<size_t>(kRangeBatchRows) - 1) /
+                         static_cast<size_t>(kRangeBatchRows);
   std::vector<double> row_sums(static_cast<size_t>(n));
   for (int64_t step = 1; step <= options.steps; ++step) {
     const Mat<float> batch = gathered(a, fitted, static_cast<size_t>(step - 1) % batches, batches);

@@ -18,6 +18,9 @@ double rounding_error(MatView<const float> a, int bits, MatView<float> quantized
 // largest is seen too. Writes the gradient over z.
 double range_and_gradient(float* z, int64_t n);
 
+// Rows that a step of fit_token_range sees.
+inline constexpr int64_t kRangeBatchRows = 4096;
+
 // The orthogonal R [n, n] that makes the mean of range² of rows(a R) small, by momentum descent on
 // the rotation group; empty for the identity. A row a token, all of about the same norm, so that
 // range² is the token's quantization error. Every eighth row is not fitted to: the R returned is

@@ -261,7 +261,7 @@ TEST(Recipe, TheRangeObjectiveHasDefaultsOfItsOwn) {
   EXPECT_THAT(published.layer_type, ElementsAre("up_proj"));
   const rotation::FitOptions range = fit_of(with("steps: 7", "objective: token_range"));
   EXPECT_EQ(range.objective, rotation::FitObjective::kTokenRange);
-  EXPECT_EQ(range.steps, 300);
+  EXPECT_EQ(range.steps, 200);
   EXPECT_THAT(range.layer_type, ElementsAre("q_proj", "up_proj"));
   EXPECT_EQ(fit_of(with("steps: 7", "steps: 7, objective: token_range")).steps, 7);
   EXPECT_THAT(problem_of(with("steps: 7", "objective: nearest")).what,
