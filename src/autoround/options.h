@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "linalg/gemm.h"
+
 namespace laos::autoround {
 
 struct TrainOptions {
@@ -10,6 +12,8 @@ struct TrainOptions {
   bool enable_round_tuning = true;   // learn rounding offsets
   bool enable_minmax_tuning = true;  // learn range shrink factors
   bool act_aware = false;  // round activations in training as the engine will, straight-through
+  // Operands of the linears' products; not of the recipe. kF32 is what kBf16 is held against.
+  linalg::ComputeType compute = linalg::ComputeType::kF32;
 };
 
 }  // namespace laos::autoround

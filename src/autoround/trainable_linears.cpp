@@ -6,6 +6,7 @@
 #include "autoround/kernels/update.h"
 #include "core/threads.h"
 #include "linalg/gemm.h"
+#include "linalg/kernels/bf16.h"
 #include "quant/kernels/rows.h"
 
 namespace laos::autoround {
@@ -22,6 +23,25 @@ constexpr int64_t kGradientRows = 128;
 
 // Offsets that move a code by at most one step (4 bit) or two (8 bit) (spec 8.4).
 float clip_of(const quant::WeightSpec& spec) noexcept { return spec.bits == 4 ? 0.5f : 1.0f; }
+
+// Rows of bf16 operands: tokens filled up with rows of zeros, which add nothing to a gradient, so
+// that batches of different lengths give oneDNN few shapes to compile code for.
+constexpr int64_t kTokenBlock = 64;
+int64_t padded_tokens(int64_t n) noexcept {
+  return (n + kTokenBlock - 1) / kTokenBlock * kTokenBlock;
+}
+
+void narrow_and_pad(MatView<const float> x, MatView<uint16_t> y) {
+  linalg::to_bf16(x, y.slice_rows(0, x.rows));
+  std::fill_n(y.row(x.rows), (y.rows - x.rows) * y.cols, uint16_t{0});
+}
+
+// `buffer` as a matrix, grown where it is too small.
+template <class T>
+MatView<T> grown(Buffer<T>& buffer, int64_t rows, int64_t cols) {
+  if (buffer.size() < rows * cols) buffer = Buffer<T>(rows * cols);
+  return {buffer.data(), rows, cols, cols};
+}
 
 float sign(float x) noexcept { return static_cast<float>((x > 0) - (x < 0)); }
 
@@ -55,20 +75,29 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
     });
     t.scale.resize(static_cast<size_t>(rows));
     if (options.enable_round_tuning) t.offsets = Mat<float>(rows, t.group_size);
-    t.dequantized = Mat<float>(weight.rows, weight.cols);
+    if (!is_bf16()) t.dequantized = Mat<float>(weight.rows, weight.cols);
     trained_[index] = std::move(t);
+  }
+  if (is_bf16()) {
+    for (size_t l = 0; l < narrow_.size(); ++l) {
+      const MatView<const float> weight = float_weights_[l];
+      narrow_[l] = Mat<uint16_t>(weight.rows, weight.cols);
+      if (!trained_[l]) linalg::to_bf16(weight, narrow_[l].view());
+    }
   }
   reset();
 }
 
 void TrainableLinears::reset() {
-  for (std::optional<Trained>& t : trained_) {
+  for (size_t l = 0; l < trained_.size(); ++l) {
+    std::optional<Trained>& t = trained_[l];
     if (!t) continue;
     t->alpha_min.assign(t->scale.size(), 1.0f);
     t->alpha_max.assign(t->scale.size(), 1.0f);
     t->offsets.fill_zero();
     parallel_for_ranges(t->weight.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) requantize_row(*t, i);
+      Buffer<float> scratch(t->group_size);
+      for (int64_t i = begin; i < end; ++i) requantize_row(l, i, scratch.data());
     });
   }
 }
@@ -78,15 +107,33 @@ MatView<const float> TrainableLinears::applied(Linear linear) const noexcept {
   return trained_[index] ? trained_[index]->dequantized.view() : float_weights_[index];
 }
 
-void TrainableLinears::requantize_row(Trained& t, int64_t row) noexcept {
-  const auto i = static_cast<size_t>(row);
-  t.scale[i] = quant::scale_of(t.min[i] * t.alpha_min[i], t.max[i] * t.alpha_max[i], t.spec);
-  quant::kernels::fake_quantize(
-      t.weight.row(row), t.offsets.size() != 0 ? t.offsets.row(row) : nullptr, t.scale[i],
-      t.spec.q_max(), t.dequantized.data() + row * t.group_size, t.group_size);
+MatView<const uint16_t> TrainableLinears::applied_bf16(Linear linear) const noexcept {
+  return narrow_[static_cast<size_t>(linear)].view();
 }
 
-void TrainableLinears::update_row(Trained& t, int64_t row, const float* d_weight) const noexcept {
+void TrainableLinears::requantize_row(size_t linear, int64_t row, float* scratch) noexcept {
+  Trained& t = *trained_[linear];
+  const auto i = static_cast<size_t>(row);
+  const int64_t begin = row * t.group_size;
+  float* target = is_bf16() ? scratch : t.dequantized.data() + begin;
+  t.scale[i] = quant::scale_of(t.min[i] * t.alpha_min[i], t.max[i] * t.alpha_max[i], t.spec);
+  quant::kernels::fake_quantize(t.weight.row(row),
+                                t.offsets.size() != 0 ? t.offsets.row(row) : nullptr, t.scale[i],
+                                t.spec.q_max(), target, t.group_size);
+  if (is_bf16()) linalg::kernels::to_bf16(scratch, narrow_[linear].data() + begin, t.group_size);
+}
+
+void TrainableLinears::dequantize_row(size_t linear, int64_t row, const int8_t* codes,
+                                      float* scratch) noexcept {
+  Trained& t = *trained_[linear];
+  const int64_t begin = row * t.group_size;
+  float* target = is_bf16() ? scratch : t.dequantized.data() + begin;
+  quant::kernels::dequantize(codes, t.scale[static_cast<size_t>(row)], target, t.group_size);
+  if (is_bf16()) linalg::kernels::to_bf16(scratch, narrow_[linear].data() + begin, t.group_size);
+}
+
+void TrainableLinears::update_row(size_t linear, int64_t row, float* d_weight) noexcept {
+  Trained& t = *trained_[linear];
   const auto i = static_cast<size_t>(row);
   const float d_scale = kernels::update_offsets(
       t.weight.row(row), d_weight, t.scale[i], t.spec.q_max(), lr_, clip_of(t.spec),
@@ -103,46 +150,82 @@ void TrainableLinears::update_row(Trained& t, int64_t row, const float* d_weight
     if (above_floor && below >= above && below > 0)
       t.alpha_min[i] = std::clamp(t.alpha_min[i] - step, 0.0f, 1.0f);
   }
-  requantize_row(t, row);
+  requantize_row(linear, row, d_weight);
 }
 
 MatView<const float> TrainableLinears::input_of(Linear linear, MatView<const float> x) {
   const int bits = act_bits_[static_cast<size_t>(linear)];
   if (bits == 0) return x;
-  if (rounded_.size() < x.rows * x.cols) rounded_ = Buffer<float>(x.rows * x.cols);
-  const MatView<float> rounded{rounded_.data(), x.rows, x.cols, x.cols};
+  const MatView<float> rounded = grown(rounded_, x.rows, x.cols);
   if (rounded_bits_ != bits) quant::fake_quantize_tokens(x, {.bits = bits}, rounded);
   rounded_bits_ = bits;
   return rounded;
+}
+
+MatView<const uint16_t> TrainableLinears::narrow_input_of(Linear linear, MatView<const float> x) {
+  const int bits = act_bits_[static_cast<size_t>(linear)];
+  const MatView<uint16_t> narrow = grown(narrow_input_, padded_tokens(x.rows), x.cols);
+  if (narrow_bits_ != bits) narrow_and_pad(input_of(linear, x), narrow);
+  narrow_bits_ = bits;
+  return narrow;
 }
 
 void TrainableLinears::forward(model::LinearGroup group, MatView<const float> x,
                                std::span<const MatView<float>> ys) {
   const std::span<const Linear> linears = model::linears_of(group);
   rounded_bits_ = 0;
-  for (size_t i = 0; i < linears.size(); ++i)
-    linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input_of(linears[i], x), applied(linears[i]), 0.0f,
-                 ys[i]);
+  narrow_bits_ = -1;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    if (is_bf16())
+      linalg::gemm_bf16(Trans::kNo, Trans::kYes,
+                        narrow_input_of(linears[i], x).slice_rows(0, x.rows),
+                        applied_bf16(linears[i]), false, ys[i]);
+    else
+      linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input_of(linears[i], x), applied(linears[i]),
+                   0.0f, ys[i]);
+  }
 }
 
 void TrainableLinears::backward(model::LinearGroup group, MatView<const float> x,
                                 std::span<const MatView<const float>> d_ys, MatView<float> d_x) {
   const std::span<const Linear> linears = model::linears_of(group);
   rounded_bits_ = 0;
+  narrow_bits_ = -1;
   for (size_t i = 0; i < linears.size(); ++i) {
-    if (d_x.data != nullptr)
-      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d_ys[i], applied(linears[i]), i == 0 ? 0.0f : 1.0f,
-                   d_x);
-    std::optional<Trained>& t = trained_[static_cast<size_t>(linears[i])];
+    const auto l = static_cast<size_t>(linears[i]);
+    const MatView<const float> d_y = d_ys[i];
+    std::optional<Trained>& t = trained_[l];
+    const bool is_first = i == 0;
+    MatView<const float> input;
+    MatView<const uint16_t> narrow_input, narrow_d_y;
+    if (is_bf16()) {
+      const MatView<uint16_t> narrow = grown(narrow_d_y_, padded_tokens(d_y.rows), d_y.cols);
+      narrow_and_pad(d_y, narrow);
+      narrow_d_y = narrow;
+      if (d_x.data != nullptr)
+        linalg::gemm_bf16(Trans::kNo, Trans::kNo, narrow_d_y.slice_rows(0, d_y.rows),
+                          applied_bf16(linears[i]), !is_first, d_x);
+      if (t) narrow_input = narrow_input_of(linears[i], x);
+    } else {
+      if (d_x.data != nullptr)
+        linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d_y, applied(linears[i]), is_first ? 0.0f : 1.0f,
+                     d_x);
+      if (t) input = input_of(linears[i], x);
+    }
     if (!t) continue;
-    const int64_t groups_per_row = t->dequantized.cols() / t->group_size;
-    const MatView<const float> input = input_of(linears[i], x);
-    parallel_for_ranges(t->dequantized.rows(), kGradientRows, [&](int64_t begin, int64_t end) {
-      Mat<float> d_weight(end - begin, t->dequantized.cols());
-      linalg::gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, d_ys[i].slice_cols(begin, end), input,
-                              0.0f, d_weight.view());
+    const int64_t in = x.cols, groups_per_row = in / t->group_size;
+    parallel_for_ranges(d_y.cols, kGradientRows, [&](int64_t begin, int64_t end) {
+      // Kept by the thread: fresh pages for every tile would cost as much as the update.
+      thread_local Buffer<float> scratch;
+      const MatView<float> d_weight = grown(scratch, end - begin, in);
+      if (is_bf16())
+        linalg::gemm_bf16_one_thread(Trans::kYes, Trans::kNo, narrow_d_y.slice_cols(begin, end),
+                                     narrow_input, false, d_weight);
+      else
+        linalg::gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, d_y.slice_cols(begin, end), input,
+                                0.0f, d_weight);
       for (int64_t g = begin * groups_per_row; g < end * groups_per_row; ++g)
-        update_row(*t, g, d_weight.data() + (g - begin * groups_per_row) * t->group_size);
+        update_row(l, g, d_weight.data + (g - begin * groups_per_row) * t->group_size);
     });
   }
 }
@@ -152,16 +235,24 @@ void TrainableLinears::save(Snapshot& snapshot) const {
     if (!trained_[l]) continue;
     const Trained& t = *trained_[l];
     quant::IntWeight& saved = snapshot[l];
-    if (saved.q.size() == 0) saved.q = Mat<int8_t>(t.dequantized.rows(), t.dequantized.cols());
+    if (saved.q.size() == 0) saved.q = Mat<int8_t>(float_weights_[l].rows, float_weights_[l].cols);
     saved.spec = t.spec;
     saved.scale = t.scale;
     // Ŵ = scale * q, so quantizing Ŵ gives q back exactly: the quotient is within rounding of an
-    // integer.
+    // integer, in bf16 within 2^-9 of it in proportion, a quarter at q = -128.
     parallel_for_ranges(t.weight.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        quant::kernels::quantize(t.dequantized.data() + i * t.group_size, nullptr,
-                                 t.scale[static_cast<size_t>(i)], t.spec.q_max(),
-                                 saved.q.data() + i * t.group_size, t.group_size);
+      Buffer<float> scratch(t.group_size);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t at = i * t.group_size;
+        const float* row = scratch.data();
+        if (is_bf16())
+          for (int64_t j = 0; j < t.group_size; ++j)
+            scratch[j] = bf16_to_float(narrow_[l].data()[at + j]);
+        else
+          row = t.dequantized.data() + at;
+        quant::kernels::quantize(row, nullptr, t.scale[static_cast<size_t>(i)], t.spec.q_max(),
+                                 saved.q.data() + at, t.group_size);
+      }
     });
   }
 }
@@ -172,10 +263,9 @@ void TrainableLinears::apply(const Snapshot& snapshot) {
     Trained& t = *trained_[l];
     t.scale = snapshot[l].scale;
     parallel_for_ranges(t.weight.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      Buffer<float> scratch(t.group_size);
       for (int64_t i = begin; i < end; ++i)
-        quant::kernels::dequantize(snapshot[l].q.data() + i * t.group_size,
-                                   t.scale[static_cast<size_t>(i)],
-                                   t.dequantized.data() + i * t.group_size, t.group_size);
+        dequantize_row(l, i, snapshot[l].q.data() + i * t.group_size, scratch.data());
     });
   }
 }

@@ -22,6 +22,8 @@ using ActBits = std::array<int, model::kNumLinears>;
 // and the rows of Ŵ quantized again for the next iteration. The gradient is never stored whole.
 // With act_aware, forward rounds what each linear reads as its dynamic activations will be;
 // backward takes that rounding's derivative as 1.
+// With options.compute kBf16 the operands of all products (Ŵ, weights that are not trained, inputs,
+// gradients of outputs) are rounded to bfloat16; sums, V and α stay f32.
 class TrainableLinears : public model::LinearsForward<float>, public model::LinearsBackward<float> {
  public:
   // `weights` [out, in] must outlive this. Starts at plain rounding: V = 0, α = 1.
@@ -54,14 +56,21 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
     std::vector<float> alpha_min, alpha_max;
     std::vector<float> scale;
     Mat<float> offsets;      // V; empty when rounding is not learned
-    Mat<float> dequantized;  // Ŵ [out, in]
+    Mat<float> dequantized;  // Ŵ [out, in]; in bf16 it stands in narrow_
   };
 
+  bool is_bf16() const noexcept { return options_.compute == linalg::ComputeType::kBf16; }
   MatView<const float> applied(model::Linear linear) const noexcept;
+  MatView<const uint16_t> applied_bf16(model::Linear linear) const noexcept;
   // What the linear multiplies: x, or x rounded to the linear's activation bits.
   MatView<const float> input_of(model::Linear linear, MatView<const float> x);
-  static void requantize_row(Trained& t, int64_t row) noexcept;
-  void update_row(Trained& t, int64_t row, const float* d_weight) const noexcept;
+  // The same in bfloat16, below it rows of zeros.
+  MatView<const uint16_t> narrow_input_of(model::Linear linear, MatView<const float> x);
+  // Ŵ of a row from V and α; of a row of given codes. `scratch` [group_size] is overwritten.
+  void requantize_row(size_t linear, int64_t row, float* scratch) noexcept;
+  void dequantize_row(size_t linear, int64_t row, const int8_t* codes, float* scratch) noexcept;
+  // The step; overwrites d_weight.
+  void update_row(size_t linear, int64_t row, float* d_weight) noexcept;
 
   TrainOptions options_;
   float lr_ = 0;
@@ -70,6 +79,10 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   Buffer<float> rounded_;                              // what input_of has made, of...
   int rounded_bits_ = 0;                               // ...this width, in this call
   std::array<std::optional<Trained>, model::kNumLinears> trained_;
+  // bf16 only: what every linear applies, [out, in], and the operands of the call at work.
+  std::array<Mat<uint16_t>, model::kNumLinears> narrow_;
+  Buffer<uint16_t> narrow_input_, narrow_d_y_;
+  int narrow_bits_ = -1;  // act bits of what narrow_input_ holds in this call, -1: nothing
 };
 
 }  // namespace laos::autoround

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bench.h"
 #include "cli/eval.h"
 #include "cli/inspect.h"
 #include "cli/quant.h"
@@ -60,6 +61,7 @@ int main(int argc, char** argv) {
   laos::cli::add_quant_command(app);
   laos::cli::add_eval_command(app);
   laos::cli::add_inspect_command(app, exit_code);
+  laos::cli::add_bench_command(app);
   laos::cli::add_recipes_command(app);
   laos::cli::add_tokenize_command(app);
   try {

@@ -15,6 +15,7 @@
 #include <system_error>
 #include <vector>
 
+#include "cli/compute_dtype.h"
 #include "cli/data_path.h"
 #include "cli/flags.h"
 #include "core/threads.h"
@@ -27,6 +28,7 @@ namespace {
 struct QuantFlags {
   std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
                                                  trust_remote_code, dataset, recipes;
+  std::string compute_dtype = "auto";
   std::vector<std::string> tag;
   int64_t calib_seq_len = 2048;
   int threads = 0;
@@ -131,6 +133,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.calib_directories = data_directories("calib");
   options.calib_seq_len = flags.calib_seq_len;
   options.seed = flags.seed;
+  options.compute = compute_type_of(flags.compute_dtype);
   return options;
 }
 
@@ -341,6 +344,7 @@ void add_quant_command(CLI::App& app) {
       ->add_option("--threads", flags->threads,
                    "threads to use; the result does not depend on it (default: all)")
       ->check(CLI::Range(1, 4096));
+  add_compute_dtype(*command, flags->compute_dtype);
   command->add_option("--seed", flags->seed, "of the samples that training draws")
       ->capture_default_str();
   command->add_flag(both_spellings("--dry-run"), flags->dry_run,

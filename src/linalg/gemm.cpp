@@ -1,8 +1,10 @@
 #include "linalg/gemm.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/threads.h"
+#include "linalg/kernels/bf16.h"
 #include "linalg/onednn.h"
 
 namespace laos::linalg {
@@ -29,10 +31,10 @@ Tiling tiling(int64_t m, int64_t n) noexcept {
   return tile;
 }
 
-}  // namespace
-
-void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, MatView<const float> b,
-          float beta, MatView<float> c) {
+// Calls one(a, b, c) for every tile of c with what of a and b it needs.
+template <class T, class F>
+void for_tiles(Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T> b,
+               MatView<float> c, const F& one) {
   const int64_t m = c.rows, n = c.cols, k = trans_a == Trans::kNo ? a.cols : a.rows;
   LAOS_ASSERT((trans_a == Trans::kNo ? a.rows : a.cols) == m);
   LAOS_ASSERT((trans_b == Trans::kNo ? b.cols : b.rows) == n);
@@ -42,12 +44,65 @@ void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, Mat
   const int64_t tiles_n = (n + tile.cols - 1) / tile.cols;
   parallel_for((m + tile.rows - 1) / tile.rows * tiles_n, [&](int64_t t) {
     const int64_t i0 = t / tiles_n * tile.rows, j0 = t % tiles_n * tile.cols;
-    const int64_t rows = std::min(tile.rows, m - i0), cols = std::min(tile.cols, n - j0);
-    onednn_sgemm(trans_a == Trans::kYes, trans_b == Trans::kYes, rows, cols, k, alpha,
-                 trans_a == Trans::kNo ? a.row(i0) : a.data + i0, a.stride,
-                 trans_b == Trans::kNo ? b.data + j0 : b.row(j0), b.stride, beta, c.row(i0) + j0,
-                 c.stride);
+    const int64_t i1 = std::min(m, i0 + tile.rows), j1 = std::min(n, j0 + tile.cols);
+    one(trans_a == Trans::kNo ? a.slice_rows(i0, i1) : a.slice_cols(i0, i1),
+        trans_b == Trans::kNo ? b.slice_cols(j0, j1) : b.slice_rows(j0, j1),
+        c.slice_rows(i0, i1).slice_cols(j0, j1));
   });
+}
+
+}  // namespace
+
+void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, MatView<const float> b,
+          float beta, MatView<float> c) {
+  for_tiles(trans_a, trans_b, a, b, c,
+            [&](MatView<const float> a_tile, MatView<const float> b_tile, MatView<float> c_tile) {
+              gemm_one_thread(trans_a, trans_b, alpha, a_tile, b_tile, beta, c_tile);
+            });
+}
+
+void to_bf16(MatView<const float> x, MatView<uint16_t> y) {
+  LAOS_ASSERT(x.rows == y.rows && x.cols == y.cols);
+  parallel_for_ranges(x.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels::to_bf16(x.row(i), y.row(i), x.cols);
+  });
+}
+
+void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<const uint16_t> b,
+               bool accumulate, MatView<float> c) {
+  for_tiles(
+      trans_a, trans_b, a, b, c,
+      [&](MatView<const uint16_t> a_tile, MatView<const uint16_t> b_tile, MatView<float> c_tile) {
+        gemm_bf16_one_thread(trans_a, trans_b, a_tile, b_tile, accumulate, c_tile);
+      });
+}
+
+void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
+                          MatView<const uint16_t> b, bool accumulate, MatView<float> c) {
+  if (c.rows == 0 || c.cols == 0) return;
+  const auto product = [&](MatView<const uint16_t> x, bool add, MatView<float> y) {
+    onednn_bf16(trans_a == Trans::kYes, trans_b == Trans::kYes, y.rows, y.cols,
+                trans_a == Trans::kNo ? x.cols : x.rows, x.data, x.stride, b.data, b.stride, add,
+                y.data, y.stride);
+  };
+  if (trans_a == Trans::kYes) return product(a, accumulate, c);
+  // Rows of a are tokens, and their number differs from batch to batch. oneDNN compiles code for
+  // every shape it meets, which takes longer than a product, so rows come in few sizes: multiples
+  // of kBlock, and what is left filled up with zeros.
+  constexpr int64_t kBlock = 64, kTail = 16;
+  const int64_t whole = c.rows / kBlock * kBlock, rest = c.rows - whole;
+  if (whole > 0) product(a.slice_rows(0, whole), accumulate, c.slice_rows(0, whole));
+  if (rest == 0) return;
+  const int64_t padded = (rest + kTail - 1) / kTail * kTail;
+  Mat<uint16_t> x(padded, a.cols);
+  Mat<float> y(padded, c.cols);
+  x.fill_zero();
+  for (int64_t i = 0; i < rest; ++i) std::copy_n(a.row(whole + i), a.cols, x.row(i));
+  product(std::as_const(x).view(), false, y.view());
+  for (int64_t i = 0; i < rest; ++i) {
+    float* target = c.row(whole + i);
+    for (int64_t j = 0; j < c.cols; ++j) target[j] = y(i, j) + (accumulate ? target[j] : 0.0f);
+  }
 }
 
 void gemm(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,

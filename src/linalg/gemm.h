@@ -25,6 +25,24 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, float alpha, MatView<const fl
 void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,
                      MatView<const double> b, double beta, MatView<double> c);
 
+// Operands of the products that dominate: f32, or bfloat16 with f32 sums.
+enum class ComputeType { kF32, kBf16 };
+
+// Whether this machine multiplies bfloat16 natively (see ONEDNN_MAX_CPU_ISA); elsewhere the
+// products below are slow.
+bool has_native_bf16();
+
+// y = x rounded half to even to bfloat16 bits; shapes equal.
+void to_bf16(MatView<const float> x, MatView<uint16_t> y);
+
+// c = op(a) * op(b) (+ c when `accumulate`), a and b bfloat16 bits, sums and c in f32. Shapes and
+// threads as gemm.
+void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<const uint16_t> b,
+               bool accumulate, MatView<float> c);
+// The same as one call on the calling thread.
+void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
+                          MatView<const uint16_t> b, bool accumulate, MatView<float> c);
+
 // c [n, n] = aᵀ a + beta * c for a [k, n] and a symmetric c; half the work of gemm.
 void gram(MatView<const float> a, MatView<float> c, float beta = 0);
 

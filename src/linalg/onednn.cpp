@@ -1,11 +1,17 @@
 #include "linalg/onednn.h"
 
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 
+#include <array>
+#include <map>
+#include <oneapi/dnnl/dnnl.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "linalg/gemm.h"
 
 namespace laos::linalg {
 namespace {
@@ -30,6 +36,33 @@ bool exact_for(int8_t a_value, int8_t b_value) {
   return true;
 }
 
+const dnnl::engine& cpu() {
+  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  return engine;
+}
+
+dnnl::matmul::primitive_desc bf16_desc(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+                                       const dnnl::memory::desc& c, bool accumulate) {
+  dnnl::primitive_attr attr;
+  if (accumulate) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attr.set_post_ops(sum);
+  }
+#if DNNL_VERSION_MAJOR >= 3
+  return dnnl::matmul::primitive_desc(cpu(), a, b, c, attr);
+#else
+  return dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), attr, cpu());
+#endif
+}
+
+// A product made ready for its shape. oneDNN compiles code for a shape once per process, but
+// looking it up costs more than a small product, hence a cache of our own in each thread.
+struct Bf16Product {
+  dnnl::memory a, b, c;
+  dnnl::matmul product;
+};
+
 }  // namespace
 
 void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
@@ -38,6 +71,65 @@ void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, f
   check(dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta,
                    c, ldc),
         "dnnl_sgemm");
+}
+
+void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const uint16_t* a,
+                 int64_t lda, const uint16_t* b, int64_t ldb, bool accumulate, float* c,
+                 int64_t ldc) {
+  using dnnl::memory;
+  using Key = std::array<int64_t, 10>;
+  constexpr size_t kMaxProducts = 4096;  // a bound for sets of samples of many lengths
+  thread_local std::map<Key, Bf16Product> products;
+  thread_local dnnl::stream stream(cpu());
+  // The number of threads is built into a product.
+  const Key key = {trans_a, trans_b, m, n, k, lda, ldb, ldc, accumulate, omp_get_max_threads()};
+  try {
+    auto found = products.find(key);
+    if (found == products.end()) {
+      if (products.size() >= kMaxProducts) products.clear();
+      const memory::desc a_desc({m, k}, memory::data_type::bf16,
+                                trans_a ? memory::dims{1, lda} : memory::dims{lda, 1});
+      const memory::desc b_desc({k, n}, memory::data_type::bf16,
+                                trans_b ? memory::dims{1, ldb} : memory::dims{ldb, 1});
+      const memory::desc c_desc({m, n}, memory::data_type::f32, memory::dims{ldc, 1});
+      found =
+          products
+              .emplace(key,
+                       Bf16Product{memory(a_desc, cpu(), nullptr), memory(b_desc, cpu(), nullptr),
+                                   memory(c_desc, cpu(), nullptr),
+                                   dnnl::matmul(bf16_desc(a_desc, b_desc, c_desc, accumulate))})
+              .first;
+    }
+    Bf16Product& p = found->second;
+    p.a.set_data_handle(const_cast<uint16_t*>(a));  // oneDNN's memory knows no const
+    p.b.set_data_handle(const_cast<uint16_t*>(b));
+    p.c.set_data_handle(c);
+    p.product.execute(stream, {{DNNL_ARG_SRC, p.a}, {DNNL_ARG_WEIGHTS, p.b}, {DNNL_ARG_DST, p.c}});
+    stream.wait();
+  } catch (const dnnl::error& error) {
+    check(error.status, "matmul");
+  }
+}
+
+bool has_native_bf16() {
+#if defined(__x86_64__) || defined(_M_X64)
+  const auto isa = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
+  constexpr auto kNeeded = static_cast<unsigned>(dnnl_cpu_isa_avx512_core_bf16);
+  return (isa & kNeeded) == kNeeded;
+#else
+  using dnnl::memory;
+  const auto desc = [](memory::data_type type) {
+    return memory::desc({64, 64}, type, memory::dims{64, 1});
+  };
+  try {
+    const auto bf16 = desc(memory::data_type::bf16);
+    const std::string name =
+        bf16_desc(bf16, bf16, desc(memory::data_type::f32), false).impl_info_str();
+    return name.rfind("ref", 0) != 0;
+  } catch (const dnnl::error&) {
+    return false;
+  }
+#endif
 }
 
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,

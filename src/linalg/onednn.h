@@ -12,6 +12,11 @@ void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, f
                   const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
                   int64_t ldc);
 
+// Row-major c = op(a) * op(b) (+ c when `accumulate`), a and b bfloat16 bits, sums and c in f32.
+void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const uint16_t* a,
+                 int64_t lda, const uint16_t* b, int64_t ldb, bool accumulate, float* c,
+                 int64_t ldc);
+
 // Row-major c [m, n] = a [m, k] * b [n, k]ᵀ + beta * c in int32. Exact only where
 // int8_products_are_exact() or all of |b| <= 16.
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,

@@ -208,6 +208,7 @@ void plan_stages(Plan& plan, Problems& problems) {
       plan.steps.emplace_back(plan_smooth(*smooth, processor.location, plan));
     } else if (const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what)) {
       plan.steps.emplace_back(TrainStep{train->options});
+      std::get<TrainStep>(plan.steps.back()).options.compute = plan.options.compute;
     } else if (const auto* gptq = std::get_if<recipe::GptqQuant>(&processor.what)) {
       plan.steps.emplace_back(RoundStep{gptq->options});
     } else {

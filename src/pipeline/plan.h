@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "linalg/gemm.h"
 #include "model/checkpoint.h"
 #include "recipe/recipe.h"
 #include "save/ascendv1.h"
@@ -27,6 +28,8 @@ struct QuantOptions {
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
   int64_t calib_seq_len = 2048;                          // tokens a sample of a .txt dataset
   uint32_t seed = 42;
+  // Operands of the products of training. Everything else is computed in f32.
+  linalg::ComputeType compute = linalg::ComputeType::kF32;
 };
 
 using Samples = std::vector<std::vector<int32_t>>;

@@ -248,6 +248,93 @@ TEST(TrainLayer, RefusesALossThatIsNotFinite) {
   EXPECT_THROW(problem.train({.iters = 5}), Error);
 }
 
+// -------------------------------------------------------------------------------------------- bf16
+
+constexpr TrainOptions kBf16 = {.iters = 20, .compute = linalg::ComputeType::kBf16};
+
+TEST(Bf16, ForwardAndBackwardStayWithinTheRoundingOfTheOperands) {
+  for (const int bits : {4, 8}) {
+    Problem problem(4, bits);
+    problem.scheme[static_cast<size_t>(Linear::kUpProj)] = std::nullopt;
+    TrainableLinears exact(problem.weights, problem.scheme, {});
+    TrainableLinears narrow(problem.weights, problem.scheme, kBf16);
+    const Mat<float> x = normal_matrix(7, 32, 90);
+    const Mat<float> d_gate = normal_matrix(7, 48, 91), d_up = normal_matrix(7, 48, 92);
+    Mat<float> gate(7, 48), up(7, 48), gate16(7, 48), up16(7, 48), d_x(7, 32), d_x16(7, 32);
+    const std::array ys = {gate.view(), up.view()}, ys16 = {gate16.view(), up16.view()};
+    exact.forward(model::LinearGroup::kGateUp, x.view(), ys);
+    narrow.forward(model::LinearGroup::kGateUp, x.view(), ys16);
+    const std::array d_ys = {d_gate.view(), d_up.view()};
+    exact.backward(model::LinearGroup::kGateUp, x.view(), d_ys, d_x.view());
+    narrow.backward(model::LinearGroup::kGateUp, x.view(), d_ys, d_x16.view());
+    TrainableLinears::Snapshot codes;
+    exact.save(codes);
+    const Mat<float> weight_gate = quant::dequantize(codes[static_cast<size_t>(Linear::kGateProj)]);
+    const Mat<float>& weight_up = problem.weights[Linear::kUpProj];
+    // Both operands rounded by at most 2^-9 of themselves; sums of at most 96 products in f32.
+    const double unit = 2.01 / 512 + 2 * 96 * double{FLT_EPSILON};
+    bool differs = false;
+    for (int64_t i = 0; i < 7; ++i) {
+      for (int64_t j = 0; j < 48; ++j) {
+        double size_gate = 0, size_up = 0;
+        for (int64_t c = 0; c < 32; ++c) {
+          size_gate += std::abs(double{x(i, c)} * weight_gate(j, c));
+          size_up += std::abs(double{x(i, c)} * weight_up(j, c));
+        }
+        ASSERT_NEAR(gate16(i, j), gate(i, j), unit * size_gate);
+        ASSERT_NEAR(up16(i, j), up(i, j), unit * size_up);
+        differs = differs || gate16(i, j) != gate(i, j);
+      }
+      for (int64_t c = 0; c < 32; ++c) {
+        double size = 0;
+        for (int64_t j = 0; j < 48; ++j)
+          size += std::abs(double{d_gate(i, j)} * weight_gate(j, c)) +
+                  std::abs(double{d_up(i, j)} * weight_up(j, c));
+        ASSERT_NEAR(d_x16(i, c), d_x(i, c), unit * size);
+      }
+    }
+    EXPECT_TRUE(differs);  // or nothing was rounded
+  }
+}
+
+TEST(Bf16, StartsFromAndRestoresTheSameCodesAsF32) {
+  for (const int bits : {4, 8}) {
+    const Problem problem(4, bits);
+    TrainableLinears::Snapshot exact, narrow, restored;
+    TrainableLinears(problem.weights, problem.scheme, {}).save(exact);
+    TrainableLinears linears(problem.weights, problem.scheme, kBf16);
+    linears.save(narrow);
+    linears.apply(exact);
+    linears.save(restored);
+    for (size_t l = 0; l < model::kNumLinears; ++l)
+      for (const TrainableLinears::Snapshot* snapshot : {&narrow, &restored}) {
+        ASSERT_EQ(exact[l].scale, (*snapshot)[l].scale);
+        ASSERT_EQ(std::memcmp(exact[l].q.data(), (*snapshot)[l].q.data(),
+                              static_cast<size_t>(exact[l].q.size())),
+                  0);
+      }
+  }
+}
+
+TEST(Bf16, TrainingLowersTheErrorOfPlainRounding) {
+  TrainOptions options = kBf16;
+  options.iters = 100;
+  const LayerResult result = Problem(20).train(options);
+  EXPECT_LT(result.report.loss, 0.8 * result.report.rounding_loss);
+}
+
+TEST(Bf16, TrainingGivesTheSameBytesOnAnyNumberOfThreads) {
+  const Problem problem(12);
+  const int before = num_threads();
+  set_num_threads(1);
+  const LayerResult one = problem.train(kBf16);
+  set_num_threads(3);
+  const LayerResult three = problem.train(kBf16);
+  set_num_threads(before);
+  expect_same(one, three);
+  EXPECT_EQ(one.report.losses, three.report.losses);
+}
+
 // ------------------------------------------------------------------------------------- activations
 
 TEST(ActAware, ForwardMultipliesRoundedInputsOfEachWidth) {

@@ -51,6 +51,32 @@ TEST_F(Commands, EvalPrintsPerplexityAndJsonWithTheSameFigures) {
   EXPECT_EQ(self["top1_agreement"], 1);
 }
 
+TEST_F(Commands, BenchReportsRatesThatFollowFromItsTimes) {
+  for (const std::string dtype : {"f32", "bf16"}) {
+    const CommandResult result = run_laos(
+        "bench --shape tiny --samples 3 --tokens 7 --iters 2 --json --compute-dtype " + dtype);
+    ASSERT_EQ(result.exit_code, 0) << result.output;
+    const auto json = nlohmann::json::parse(result.output);
+    EXPECT_EQ(json["compute_dtype"], dtype);
+    const double rate = json["gemm_gflops"], seconds = json["train"]["seconds"];
+    EXPECT_GT(rate, 0);
+    // tiny: q and o 128 x 64, k and v 64 x 64, gate, up and down 128 x 64. Two products for q, k
+    // and v, three for the others, on 21 tokens; six products over 3 * 28 causal pairs of 4 heads
+    // of 32.
+    const double flops = 2.0 * 21 * (2 * (8192 + 2 * 4096) + 3 * 4 * 8192) + 12.0 * 128 * 84;
+    EXPECT_DOUBLE_EQ(json["train"]["flops"].get<double>(), flops);
+    EXPECT_NEAR(json["train"]["efficiency"].get<double>(), flops / (1e9 * rate) / seconds, 1e-9);
+    EXPECT_NEAR(json["train"]["tokens_per_s"].get<double>() * seconds, 21, 1e-6);
+    EXPECT_GT(json["eval"]["tokens_per_s"].get<double>(), 0);
+    EXPECT_GT(json["peak_rss_bytes"].get<int64_t>(), 1 << 20);
+  }
+}
+
+TEST_F(Commands, BenchRefusesAnUnknownShapeAndDtype) {
+  EXPECT_EQ(run_laos("bench --shape 9b").exit_code, 2);
+  EXPECT_EQ(run_laos("bench --shape tiny --compute-dtype f16").exit_code, 2);
+}
+
 TEST_F(Commands, EvalPutsSeveralCheckpointsInOneTable) {
   const std::string two =
       eval("--seq-len 8 --model-path " + path("model") + " --baseline " + path("model")).output;

@@ -2,13 +2,19 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <vector>
 
+#include "core/dtype.h"
+#include "core/isa.h"
 #include "core/threads.h"
 #include "linalg/int_gemm.h"
+#include "linalg/kernels/bf16.h"
+#include "linalg/kernels/bf16_scalar.h"
 #include "linalg/onednn.h"
 #include "linalg/polar.h"
 
@@ -71,6 +77,79 @@ TEST_P(Gemm, GivesTheSameBitsOnAnyNumberOfThreads) {
   set_num_threads(before);
   EXPECT_EQ(std::memcmp(one.data(), three.data(), static_cast<size_t>(one.size()) * sizeof(float)),
             0);
+}
+
+Mat<uint16_t> narrowed(const Mat<float>& matrix) {
+  Mat<uint16_t> result(matrix.rows(), matrix.cols());
+  to_bf16(matrix.view(), result.view());
+  return result;
+}
+
+Mat<double> widened(const Mat<uint16_t>& matrix) {
+  Mat<double> result(matrix.rows(), matrix.cols());
+  for (int64_t i = 0; i < matrix.size(); ++i) result.data()[i] = bf16_to_float(matrix.data()[i]);
+  return result;
+}
+
+TEST_P(Gemm, Bf16OperandsAreMultipliedExactlyAndSummedInF32) {
+  const GemmCase& c = GetParam();
+  const Mat<uint16_t> a =
+      narrowed(c.a == Trans::kNo ? normal_matrix(c.m, c.k, 1) : normal_matrix(c.k, c.m, 1));
+  const Mat<uint16_t> b =
+      narrowed(c.b == Trans::kNo ? normal_matrix(c.k, c.n, 2) : normal_matrix(c.n, c.k, 2));
+  const Mat<double> a64 = widened(a), b64 = widened(b);
+  for (const bool accumulate : {false, true}) {
+    Mat<float> y = normal_matrix(c.m, c.n, 3);
+    Mat<double> y64 = widened(y);
+    gemm_bf16(c.a, c.b, a.view(), b.view(), accumulate, y.view());
+    gemm(c.a, c.b, 1.0, a64.view(), b64.view(), accumulate ? 1.0 : 0.0, y64.view());
+    // As for f32: products of two bfloat16 are exact in f32. Hardware may round each step toward
+    // zero, twice the error of rounding to nearest.
+    const double tolerance =
+        2 * FLT_EPSILON * static_cast<double>(c.k + 2) * static_cast<double>(c.k + 2);
+    for (int64_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y.data()[i], y64.data()[i], tolerance);
+  }
+}
+
+TEST_P(Gemm, InBf16GivesTheSameBitsOnAnyNumberOfThreads) {
+  const GemmCase& c = GetParam();
+  const Mat<uint16_t> a =
+      narrowed(c.a == Trans::kNo ? normal_matrix(c.m, c.k, 1) : normal_matrix(c.k, c.m, 1));
+  const Mat<uint16_t> b =
+      narrowed(c.b == Trans::kNo ? normal_matrix(c.k, c.n, 2) : normal_matrix(c.n, c.k, 2));
+  const int before = num_threads();
+  Mat<float> one(c.m, c.n), three(c.m, c.n);
+  set_num_threads(1);
+  gemm_bf16(c.a, c.b, a.view(), b.view(), false, one.view());
+  set_num_threads(3);
+  gemm_bf16(c.a, c.b, a.view(), b.view(), false, three.view());
+  set_num_threads(before);
+  EXPECT_EQ(std::memcmp(one.data(), three.data(), static_cast<size_t>(one.size()) * sizeof(float)),
+            0);
+}
+
+class ToBf16 : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override { use_isa(GetParam()); }
+  void TearDown() override { restore_isa(); }
+};
+INSTANTIATE_TEST_SUITE_P(EveryIsa, ToBf16, testing::ValuesIn(supported_isas()),
+                         [](const auto& p) { return p.param.name; });
+
+TEST_P(ToBf16, GivesTheBitsOfTheDefinitionAtEveryTailLengthAndForSpecialValues) {
+  Mat<float> x = normal_matrix(1, 67, 7);
+  // Ties to even both ways, the largest float (rounds to infinity), infinities, NaN, zeros,
+  // a subnormal.
+  const std::vector<float> special = {
+      1.00390625f, 1.01171875f, FLT_MAX, INFINITY, -INFINITY,
+      NAN,         0.0f,        -0.0f,   1e-41f,   std::bit_cast<float>(0x7fffffffu)};
+  std::copy(special.begin(), special.end(), x.data());
+  for (int64_t n = 1; n <= x.cols(); ++n) {
+    std::vector<uint16_t> y(static_cast<size_t>(n)), expected(y);
+    kernels::to_bf16(x.data(), y.data(), n);
+    kernels::scalar::to_bf16(x.data(), expected.data(), n);
+    ASSERT_EQ(y, expected) << n;
+  }
 }
 
 TEST(Gram, EqualsTheFullProduct) {
