@@ -4,13 +4,16 @@
 #include <oneapi/dnnl/dnnl.h>
 
 #include <array>
+#include <cstddef>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/error.h"
+#include "core/tensor.h"
 #include "linalg/gemm.h"
 
 namespace laos::linalg {
@@ -44,6 +47,7 @@ const dnnl::engine& cpu() {
 dnnl::matmul::primitive_desc bf16_desc(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
                                        const dnnl::memory::desc& c, bool accumulate) {
   dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (accumulate) {
     dnnl::post_ops sum;
     sum.append_sum(1.0f);
@@ -56,10 +60,36 @@ dnnl::matmul::primitive_desc bf16_desc(const dnnl::memory::desc& a, const dnnl::
 #endif
 }
 
+// oneDNN has no bf16 product at all for processors below AVX-512.
+bool has_bf16() {
+  static const bool found = [] {
+    using dnnl::memory;
+    const auto desc = [](memory::data_type type) {
+      return memory::desc({64, 64}, type, memory::dims{64, 1});
+    };
+    const memory::desc bf16 = desc(memory::data_type::bf16);
+    try {
+      (void)bf16_desc(bf16, bf16, desc(memory::data_type::f32), false);
+      return true;
+    } catch (const dnnl::error&) {
+      return false;
+    }
+  }();
+  return found;
+}
+
+const float* widened(const uint16_t* x, int64_t rows, int64_t cols, int64_t stride,
+                     Buffer<float>& buffer) {
+  if (buffer.size() < rows * cols) buffer = Buffer<float>(rows * cols);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) buffer[i * cols + j] = bf16_to_float(x[i * stride + j]);
+  return buffer.data();
+}
+
 // A product made ready for its shape. oneDNN compiles code for a shape once per process, but
 // looking it up costs more than a small product, hence a cache of our own in each thread.
 struct Bf16Product {
-  dnnl::memory a, b, c;
+  dnnl::memory a, b, c, scratchpad;
   dnnl::matmul product;
 };
 
@@ -76,11 +106,20 @@ void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, f
 void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const uint16_t* a,
                  int64_t lda, const uint16_t* b, int64_t ldb, bool accumulate, float* c,
                  int64_t ldc) {
+  if (!has_bf16()) {
+    thread_local Buffer<float> wide_a, wide_b;
+    const int64_t a_cols = trans_a ? m : k, b_cols = trans_b ? k : n;
+    onednn_sgemm(trans_a, trans_b, m, n, k, 1.0f, widened(a, trans_a ? k : m, a_cols, lda, wide_a),
+                 a_cols, widened(b, trans_b ? n : k, b_cols, ldb, wide_b), b_cols,
+                 accumulate ? 1.0f : 0.0f, c, ldc);
+    return;
+  }
   using dnnl::memory;
   using Key = std::array<int64_t, 10>;
   constexpr size_t kMaxProducts = 4096;  // a bound for sets of samples of many lengths
   thread_local std::map<Key, Bf16Product> products;
   thread_local dnnl::stream stream(cpu());
+  thread_local Buffer<std::byte> scratchpad;  // one for all, or each product would keep its own
   // The number of threads is built into a product.
   const Key key = {trans_a, trans_b, m, n, k, lda, ldb, ldc, accumulate, omp_get_max_threads()};
   try {
@@ -92,19 +131,26 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
       const memory::desc b_desc({k, n}, memory::data_type::bf16,
                                 trans_b ? memory::dims{1, ldb} : memory::dims{ldb, 1});
       const memory::desc c_desc({m, n}, memory::data_type::f32, memory::dims{ldc, 1});
-      found =
-          products
-              .emplace(key,
-                       Bf16Product{memory(a_desc, cpu(), nullptr), memory(b_desc, cpu(), nullptr),
-                                   memory(c_desc, cpu(), nullptr),
-                                   dnnl::matmul(bf16_desc(a_desc, b_desc, c_desc, accumulate))})
-              .first;
+      const dnnl::matmul::primitive_desc desc = bf16_desc(a_desc, b_desc, c_desc, accumulate);
+      found = products
+                  .emplace(key, Bf16Product{memory(a_desc, cpu(), nullptr),
+                                            memory(b_desc, cpu(), nullptr),
+                                            memory(c_desc, cpu(), nullptr),
+                                            memory(desc.scratchpad_desc(), cpu(), nullptr),
+                                            dnnl::matmul(desc)})
+                  .first;
     }
     Bf16Product& p = found->second;
     p.a.set_data_handle(const_cast<uint16_t*>(a));  // oneDNN's memory knows no const
     p.b.set_data_handle(const_cast<uint16_t*>(b));
     p.c.set_data_handle(c);
-    p.product.execute(stream, {{DNNL_ARG_SRC, p.a}, {DNNL_ARG_WEIGHTS, p.b}, {DNNL_ARG_DST, p.c}});
+    const auto needed = static_cast<int64_t>(p.scratchpad.get_desc().get_size());
+    if (scratchpad.size() < needed) scratchpad = Buffer<std::byte>(needed);
+    p.scratchpad.set_data_handle(scratchpad.data());
+    p.product.execute(stream, {{DNNL_ARG_SRC, p.a},
+                               {DNNL_ARG_WEIGHTS, p.b},
+                               {DNNL_ARG_DST, p.c},
+                               {DNNL_ARG_SCRATCHPAD, p.scratchpad}});
     stream.wait();
   } catch (const dnnl::error& error) {
     check(error.status, "matmul");

@@ -49,12 +49,12 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// The best of three after a first call that warms caches and compiles kernels.
+// The best of two after a first call that warms caches and compiles kernels.
 template <class F>
 double best_seconds(const F& f) {
   f();
   double best = 1e30;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 2; ++i) {
     const Stopwatch watch;
     f();
     best = std::min(best, watch.seconds());
