@@ -16,6 +16,7 @@ packages=(
   libcli11-dev          # command-line flags
   libpcre2-dev          # the tokenizer's split expression
   libutf8proc-dev       # the tokenizer's Unicode normalisation
+  libssl-dev            # SHA-256 of what is written
   libgtest-dev          # tests
   libgmock-dev          # matchers for tests
   libbenchmark-dev      # benchmarks

@@ -103,6 +103,7 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   struct Options {
     std::string directory;
     bool as_json = false;
+    bool verify = false;
   };
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
@@ -110,8 +111,10 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   command->add_option("DIR", options->directory, "directory with quant_model_description.json")
       ->required();
   command->add_flag("--json", options->as_json, "print the report as JSON");
+  command->add_flag("--verify", options->verify,
+                    "also hold every file against its checksum in SHA256SUMS");
   command->callback([options, &exit_code] {
-    const save::InspectReport report = save::inspect(options->directory);
+    const save::InspectReport report = save::inspect(options->directory, options->verify);
     std::cout << (options->as_json ? to_json(report) : to_text(report)) << std::flush;
     exit_code = report.loads() ? 0 : 1;
   });

@@ -11,16 +11,23 @@
 #include "cli/inspect.h"
 #include "cli/quant.h"
 #include "cli/recipes.h"
+#include "cli/status.h"
+#include "cli/stop.h"
 #include "cli/tokenize.h"
 #include "core/error.h"
 #include "core/isa.h"
 
 namespace {
 
-constexpr int kFailed = 1;  // a run that could not be done
-constexpr int kUsage = 2;   // a command line that makes no sense
+constexpr int kFailed = 1;    // a run that could not be done
+constexpr int kUsage = 2;     // a command line that makes no sense
+constexpr int kSignal = 128;  // and the number of the signal that asked to stop
 
 int report(const laos::Error& error) {
+  if (error.code() == laos::ErrorCode::kStopped) {
+    std::cerr << "laos: " << error.what() << '\n';
+    return kSignal + laos::cli::stop_signal();
+  }
   std::cerr << "laos: error: " << error.what() << '\n';
   return error.code() == laos::ErrorCode::kUsage ? kUsage : kFailed;
 }
@@ -63,6 +70,7 @@ int main(int argc, char** argv) {
   laos::cli::add_inspect_command(app, exit_code);
   laos::cli::add_bench_command(app);
   laos::cli::add_recipes_command(app);
+  laos::cli::add_status_command(app);
   laos::cli::add_tokenize_command(app);
   try {
     laos::use_isa_from_environment();

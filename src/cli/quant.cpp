@@ -18,6 +18,7 @@
 #include "cli/compute_dtype.h"
 #include "cli/data_path.h"
 #include "cli/flags.h"
+#include "cli/stop.h"
 #include "core/threads.h"
 #include "io/file.h"
 #include "pipeline/run.h"
@@ -35,6 +36,7 @@ struct QuantFlags {
   uint32_t seed = 42;
   bool dry_run = false;
   bool debug = false;
+  bool restart = false;
   bool fast = false, balanced = false, full = false;
 };
 
@@ -133,6 +135,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.calib_directories = data_directories("calib");
   options.calib_seq_len = flags.calib_seq_len;
   options.seed = flags.seed;
+  options.restart = flags.restart;
   options.compute = compute_type_of(flags.compute_dtype);
   return options;
 }
@@ -231,6 +234,7 @@ class TerminalProgress : public pipeline::Progress {
                   static_cast<long long>(iteration), static_cast<long long>(iters), loss, rate);
     draw(note);
   }
+  bool stop() override { return stop_signal() != 0; }
   void finish() const {
     if (is_terminal_) std::fputs("\r\033[K", stderr);
   }
@@ -268,6 +272,36 @@ int64_t peak_rss_bytes() {
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
+// "rotation 1 of 1, layer 3 of 8"
+std::string parts_text(const save::WorkStatus& status) {
+  std::string text;
+  for (const auto& [kind, parts] : status.parts) {
+    if (parts.planned == 0) continue;
+    text += (text.empty() ? "" : ", ") + kind + " " + std::to_string(parts.done) + " of " +
+            std::to_string(parts.planned);
+  }
+  return text;
+}
+
+pipeline::RunResult run_plan(const pipeline::Plan& plan, TerminalProgress& progress) {
+  const StopOnSignals stop_on_signals;
+  try {
+    return pipeline::run(plan, progress);
+  } catch (const Error& error) {
+    progress.finish();
+    if (error.code() != ErrorCode::kStopped) throw;
+    const save::WorkStatus left = save::work_status(plan.options.save_path);
+    throw Error(ErrorCode::kStopped,
+                {.what = left.has_work ? "stopped; finished and kept: " + parts_text(left)
+                                       : "stopped before anything was finished; nothing is kept",
+                 .where = plan.options.save_path.string(),
+                 .fix = left.has_work ? "repeat the command to go on from there" : ""});
+  } catch (...) {
+    progress.finish();
+    throw;
+  }
+}
+
 void run_quant(const QuantFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   const pipeline::Plan plan = pipeline::make_plan(options_of(flags));
@@ -278,13 +312,11 @@ void run_quant(const QuantFlags& flags) {
   }
   TerminalProgress progress;
   const auto start = std::chrono::steady_clock::now();
-  pipeline::RunResult result;
-  try {
-    result = pipeline::run(plan, progress);
-  } catch (...) {
-    progress.finish();
-    throw;
-  }
+  if (!plan.options.restart)
+    if (const save::WorkStatus kept = save::work_status(plan.options.save_path); kept.has_work)
+      std::fprintf(stderr, "laos: going on with an interrupted run; finished: %s\n",
+                   parts_text(kept).c_str());
+  const pipeline::RunResult result = run_plan(plan, progress);
   progress.finish();
   if (flags.debug) write_debug_info(plan, result);
   const double seconds =
@@ -332,7 +364,8 @@ void add_quant_command(CLI::App& app) {
                     "of --quant-type w4a4: the published scheme in closed form, no training");
   command->add_flag("--balanced", flags->balanced,
                     "of --quant-type w4a4: every linear W4A4 but down_proj, no training");
-  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, no training");
+  command->add_flag("--full", flags->full,
+                    "of --quant-type w4a4: every linear W4A4, trained on quantized activations");
   command->add_option("--dataset", flags->dataset,
                       "calibration data (.jsonl, .json, .txt) instead of the recipe's");
   command
@@ -349,6 +382,8 @@ void add_quant_command(CLI::App& app) {
       ->capture_default_str();
   command->add_flag(both_spellings("--dry-run"), flags->dry_run,
                     "print the plan and what it will cost, and stop");
+  command->add_flag("--restart", flags->restart,
+                    "begin again where an interrupted run would be gone on with");
   command->add_option(
       both_spellings("--trust-remote-code"), flags->trust_remote_code,
       "True or False; accepted for old command lines, laos never runs a checkpoint's code");

@@ -55,6 +55,8 @@ const char* to_string(ErrorCode code) noexcept {
       return "numeric";
     case ErrorCode::kUnsupported:
       return "unsupported";
+    case ErrorCode::kStopped:
+      return "stopped";
     case ErrorCode::kResource:
       return "resource";
     case ErrorCode::kInternal:

@@ -18,6 +18,7 @@ enum class ErrorCode {
   kNumeric,      // NaN, infinity, no convergence
   kUnsupported,  // valid, and not something laos does
   kResource,     // memory, disk
+  kStopped,      // a run that was asked to stop did
   kInternal,     // a defect of laos
 };
 

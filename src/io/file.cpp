@@ -5,10 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 
@@ -182,6 +184,36 @@ std::string read_text(const std::filesystem::path& path, int64_t max_bytes) {
   }
   text.resize(filled);
   return text;
+}
+
+std::string read_head(const std::filesystem::path& path, int64_t max_bytes) {
+  const RegularFile file = open_regular(path);
+  const Descriptor descriptor(file.fd);
+  std::string text(static_cast<size_t>(std::min(file.size, max_bytes)), '\0');
+  size_t filled = 0;
+  while (filled < text.size()) {
+    const ssize_t count = without_interrupts(
+        [&] { return ::read(file.fd, text.data() + filled, text.size() - filled); });
+    if (count < 0) fail("read", path, errno);
+    if (count == 0) break;  // shorter by now
+    filled += static_cast<size_t>(count);
+  }
+  text.resize(filled);
+  return text;
+}
+
+void read_pieces(const std::filesystem::path& path,
+                 const std::function<void(std::span<const std::byte>)>& take) {
+  const RegularFile file = open_regular(path);
+  const Descriptor descriptor(file.fd);
+  std::vector<std::byte> piece(size_t{1} << 20);
+  while (true) {
+    const ssize_t count =
+        without_interrupts([&] { return ::read(file.fd, piece.data(), piece.size()); });
+    if (count < 0) fail("read", path, errno);
+    if (count == 0) return;
+    take(std::span(piece).first(static_cast<size_t>(count)));
+  }
 }
 
 void write_text_atomically(const std::filesystem::path& path, std::string_view text) {

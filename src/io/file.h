@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,6 +33,13 @@ class MappedFile {
 
 // The whole file as text. Throws Error(kIo) when it cannot be read or holds more than `max_bytes`.
 std::string read_text(const std::filesystem::path& path, int64_t max_bytes);
+
+// The file's first `max_bytes` bytes, or all of a smaller one. Throws Error(kIo).
+std::string read_head(const std::filesystem::path& path, int64_t max_bytes);
+
+// Calls `take` with the file's bytes from front to back, some at a time. Throws Error(kIo).
+void read_pieces(const std::filesystem::path& path,
+                 const std::function<void(std::span<const std::byte>)>& take);
 
 // Writes `text` to a temporary name beside `path`, syncs it and renames it to `path`. Throws
 // Error(kIo), Error(kResource) on a full disk, and leaves no temporary file behind.

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdio>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
@@ -94,6 +95,14 @@ struct Bf16Product {
 };
 
 }  // namespace
+
+std::string onednn_description() {
+  const dnnl_version_t* version = dnnl_version();
+  char text[64];
+  std::snprintf(text, sizeof text, "oneDNN %d.%d.%d, isa 0x%x", version->major, version->minor,
+                version->patch, static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
+  return text;
+}
 
 void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                   const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,

@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace laos::linalg {
+
+// Version and instruction set, which decide how sums are ordered: "oneDNN 2.6.0, isa 0x3ff".
+std::string onednn_description();
 
 // Row-major c = alpha * op(a) * op(b) + beta * c on the calling thread's OpenMP setting; strides in
 // elements. Throws Error(kInternal) when oneDNN refuses.

@@ -7,6 +7,7 @@
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
 #include "linalg/hadamard.h"
+#include "pipeline/identity.h"
 #include "rotation/fit.h"
 #include "rotation/rotation.h"
 #include "smooth/smooth.h"
@@ -445,7 +446,9 @@ Plan make_plan(const QuantOptions& options) {
         .online = online,
         .global_rotation =
             plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
-    save::check_output_path(plan.job, save::planned_bytes(plan.job));
+    if (problems.list().empty()) plan.job.work = work_plan(plan);
+    save::check_output_path(plan.job,
+                            save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));
   });
   collector.throw_if_any();
   return plan;

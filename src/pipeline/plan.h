@@ -30,6 +30,9 @@ struct QuantOptions {
   uint32_t seed = 42;
   // Operands of the products of training. Everything else is computed in f32.
   linalg::ComputeType compute = linalg::ComputeType::kF32;
+  bool restart = false;  // throw away what an interrupted run finished
+  // Hidden states are kept for the next run once this many seconds went into them.
+  double keep_states_seconds = 60;
 };
 
 using Samples = std::vector<std::vector<int32_t>>;

@@ -5,13 +5,16 @@
 #include <chrono>
 #include <cstdio>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "core/threads.h"
 #include "gptq/quantize_layer.h"
 #include "model/activation_stats.h"
 #include "model/online_rotation.h"
+#include "pipeline/identity.h"
 #include "quant/int_weight.h"
 #include "rotation/rotation.h"
 #include "smooth/smooth.h"
@@ -32,6 +35,55 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+void stop_if_asked(Progress& progress) {
+  if (progress.stop())
+    throw Error(ErrorCode::kStopped,
+                {.what = "stopped before the checkpoint was whole", .where = "", .fix = ""});
+}
+
+// --- what the files of finished parts say besides tensors ------------------------------------
+
+using Json = nlohmann::json;
+
+std::string to_text(const rotation::FitResult& fit) {
+  Json steps = Json::array();
+  for (const rotation::FitStep& step : fit.steps)
+    steps.push_back({{"step", step.step}, {"loss", step.loss}});
+  return Json{{"best_step", fit.best_step}, {"orthogonality", fit.orthogonality}, {"steps", steps}}
+      .dump();
+}
+
+rotation::FitResult fit_from(const std::string& text, Mat<float> rotation) {
+  const Json json = Json::parse(text);
+  rotation::FitResult fit{.rotation = std::move(rotation),
+                          .best_step = json.at("best_step").get<int64_t>(),
+                          .steps = {},
+                          .orthogonality = json.at("orthogonality").get<double>()};
+  for (const Json& step : json.at("steps"))
+    fit.steps.push_back({step.at("step").get<int64_t>(), step.at("loss").get<double>()});
+  return fit;
+}
+
+std::string to_text(std::span<const autoround::LayerReport> reports) {
+  Json json = Json::array();
+  for (const autoround::LayerReport& report : reports)
+    json.push_back({{"rounding_loss", report.rounding_loss},
+                    {"loss", report.loss},
+                    {"kept_iteration", report.kept_iteration},
+                    {"losses", report.losses}});
+  return json.dump();
+}
+
+std::vector<autoround::LayerReport> reports_from(const std::string& text) {
+  std::vector<autoround::LayerReport> reports;
+  for (const Json& json : Json::parse(text))
+    reports.push_back({.rounding_loss = json.at("rounding_loss").get<double>(),
+                       .loss = json.at("loss").get<double>(),
+                       .kept_iteration = json.at("kept_iteration").get<int64_t>(),
+                       .losses = json.at("losses").get<std::vector<double>>()});
+  return reports;
+}
+
 // Reads every weight once, so that a NaN in the last layer is not found after hours.
 void check_weights(const model::Checkpoint& checkpoint, Progress& progress) {
   const int64_t layers = checkpoint.config().num_hidden_layers;
@@ -39,6 +91,7 @@ void check_weights(const model::Checkpoint& checkpoint, Progress& progress) {
   for (int64_t i = 0; i < layers; ++i) {
     (void)checkpoint.load_layer(i);
     progress.step(i + 1, "");
+    stop_if_asked(progress);
   }
   checkpoint.check_head_finite();
   progress.step(layers + 1, "");
@@ -62,7 +115,10 @@ rotation::FitResult fit(const model::Checkpoint& checkpoint, const PlannedFit& p
       model::forward_all(config, model::norms_of(weights), linears, rope, states, kForwardTokens,
                          saved, states,
                          [&](const model::SampleRange&, const model::Ragged& batch,
-                             model::LayerSaved<float>& piece) { rows.observe(batch, piece); });
+                             model::LayerSaved<float>& piece) {
+                           rows.observe(batch, piece);
+                           stop_if_asked(progress);
+                         });
       rows.finish_layer();
       progress.step(i + 1, "");
     }
@@ -73,6 +129,7 @@ rotation::FitResult fit(const model::Checkpoint& checkpoint, const PlannedFit& p
     char note[64];
     std::snprintf(note, sizeof note, "loss %.6g", step.loss);
     if (step.step > 0) progress.step(step.step, note);
+    stop_if_asked(progress);
   });
 }
 
@@ -90,8 +147,8 @@ class QuantizeRun {
     check_weights(checkpoint_, progress_);
     Stopwatch fit_watch;
     std::optional<Mat<float>> fitted;
-    for (const PlannedFit& planned : plan_.fits) {
-      result.fits.push_back(fit(checkpoint_, planned, progress_));
+    for (size_t i = 0; i < plan_.fits.size(); ++i) {
+      result.fits.push_back(fit_or_restore(i));
       fitted = std::move(result.fits.back().rotation);
     }
     if (const rotation::RotateOptions* rotate = plan_.rotate()) {
@@ -103,6 +160,9 @@ class QuantizeRun {
     }
     result.fit_seconds = fit_watch.seconds();
     const Stopwatch quantize_watch;
+    restore_layers();
+    result.layers_kept = std::count_if(kept_.begin(), kept_.end(),
+                                       [](const auto& note) { return note.has_value(); });
     quantize_layers(result.layers);
     result.quantize_seconds = quantize_watch.seconds();
     const Stopwatch save_watch;
@@ -127,15 +187,101 @@ class QuantizeRun {
     model::HiddenStates rotated_inputs, rotated_outputs;  // used where the rotation comes late
   };
 
+  rotation::FitResult fit_or_restore(size_t index) {
+    const std::string part = save::part_name(kRotationPart, static_cast<int64_t>(index));
+    save::WorkDirectory& work = writer_.work();
+    const int64_t size = config_.hidden_size;
+    if (const std::string* note = work.find(part)) {
+      const io::TensorFiles files = io::TensorFiles::open_files({work.file_of(part)});
+      const TensorView& tensor = files.at(kRotationPart);
+      LAOS_ASSERT((tensor.dtype == DType::kF32 && tensor.shape == Shape{size, size}));
+      return fit_from(*note, model::rows_to_f32(tensor, 0, size));
+    }
+    rotation::FitResult result = fit(checkpoint_, plan_.fits[index], progress_);
+    io::ShardedWriter file = work.create(part, {{kRotationPart, DType::kF32, {size, size}}});
+    file.write(kRotationPart, std::as_bytes(std::span(std::as_const(result.rotation).data(),
+                                                      static_cast<size_t>(size * size))));
+    work.finish(part, std::move(file), to_text(result));
+    return result;
+  }
+
+  // Layers that an earlier run finished go into the checkpoint at once.
+  void restore_layers() {
+    kept_.resize(static_cast<size_t>(config_.num_hidden_layers));
+    if (writer_.work().finished(kLayerPart).empty()) return;
+    progress_.begin("take finished layers", config_.num_hidden_layers);
+    for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+      kept_[static_cast<size_t>(i)] = writer_.restore_layer(i);
+      progress_.step(i + 1, "");
+      stop_if_asked(progress_);
+    }
+  }
+
+  // Whether a layer from `layer_idx` on that is still to be quantized looks at activations, so that
+  // hidden states must be carried there.
+  bool needs_states_from(int64_t layer_idx) const {
+    for (int64_t i = layer_idx; i < config_.num_hidden_layers; ++i)
+      for (size_t step = 0; step < plan_.steps.size() && !is_kept(i); ++step)
+        if (plan_.reads_activations(step, i)) return true;
+    return false;
+  }
+  bool is_kept(int64_t layer_idx) const {
+    return kept_[static_cast<size_t>(layer_idx)].has_value();
+  }
+
+  // The states that enter the first layer that needs them, and that layer.
+  int64_t first_states() {
+    save::WorkDirectory& work = writer_.work();
+    const std::vector<int64_t> kept = work.finished(kStatesPart);
+    // States without one of the layers before them are of no use.
+    if (!kept.empty() && std::all_of(kept_.begin(), kept_.begin() + kept.back(),
+                                     [](const auto& note) { return note.has_value(); })) {
+      const std::string part = save::part_name(kStatesPart, kept.back());
+      const io::TensorFiles files = io::TensorFiles::open_files({work.file_of(part)});
+      inputs_ = {};
+      for (const std::vector<int32_t>& sample : *plan_.samples)
+        inputs_.samples.append(std::ssize(sample));
+      inputs_.rows = model::rows_to_f32(files.at(kStatesPart), 0, inputs_.samples.num_tokens());
+      return kept.back();
+    }
+    inputs_ = model::embed(checkpoint_.embed_tokens(), *plan_.samples);
+    if (rotates_first()) rotation_->residual.apply_right(inputs_.rows.view());
+    return 0;
+  }
+
+  // Makes the inputs of this layer durable in place of an earlier one's, if that pays.
+  void keep_states(int64_t layer_idx) {
+    if (states_seconds_ < plan_.options.keep_states_seconds) return;
+    save::WorkDirectory& work = writer_.work();
+    const std::vector<int64_t> older = work.finished(kStatesPart);
+    const std::string part = save::part_name(kStatesPart, layer_idx);
+    io::ShardedWriter file =
+        work.create(part, {{kStatesPart, DType::kF32, {inputs_.rows.rows(), inputs_.rows.cols()}}});
+    file.write(kStatesPart, std::as_bytes(std::span(std::as_const(inputs_.rows).data(),
+                                                    static_cast<size_t>(inputs_.rows.size()))));
+    work.finish(part, std::move(file), "");
+    for (const int64_t i : older) work.forget(save::part_name(kStatesPart, i));
+    states_seconds_ = 0;
+  }
+
   void quantize_layers(std::vector<autoround::LayerReport>& reports) {
-    if (plan_.reads_activations_from(0)) {
-      inputs_ = model::embed(checkpoint_.embed_tokens(), *plan_.samples);
-      if (rotates_first()) rotation_->residual.apply_right(inputs_.rows.view());
+    int64_t first_layer = 0;
+    if (needs_states_from(0)) {
+      first_layer = first_states();
       outputs_ = {inputs_.samples, Mat<float>(inputs_.rows.rows(), config_.hidden_size)};
     }
     rope_.emplace(config_, std::max<int64_t>(1, model::longest_sample(inputs_.samples)));
     progress_.begin("quantize", config_.num_hidden_layers);
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+      if (is_kept(i)) {
+        for (autoround::LayerReport& report : reports_from(*kept_[static_cast<size_t>(i)]))
+          reports.push_back(std::move(report));
+        if (i < first_layer || !needs_states_from(i + 1)) {
+          progress_.step(i + 1, "");
+          continue;
+        }
+      }
+      const size_t first_report = reports.size();
       LayerAtWork layer{.layer_idx = i,
                         .weights = checkpoint_.load_layer(i),
                         .online = {},
@@ -152,18 +298,28 @@ class QuantizeRun {
         } else if (std::holds_alternative<RotateStep>(plan_.steps[step])) {
           run_rotate(layer, step);
         } else if (const auto* train = std::get_if<TrainStep>(&plan_.steps[step])) {
+          if (is_kept(i)) {
+            run_float_for_train(layer, step);
+            continue;
+          }
           reports.push_back(run_train(layer, step, train->options));
           if (const std::string text = note_of(reports.back()); !text.empty()) note = text;
         } else {
           run_round(layer, step, std::get<RoundStep>(plan_.steps[step]));
         }
       }
-      if (plan_.reads_activations_from(i + 1)) {
+      if (needs_states_from(i + 1)) {
         if (!layer.has_outputs) run_float(layer, nullptr);
         std::swap(inputs_, outputs_);
       }
-      write_layer(layer);
+      if (!is_kept(i)) {
+        writer_.begin_layer(i);
+        write_layer(layer);
+        writer_.finish_layer(to_text(std::span(reports).subspan(first_report)));
+      }
+      if (needs_states_from(i + 1)) keep_states(i + 1);
       progress_.step(i + 1, note);
+      stop_if_asked(progress_);
     }
   }
 
@@ -183,6 +339,7 @@ class QuantizeRun {
   // The float layer over all samples: its outputs, and what `observe` wants to see unless it is
   // null.
   void run_float(LayerAtWork& layer, const Observe& observe) {
+    const Stopwatch watch;
     model::LayerSaved<float> saved(
         config_, model::largest_piece(layer.inputs->samples, kForwardTokens), false);
     model::FloatLinears<float> plain(model::views_of(layer.weights));
@@ -190,10 +347,12 @@ class QuantizeRun {
     const auto show = [&](const model::SampleRange&, const model::Ragged& batch,
                           model::LayerSaved<float>& piece) {
       if (observe) observe(batch, piece);
+      stop_if_asked(progress_);
     };
     model::forward_all(config_, model::norms_of(layer.weights), linears, *rope_, *layer.inputs,
                        kForwardTokens, saved, *layer.outputs, show);
     layer.has_outputs = true;
+    states_seconds_ += watch.seconds();
   }
 
   void run_smooth(LayerAtWork& layer, size_t step, const SmoothStep& smooth) {
@@ -213,8 +372,7 @@ class QuantizeRun {
       read_later = read_later || plan_.reads_activations(later, layer.layer_idx);
     const bool is_late = !rotates_first();
     // The chain of hidden states stays in the basis that it began in.
-    if (is_late && !layer.has_outputs &&
-        (read_later || plan_.reads_activations_from(layer.layer_idx + 1)))
+    if (is_late && !layer.has_outputs && (read_later || needs_states_from(layer.layer_idx + 1)))
       run_float(layer, nullptr);
     if (is_late && read_later) {
       layer.rotated_inputs = rotated(*layer.inputs);
@@ -250,6 +408,7 @@ class QuantizeRun {
         stats.observe(batch, piece);
         if (grams) grams->observe(piece, batch.num_tokens());
       });
+    if (is_kept(layer.layer_idx)) return;
     if (grams) {
       auto solved = gptq::quantize_layer(layer.weights, scheme, *round.gptq, *grams);
       for (size_t l = 0; l < solved.size(); ++l)
@@ -275,14 +434,18 @@ class QuantizeRun {
     return quant::static_range(min, max, act, config_.dtype);
   }
 
+  void run_float_for_train(LayerAtWork& layer, size_t step) {
+    if (plan_.reads_activations(step, layer.layer_idx) && !layer.has_outputs)
+      run_float(layer, nullptr);
+  }
+
   autoround::LayerReport run_train(LayerAtWork& layer, size_t step,
                                    const autoround::TrainOptions& options) {
     autoround::LayerScheme scheme;
     autoround::ActBits untrained = {};
     // Linears that an earlier step quantized act as they are now, so that training makes up for it.
     std::array<Mat<float>, model::kNumLinears> replaced;
-    if (plan_.reads_activations(step, layer.layer_idx) && !layer.has_outputs)
-      run_float(layer, nullptr);
+    run_float_for_train(layer, step);
     for (const Linear l : model::kAllLinears) {
       const PlannedLinear& planned = plan_.linear(layer.layer_idx, l);
       const auto index = static_cast<size_t>(l);
@@ -300,6 +463,7 @@ class QuantizeRun {
         *layer.outputs, plan_.options.seed, layer.layer_idx,
         [&](int64_t iteration, double loss) {
           progress_.iteration(layer.layer_idx, iteration, options.iters, loss);
+          stop_if_asked(progress_);
         },
         untrained);
     for (const Linear l : model::kAllLinears) {
@@ -363,6 +527,7 @@ class QuantizeRun {
       writer_.write_float_rows(head ? "lm_head.weight" : "model.embed_tokens.weight", begin,
                                std::as_const(rows).view());
       progress_.step(p + 1, "");
+      stop_if_asked(progress_);
     }
     if (rotation_) std::fill_n(gain.data(), gain.size(), 1.0f);
     writer_.write_float("model.norm.weight", std::as_const(gain).view());
@@ -373,9 +538,11 @@ class QuantizeRun {
   const model::Checkpoint& checkpoint_;
   const hf::Config& config_;
   save::AscendV1Writer writer_;
+  std::vector<std::optional<std::string>> kept_;  // a layer's note when an earlier run finished it
   std::optional<rotation::ModelRotation> rotation_;
   std::optional<model::Rope<float>> rope_;
   model::HiddenStates inputs_, outputs_;  // of the layer at work, rotated when rotates_first()
+  double states_seconds_ = 0;             // of computing them since they were last kept
 };
 
 }  // namespace

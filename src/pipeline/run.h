@@ -29,20 +29,26 @@ class Progress {
   // An iteration of training layer `layer_idx`; loss is the mean absolute error per element.
   virtual void iteration(int64_t /*layer_idx*/, int64_t /*iteration*/, int64_t /*iters*/,
                          double /*loss*/) {}
+  // Asked after every step and iteration: true makes run() throw Error(kStopped) there.
+  virtual bool stop() { return false; }
 };
 
 // What came of it.
 struct RunResult {
   std::vector<rotation::FitResult> fits;       // rotation matrices moved out
   std::vector<autoround::LayerReport> layers;  // of every decoder layer
+  int64_t layers_kept = 0;                     // of those, finished by an earlier run
   double fit_seconds = 0;
   double quantize_seconds = 0;
   double save_seconds = 0;
 };
 
-// Quantizes and writes the checkpoint; nothing is visible in save_path before the end, and nothing
-// stays when it throws. Same plan, same bytes, on any number of threads. Throws Error: kNumeric for
-// NaN or infinity in a weight (found before anything is trained), kIo and kResource from writing.
+// Quantizes and writes the checkpoint; nothing is visible in save_path before the end. Whenever and
+// however it ends before that, each fitted rotation and each layer that was finished stays in
+// save_path/.laos-partial, and the next run of the same plan goes on from there; without any,
+// nothing stays. Same plan, same bytes, on any number of threads, interrupted or not. Throws Error:
+// kNumeric for NaN or infinity in a weight (found before anything is trained), kIo and kResource
+// from writing, kStopped.
 RunResult run(const Plan& plan, Progress& progress);
 
 }  // namespace laos::pipeline

@@ -1,7 +1,5 @@
 #include "save/ascendv1.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +19,8 @@
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
+#include "save/manifest.h"
+#include "save/paths.h"
 
 namespace laos::save {
 namespace {
@@ -29,12 +29,12 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kConfigFile = "config.json";
-constexpr const char* kStagingDirectory = ".laos-partial";
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 constexpr int64_t kMaxConfigKeys = 10'000;
 constexpr int64_t kMaxCopyBytes = int64_t{256} << 20;
 constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of converted floats in memory at a time
 
+constexpr const char* kLayerPart = "layer";
 constexpr const char* kOptionalDirectory = "optional";
 constexpr const char* kRotationStem = "quarot";
 constexpr const char* kRotationFile = "optional/quarot.safetensors";
@@ -48,12 +48,6 @@ std::string label_text(const OutputLinear& linear) {
   pair += "A";
   pair += std::to_string(linear.scheme->act.bits);
   return pair;
-}
-
-[[noreturn]] void fail_io(const std::string& what, const fs::path& where, int error) {
-  throw Error(ErrorCode::kIo, {.what = what + ": " + std::generic_category().message(error),
-                               .where = where.string(),
-                               .fix = "check the path and its permissions"});
 }
 
 [[noreturn]] void refuse_usage(const std::string& what, const fs::path& where,
@@ -133,27 +127,6 @@ std::string read_exported_config(const fs::path& model_directory) {
 
 // --- the output directory ------------------------------------------------------------------------
 
-fs::file_status status_of(const fs::path& path) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (status.type() == fs::file_type::none) fail_io("cannot use the path", path, error.value());
-  return status;
-}
-
-// Absolute, links resolved as far as the path exists, without a trailing slash, so that
-// parent_path() leads up one directory.
-fs::path real_path(const fs::path& path) {
-  std::error_code error;
-  const fs::path real = fs::weakly_canonical(fs::absolute(path), error);
-  if (error) fail_io("cannot use the path", path, error.value());
-  return real.has_filename() || !real.has_relative_path() ? real : real.parent_path();
-}
-
-fs::path nearest_existing(fs::path path) {
-  while (!fs::exists(status_of(path))) path = path.parent_path();
-  return path;
-}
-
 void check_not_in_model_directory(const fs::path& save_path, const fs::path& model_directory) {
   std::error_code error;
   for (fs::path path = nearest_existing(save_path);; path = path.parent_path()) {
@@ -184,32 +157,10 @@ void check_model_type(const std::string& model_type) {
                  "--model_type", "write for example Qwen3-8B");
 }
 
-void remove_file(const fs::path& path) {
-  std::error_code error;
-  fs::remove(path, error);
-  if (error) fail_io("cannot remove the older file", path, error.value());
-}
-
 void rename_file(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
   if (error) fail_io("cannot rename the finished file to", to, error.value());
-}
-
-void sync_directory(const fs::path& directory) {
-  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) fail_io("cannot open", directory, errno);
-  const int error = ::fsync(fd) == 0 ? 0 : errno;
-  ::close(fd);
-  // Some file systems cannot sync a directory and say EINVAL; there is nothing more to do there.
-  if (error != 0 && error != EINVAL) fail_io("cannot sync", directory, error);
-}
-
-void write_private_text(const fs::path& path, std::string_view text) {
-  io::write_text_atomically(path, text);
-  std::error_code error;
-  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write, error);
-  if (error) fail_io("cannot set the permissions", path, error.value());
 }
 
 // --- values --------------------------------------------------------------------------------------
@@ -443,11 +394,13 @@ int64_t planned_bytes(const AscendV1Job& job) {
                   std::ssize(job.recipe_yaml) +
                   std::ssize(read_exported_config(job.model_directory));
   if (job.global_rotation > 0) bytes += rotation_plan(job).file_bytes();
-  // Index: a line a tensor, of name, file name, indent and quotes; and its frame.
-  bytes += 100;
+  // Index: a line a tensor, of name, file name, indent and quotes; and its frame. Manifest: a line
+  // a file, of checksum and name.
+  bytes += 100 + 5 * 120;
   for (const io::ShardPlan::Shard& shard : plan.shards)
     for (const io::TensorSpec& tensor : shard.tensors)
       bytes += std::ssize(tensor.name) + std::ssize(shard.file_name) + 12;
+  bytes += std::ssize(plan.shards) * 120;
   for (const std::string& name : copied_files(job.model_directory)) {
     std::error_code error;
     const uintmax_t size = fs::file_size(job.model_directory / name, error);
@@ -456,9 +409,17 @@ int64_t planned_bytes(const AscendV1Job& job) {
       throw Error(ErrorCode::kIo, {.what = "the file is too large to be part of a model's settings",
                                    .where = (job.model_directory / name).string(),
                                    .fix = "move it out of the model directory"});
-    bytes += static_cast<int64_t>(size);
+    bytes += static_cast<int64_t>(size) + 68 + std::ssize(name);
   }
   return bytes;
+}
+
+int64_t planned_work_bytes(const AscendV1Job& job) {
+  int64_t bytes = job.work.other_bytes;  // then each tensor once more, and its place in a header
+  for (const OutputTensor& tensor : job.tensors)
+    if (tensor.spec.name.starts_with("model.layers."))
+      bytes += tensor.spec.size_bytes() + std::ssize(tensor.spec.name) + 100;
+  return job.work.parts.empty() ? 0 : bytes;
 }
 
 void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
@@ -476,8 +437,8 @@ void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
   check_not_in_model_directory(save_path, job.model_directory);
 
   std::vector<std::string> names = copied_files(job.model_directory);
-  names.insert(names.end(), {kConfigFile, hf::kDescriptionFile, hf::kAscendV1IndexFile,
-                             recipe_file(job.model_type)});
+  names.insert(names.end(), {kConfigFile, kManifestFile, hf::kDescriptionFile,
+                             hf::kAscendV1IndexFile, recipe_file(job.model_type)});
   read_exported_config(job.model_directory);
   if (existing == save_path) {
     check_no_foreign_weights(save_path);
@@ -493,85 +454,31 @@ void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
 
   if (::access(existing.c_str(), W_OK | X_OK) != 0)
     fail_io("cannot write into the directory", existing, errno);
+  check_work(save_path, job.work);
   const fs::space_info space = fs::space(existing, error);
-  if (!error && static_cast<uintmax_t>(std::max<int64_t>(bytes_needed, 0)) > space.available)
+  if (error) return;
+  const auto left_there = static_cast<uintmax_t>(work_bytes(save_path));
+  if (static_cast<uintmax_t>(std::max<int64_t>(bytes_needed, 0)) > space.available + left_there)
     throw Error(ErrorCode::kResource,
-                {.what = "the output needs " + std::to_string(bytes_needed) +
-                         " bytes, the disk has " + std::to_string(space.available) + " free",
+                {.what = "the output, and what is kept of the run until it is done, need " +
+                         std::to_string(bytes_needed) + " bytes, the disk has " +
+                         std::to_string(space.available + left_there) + " free",
                  .where = existing.string(),
                  .fix = "free disk space, or write to another disk"});
 }
 
 // --- the writer ----------------------------------------------------------------------------------
 
-// The directory all output is made in, under a lock; removed with all its content in the end.
-class AscendV1Writer::Staging {
- public:
-  explicit Staging(const fs::path& save_path)
-      : save_path_(real_path(save_path)), directory_(save_path_ / kStagingDirectory) {
-    try {
-      create();
-    } catch (...) {
-      clean_up();
-      throw;
-    }
-  }
-  ~Staging() { clean_up(); }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-
-  const fs::path& save_path() const noexcept { return save_path_; }
-  const fs::path& directory() const noexcept { return directory_; }
-  // From here on the save path holds a result and stays.
-  void keep_save_path() noexcept { created_.clear(); }
-
- private:
-  void create() {
-    for (fs::path path = save_path_; !fs::exists(status_of(path)); path = path.parent_path())
-      created_.push_back(path);
-    std::error_code error;
-    fs::create_directories(save_path_, error);
-    if (error) fail_io("cannot create the directory", save_path_, error.value());
-
-    fs::create_directory(directory_, error);
-    lock_ = ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (lock_ < 0) fail_io("cannot use the directory", directory_, errno);
-    // File systems without locks let everybody pass.
-    if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-      throw Error(ErrorCode::kIo, {.what = "another process is writing to the same save path",
-                                   .where = save_path_.string(),
-                                   .fix = "wait for it, or choose another save path"});
-    is_owner_ = true;
-    // Left by a run that was killed.
-    for (const fs::directory_entry& entry : fs::directory_iterator(directory_, error))
-      fs::remove_all(entry.path(), error);
-    if (error) fail_io("cannot clear the directory", directory_, error.value());
-  }
-
-  void clean_up() noexcept {
-    std::error_code error;
-    if (is_owner_) fs::remove_all(directory_, error);
-    if (lock_ >= 0) ::close(lock_);
-    for (const fs::path& path : created_) fs::remove(path, error);  // innermost first, if empty
-  }
-
-  fs::path save_path_;
-  fs::path directory_;
-  std::vector<fs::path> created_;
-  int lock_ = -1;
-  bool is_owner_ = false;
-};
-
 AscendV1Writer::AscendV1Writer(AscendV1Job job) : job_(std::move(job)) {
-  check_output_path(job_, planned_bytes(job_));
+  check_output_path(job_, planned_bytes(job_) + planned_work_bytes(job_));
   for (size_t i = 0; i < job_.tensors.size(); ++i) {
     const bool is_new = index_of_.emplace(job_.tensors[i].spec.name, i).second;
     LAOS_ASSERT(is_new);
   }
-  staging_ = std::make_unique<Staging>(job_.save_path);
-  weights_ = std::make_unique<io::ShardedWriter>(staging_->directory(), shard_plan(job_));
+  work_ = std::make_unique<WorkDirectory>(job_.save_path, job_.work);
+  weights_ = std::make_unique<io::ShardedWriter>(work_->directory(), shard_plan(job_));
   if (job_.global_rotation > 0) {
-    const fs::path directory = staging_->directory() / kOptionalDirectory;
+    const fs::path directory = work_->directory() / kOptionalDirectory;
     std::error_code error;
     fs::create_directory(directory, error);
     if (error) fail_io("cannot create the directory", directory, error.value());
@@ -580,6 +487,49 @@ AscendV1Writer::AscendV1Writer(AscendV1Job job) : job_(std::move(job)) {
 }
 
 AscendV1Writer::~AscendV1Writer() = default;
+
+std::vector<io::TensorSpec> AscendV1Writer::tensors_of(int64_t layer_idx) const {
+  const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
+  std::vector<io::TensorSpec> specs;
+  for (const OutputTensor& tensor : job_.tensors)
+    if (tensor.spec.name.starts_with(prefix)) specs.push_back(tensor.spec);
+  return specs;
+}
+
+void AscendV1Writer::write_part(const std::string& name, int64_t offset,
+                                std::span<const std::byte> bytes) {
+  weights_->write_part(name, offset, bytes);
+  if (layer_) layer_->write_part(name, offset, bytes);
+}
+
+void AscendV1Writer::begin_layer(int64_t layer_idx) {
+  LAOS_ASSERT(layer_ == nullptr);
+  layer_idx_ = layer_idx;
+  layer_ = std::make_unique<io::ShardedWriter>(
+      work_->create(part_name(kLayerPart, layer_idx), tensors_of(layer_idx)));
+}
+
+void AscendV1Writer::finish_layer(const std::string& note) {
+  LAOS_ASSERT(layer_ != nullptr);
+  work_->finish(part_name(kLayerPart, layer_idx_), std::move(*layer_), note);
+  layer_.reset();
+}
+
+std::optional<std::string> AscendV1Writer::restore_layer(int64_t layer_idx) {
+  const std::string part = part_name(kLayerPart, layer_idx);
+  const std::string* note = work_->find(part);
+  if (note == nullptr) return std::nullopt;
+  const io::TensorFiles files = io::TensorFiles::open_files({work_->file_of(part)});
+  const std::vector<io::TensorSpec> specs = tensors_of(layer_idx);
+  // Same identity, same tensors.
+  LAOS_ASSERT(files.tensors().size() == specs.size());
+  for (const io::TensorSpec& spec : specs) {
+    const TensorView& tensor = files.at(spec.name);
+    LAOS_ASSERT(tensor.dtype == spec.dtype && tensor.shape == spec.shape);
+    weights_->write(spec.name, std::span(tensor.data, static_cast<size_t>(tensor.size_bytes())));
+  }
+  return *note;
+}
 
 const OutputTensor& AscendV1Writer::find(const std::string& name) const {
   const auto found = index_of_.find(name);
@@ -612,8 +562,8 @@ void AscendV1Writer::write_float_rows(const std::string& name, int64_t row_begin
         convert_row(tensor.spec, row_begin + begin + row, values.row(begin + row), values.cols,
                     piece.data() + row * row_bytes);
     });
-    weights_->write_part(name, (row_begin + begin) * row_bytes,
-                         std::span(piece).first(static_cast<size_t>(count * row_bytes)));
+    write_part(name, (row_begin + begin) * row_bytes,
+               std::span(piece).first(static_cast<size_t>(count * row_bytes)));
   }
 }
 
@@ -622,8 +572,8 @@ void AscendV1Writer::write_f32(const std::string& name, MatView<const float> val
   LAOS_ASSERT(tensor.label.empty() && tensor.spec.dtype == DType::kF32);
   LAOS_ASSERT((tensor.spec.shape == Shape{values.rows, values.cols}) &&
               values.stride == values.cols);
-  weights_->write(
-      name, std::as_bytes(std::span(values.data, static_cast<size_t>(values.rows * values.cols))));
+  write_part(name, 0,
+             std::as_bytes(std::span(values.data, static_cast<size_t>(values.rows * values.cols))));
 }
 
 void AscendV1Writer::write_global_rotation(MatView<const float> rotation) {
@@ -645,10 +595,10 @@ void AscendV1Writer::write_linear(const std::string& linear_name, const quant::I
     const auto [low, high] = std::minmax_element(weight.q.data(), weight.q.data() + rows * cols);
     LAOS_ASSERT(rows * cols == 0 || (*low >= -8 && *high <= 7));
   }
-  // Tensors must have the size that was planned for them; the writer holds them to it.
   const auto write = [&](const char* suffix, const auto& values) {
-    weights_->write(linear_name + suffix,
-                    std::as_bytes(std::span(values.data(), static_cast<size_t>(values.size()))));
+    const auto bytes = std::as_bytes(std::span(values.data(), static_cast<size_t>(values.size())));
+    LAOS_ASSERT(std::ssize(bytes) == find(linear_name + suffix).spec.size_bytes());
+    write_part(linear_name + suffix, 0, bytes);
   };
   if (label == "W4A8_DYNAMIC")
     write(".weight", packed_rows(weight.q));
@@ -675,11 +625,11 @@ void AscendV1Writer::write_linear(const std::string& linear_name, const quant::I
 }
 
 void AscendV1Writer::commit() {
-  LAOS_ASSERT(staging_ != nullptr);  // once only
-  const fs::path& staging = staging_->directory();
-  const fs::path& save_path = staging_->save_path();
+  LAOS_ASSERT(work_ != nullptr && layer_ == nullptr);  // once only
+  const fs::path& staging = work_->directory();
+  const fs::path& save_path = work_->save_path();
 
-  // In order of appearance; the description is not among them: it comes last of all.
+  // In order of appearance; the description is not among them in the end: it comes last of all.
   std::vector<std::string> names;
   weights_->commit();
   for (const io::ShardPlan::Shard& shard : weights_->plan().shards)
@@ -689,10 +639,11 @@ void AscendV1Writer::commit() {
     names.emplace_back(hf::kAscendV1IndexFile);
   }
   for (const std::string& name : copied_files(job_.model_directory)) {
-    write_private_text(staging / name, io::read_text(job_.model_directory / name, kMaxCopyBytes));
+    io::write_text_atomically(staging / name,
+                              io::read_text(job_.model_directory / name, kMaxCopyBytes));
     names.push_back(name);
   }
-  write_private_text(staging / kConfigFile, read_exported_config(job_.model_directory));
+  io::write_text_atomically(staging / kConfigFile, read_exported_config(job_.model_directory));
   names.emplace_back(kConfigFile);
   io::write_text_atomically(staging / recipe_file(job_.model_type), job_.recipe_yaml);
   names.push_back(recipe_file(job_.model_type));
@@ -700,12 +651,16 @@ void AscendV1Writer::commit() {
     rotation_->commit();
     names.emplace_back(kRotationFile);
   }
-  write_private_text(staging / hf::kDescriptionFile, description_json(job_));
+  io::write_text_atomically(staging / hf::kDescriptionFile, description_json(job_));
+  names.emplace_back(hf::kDescriptionFile);
+  io::write_text_atomically(staging / kManifestFile, manifest_of(staging, names));
+  names.back() = kManifestFile;
 
   check_no_foreign_weights(save_path);
-  staging_->keep_save_path();
+  work_->keep_save_path();
   remove_file(save_path / hf::kDescriptionFile);
   sync_directory(save_path);
+  remove_file(save_path / kManifestFile);
   for (const fs::path& file : hf::top_level_safetensors(save_path)) remove_file(file);
   remove_file(save_path / hf::kAscendV1IndexFile);
   remove_file(save_path / kRotationFile);
@@ -723,7 +678,8 @@ void AscendV1Writer::commit() {
   sync_directory(save_path);
   weights_.reset();
   rotation_.reset();
-  staging_.reset();
+  work_->finish_all();
+  work_.reset();
 }
 
 }  // namespace laos::save

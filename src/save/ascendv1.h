@@ -20,6 +20,7 @@
 #include "quant/int_weight.h"
 #include "quant/scheme.h"
 #include "save/options.h"
+#include "save/work_directory.h"
 
 namespace laos::save {
 
@@ -78,30 +79,46 @@ struct AscendV1Job {
   std::string recipe_yaml;                            // its content
   std::optional<OnlineLayout> online = std::nullopt;  // described under metadata.quarot
   int64_t global_rotation = 0;  // rows of the matrix in optional/quarot.safetensors; 0 = none
+  WorkPlan work = {};           // see AscendV1Writer::begin_layer
 };
 
 // Bytes on disk of all files that the job writes.
 int64_t planned_bytes(const AscendV1Job& job);
+// Bytes on disk of the finished layers that are kept beside them until the end.
+int64_t planned_work_bytes(const AscendV1Job& job);
 
 // Holds a job's paths against the disk without creating anything; for use before any heavy work.
 // Throws Error: kUsage when save_path is empty, not a directory, the model directory or inside it,
 // holds weights that are not AscendV1's (an engine would load them too) or directories in place of
 // files, or when model_type is no file name; kIo when save_path, or its nearest existing parent, is
 // not writable or a file to copy is not in the model directory; kResource when the disk has less
-// than `bytes_needed` free.
+// than `bytes_needed` free, what an earlier run left there counted as free; and as check_work.
 void check_output_path(const AscendV1Job& job, int64_t bytes_needed);
 
 // Writes one checkpoint. Until commit() all data is in save_path/.laos-partial and an older
-// checkpoint in save_path stays whole. Destroyed without commit(), everything it created is
-// removed, save_path included. One thread at a time.
+// checkpoint in save_path stays whole. Destroyed without commit(), it keeps the finished parts of
+// work() and finish_layer(), for the next run of the same job; without any, everything it created
+// is removed, save_path included. One thread at a time.
 class AscendV1Writer {
  public:
-  // check_output_path, then reserves the disk space of all weights. Throws Error as that does, and
+  // check_output_path, then takes what an earlier run of the same job.work finished and reserves
+  // the disk space of all weights. Throws Error as that does, and
   // Error(kIo) when another process writes to the same save_path.
   explicit AscendV1Writer(AscendV1Job job);
   ~AscendV1Writer();
   AscendV1Writer(const AscendV1Writer&) = delete;
   AscendV1Writer& operator=(const AscendV1Writer&) = delete;
+
+  // From here to finish_layer() the tensors of this decoder layer are written, all of them; they
+  // are kept in a file of their own as well, durable when finish_layer() returns. `note` (UTF-8) is
+  // handed out again by restore_layer().
+  void begin_layer(int64_t layer_idx);
+  void finish_layer(const std::string& note);
+  // Writes all tensors of a layer that an earlier run finished and returns its note; nullopt, and
+  // nothing is written, when none did. Throws Error(kIo), Error(kFormat).
+  std::optional<std::string> restore_layer(int64_t layer_idx);
+  // For other parts of the run.
+  WorkDirectory& work() noexcept { return *work_; }
 
   // A FLOAT tensor, rounded once to its dtype. A vector is a matrix of one row. `name` is the
   // tensor's, as "model.norm.weight". Throws Error(kNumeric) for a value that is not finite in that
@@ -125,16 +142,18 @@ class AscendV1Writer {
   void commit();
 
  private:
-  class Staging;
-
   const OutputTensor& find(const std::string& name) const;
+  std::vector<io::TensorSpec> tensors_of(int64_t layer_idx) const;
+  void write_part(const std::string& name, int64_t offset, std::span<const std::byte> bytes);
 
   AscendV1Job job_;
-  std::unique_ptr<Staging> staging_;
-  // Destroyed before staging_, whose directory they are in.
+  std::unique_ptr<WorkDirectory> work_;
+  // Destroyed before work_, whose directory they are in.
   std::unique_ptr<io::ShardedWriter> weights_;
   std::unique_ptr<io::ShardedWriter> rotation_;  // null when the job has none
-  std::map<std::string, size_t> index_of_;       // tensor name -> job_.tensors
+  std::unique_ptr<io::ShardedWriter> layer_;     // null outside of a layer
+  int64_t layer_idx_ = 0;
+  std::map<std::string, size_t> index_of_;  // tensor name -> job_.tensors
 };
 
 // quant_model_description.json of a job: labels in the order of its tensors, then the rest (spec

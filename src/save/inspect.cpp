@@ -18,6 +18,7 @@
 #include "hf/model_tensors.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "save/manifest.h"
 
 namespace laos::save {
 namespace {
@@ -73,7 +74,7 @@ class Inspection {
     report_.directory = directory;
   }
 
-  InspectReport run() {
+  InspectReport run(bool verify_files) {
     const std::vector<fs::path> paths = hf::top_level_safetensors(directory_);
     report_.files = std::ssize(paths);
     read_config_files();
@@ -99,6 +100,8 @@ class Inspection {
       for (const auto& [name, label] : description_->labels) check_values(name, label);
       check_tied_head();
     }
+    if (verify_files)
+      for (Problem& problem : verify(directory_)) errors_.push_back(std::move(problem));
     collect(Severity::kError, errors_);
     collect(Severity::kWarning, warnings_);
     return std::move(report_);
@@ -348,6 +351,8 @@ bool InspectReport::loads() const noexcept {
                       [](const Finding& finding) { return finding.severity == Severity::kError; });
 }
 
-InspectReport inspect(const fs::path& directory) { return Inspection(directory).run(); }
+InspectReport inspect(const fs::path& directory, bool verify_files) {
+  return Inspection(directory).run(verify_files);
+}
 
 }  // namespace laos::save

@@ -46,6 +46,7 @@ struct InspectReport {
 
 // Reads all of the directory, every weight and scale included. What is wrong with its files becomes
 // a finding; throws Error(kIo) only when `directory` is not a directory that can be listed.
-InspectReport inspect(const std::filesystem::path& directory);
+// `verify_files`: also holds every file against SHA256SUMS (see save/manifest.h).
+InspectReport inspect(const std::filesystem::path& directory, bool verify_files = false);
 
 }  // namespace laos::save

@@ -279,19 +279,20 @@ class AscendV1 : public testing::Test {
 
 TEST_F(AscendV1, WritesEveryFileOfTheFormatAndInspectIsContent) {
   write_checkpoint();
-  EXPECT_THAT(names_in(temp_ / "out"),
-              ElementsAre("Qwen3-Tiny_best_practice.yaml", "chat_template.jinja", "config.json",
-                          "merges.txt", "modeling.py", "quant_model_description.json",
-                          "quant_model_weights-00001-of-00001.safetensors",
-                          "quant_model_weights.safetensors.index.json", "tokenizer.json"));
+  EXPECT_THAT(
+      names_in(temp_ / "out"),
+      ElementsAre("Qwen3-Tiny_best_practice.yaml", "SHA256SUMS", "chat_template.jinja",
+                  "config.json", "merges.txt", "modeling.py", "quant_model_description.json",
+                  "quant_model_weights-00001-of-00001.safetensors",
+                  "quant_model_weights.safetensors.index.json", "tokenizer.json"));
   EXPECT_EQ(read_text(temp_ / "out" / "tokenizer.json"), "{\"tokenizer\": 1}");
   EXPECT_EQ(read_text(temp_ / "out" / "Qwen3-Tiny_best_practice.yaml"),
             "apiversion: modelslim_v1\n");
   EXPECT_EQ(read_text(temp_ / "out" / "config.json"), read_text(temp_ / "model" / "config.json"));
-  for (const char* name : {"quant_model_description.json", "tokenizer.json", "config.json"})
-    EXPECT_EQ(fs::status(temp_ / "out" / name).permissions(),
-              fs::perms::owner_read | fs::perms::owner_write)
-        << name;
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  for (const std::string& name : names_in(temp_ / "out"))
+    EXPECT_EQ(fs::status(temp_ / "out" / name).permissions(), fs::perms(0666 & ~mask)) << name;
 
   const InspectReport report = inspect(temp_ / "out");
   EXPECT_THAT(report.findings, IsEmpty());
@@ -388,9 +389,10 @@ TEST_F(AscendV1, OlderCheckpointStaysWholeUntilCommitAndIsReplacedByIt) {
   write_checkpoint(2, 0);
   EXPECT_EQ(first(), 2.0f);
   EXPECT_THAT(names_in(temp_ / "out"),
-              ElementsAre("Qwen3-Tiny_best_practice.yaml", "chat_template.jinja", "config.json",
-                          "merges.txt", "modeling.py", "notes.md", "quant_model_description.json",
-                          "quant_model_weights.safetensors", "tokenizer.json"));
+              ElementsAre("Qwen3-Tiny_best_practice.yaml", "SHA256SUMS", "chat_template.jinja",
+                          "config.json", "merges.txt", "modeling.py", "notes.md",
+                          "quant_model_description.json", "quant_model_weights.safetensors",
+                          "tokenizer.json"));
 }
 
 TEST_F(AscendV1, ClearsWhatAKilledRunLeft) {
@@ -553,7 +555,7 @@ TEST_F(AscendV1, PlansTheBytesOfAllFiles) {
   for (const std::string& name : names_in(temp_ / "out"))
     bytes += static_cast<int64_t>(fs::file_size(temp_ / "out" / name));
   EXPECT_GE(planned_bytes(job(1500)), bytes);
-  EXPECT_LE(planned_bytes(job(1500)), bytes + 1000);
+  EXPECT_LE(planned_bytes(job(1500)), bytes + 2000);
 }
 
 // --- paths ---------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+#include "save/manifest.h"
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+
+#include "hf/ascendv1.h"
+#include "io/checksum.h"
+#include "io/file.h"
+
+namespace laos::save {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kDigits = 64;
+constexpr const char* kSeparator = "  ";
+constexpr int64_t kMaxManifestBytes = int64_t{16} << 20;
+constexpr const char* kCopyAgain = "copy it again from where it was written, or quantize again";
+
+bool is_sum(const std::string& text) {
+  return text.size() == kDigits && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// A name that stays inside the directory.
+bool is_inner(const std::string& name) {
+  const fs::path path(name);
+  return !name.empty() && path.is_relative() &&
+         std::find(path.begin(), path.end(), fs::path("..")) == path.end();
+}
+
+}  // namespace
+
+std::string manifest_of(const fs::path& directory, std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  std::string text;
+  for (const std::string& name : names)
+    text += io::sha256_of_file(directory / name) + kSeparator + name + "\n";
+  return text;
+}
+
+std::vector<Problem> verify(const fs::path& directory) {
+  std::vector<Problem> problems;
+  const fs::path path = directory / kManifestFile;
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) {
+    problems.push_back({"there is no manifest to verify the files with", path.string(),
+                        "quantize again; checkpoints of other programs have none"});
+    return problems;
+  }
+  std::set<std::string> listed;
+  try {
+    std::istringstream lines(io::read_text(path, kMaxManifestBytes));
+    int64_t number = 0;
+    for (std::string line; std::getline(lines, line);) {
+      ++number;
+      const std::string sum = line.substr(0, kDigits);
+      const bool is_line = is_sum(sum) && line.compare(kDigits, 2, kSeparator) == 0;
+      const std::string name = is_line ? line.substr(kDigits + 2) : "";
+      if (!is_inner(name)) {
+        problems.push_back(
+            {"not a line of a manifest", path.string() + ":" + std::to_string(number), kCopyAgain});
+        continue;
+      }
+      listed.insert(name);
+      const fs::path file = directory / name;
+      try {
+        if (!fs::exists(file, ignored))
+          problems.push_back({"the file is missing", file.string(), kCopyAgain});
+        else if (io::sha256_of_file(file) != sum)
+          problems.push_back(
+              {"the file is not the one that was written", file.string(), kCopyAgain});
+      } catch (const Error& e) {
+        problems.insert(problems.end(), e.problems().begin(), e.problems().end());
+      }
+    }
+    if (number == 0) problems.push_back({"the manifest is empty", path.string(), kCopyAgain});
+    for (const fs::path& file : hf::top_level_safetensors(directory))
+      if (!listed.contains(file.filename().string()))
+        problems.push_back({"not in the manifest; an engine would load it too", file.string(),
+                            "remove it, or copy the checkpoint again"});
+  } catch (const Error& e) {
+    problems.insert(problems.end(), e.problems().begin(), e.problems().end());
+  }
+  return problems;
+}
+
+}  // namespace laos::save

@@ -1,0 +1,21 @@
+// SHA256SUMS: the checksums of all files of a checkpoint, as sha256sum writes and checks them.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+
+namespace laos::save {
+
+inline constexpr const char* kManifestFile = "SHA256SUMS";
+
+// The lines for `names`, paths below `directory`, sorted. Reads every file. Throws Error(kIo).
+std::string manifest_of(const std::filesystem::path& directory, std::vector<std::string> names);
+
+// Holds the files of `directory` against its manifest: a problem for each that is missing, changed
+// or, being *.safetensors, not listed, and for a manifest that is missing or damaged.
+std::vector<Problem> verify(const std::filesystem::path& directory);
+
+}  // namespace laos::save
