@@ -1,6 +1,9 @@
 // laos: the command line. Only this folder prints, and only this file picks exit codes.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -32,6 +35,15 @@ int report(const laos::Error& error) {
   return error.code() == laos::ErrorCode::kUsage ? kUsage : kFailed;
 }
 
+// A mapped file that shrinks, or whose disk fails, ends in this signal wherever it is read.
+void report_lost_file(int) {
+  constexpr char kText[] =
+      "\nlaos: error: a file was cut short while it was read, or its disk failed\n"
+      "  fix: look at the model's files; the same command goes on from the last finished layer\n";
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kText, sizeof kText - 1);
+  ::_exit(kFailed);
+}
+
 // CLI11 names what it did not expect; a user wants to know what was meant.
 std::string suggestion(const CLI::App& app, int argc, char** argv) {
   const CLI::App* command = &app;
@@ -60,6 +72,8 @@ std::string suggestion(const CLI::App& app, int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write
+  std::signal(SIGBUS, report_lost_file);
   int exit_code = 0;
   CLI::App app{
       "laos " LAOS_VERSION

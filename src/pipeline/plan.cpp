@@ -43,6 +43,7 @@ class Collector {
       if (!known) problems_.push_back(problem);
     }
   }
+  bool empty() const noexcept { return problems_.empty(); }
   void throw_if_any() const {
     if (!problems_.empty()) throw Error(code_, problems_);
   }
@@ -446,7 +447,8 @@ Plan make_plan(const QuantOptions& options) {
         .online = online,
         .global_rotation =
             plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
-    if (problems.list().empty()) plan.job.work = work_plan(plan);
+    // What has problems has no identity yet, and needs none.
+    if (collector.empty()) plan.job.work = work_plan(plan);
     save::check_output_path(plan.job,
                             save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));
   });
