@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/bench.h"
+#include "cli/check.h"
 #include "cli/eval.h"
 #include "cli/inspect.h"
 #include "cli/quant.h"
@@ -79,10 +80,12 @@ int main(int argc, char** argv) {
       "laos " LAOS_VERSION
       ": accurate W4A4 quantization of Hugging Face LLM checkpoints on CPUs, for vLLM-Ascend"};
   app.set_version_flag("--version", "laos " LAOS_VERSION);
-  laos::cli::add_quant_command(app);
+  laos::cli::add_quant_command(app, exit_code);
   laos::cli::add_eval_command(app);
   laos::cli::add_inspect_command(app, exit_code);
   laos::cli::add_bench_command(app);
+  laos::cli::add_check_command(app, exit_code);
+  laos::cli::add_report_command(app);
   laos::cli::add_recipes_command(app);
   laos::cli::add_status_command(app);
   laos::cli::add_tokenize_command(app);

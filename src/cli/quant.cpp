@@ -1,8 +1,5 @@
 #include "cli/quant.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -15,13 +12,15 @@
 #include <system_error>
 #include <vector>
 
+#include "cli/check.h"
 #include "cli/compute_dtype.h"
 #include "cli/data_path.h"
 #include "cli/flags.h"
+#include "cli/progress.h"
 #include "cli/stop.h"
 #include "core/threads.h"
 #include "io/file.h"
-#include "pipeline/run.h"
+#include "pipeline/record.h"
 
 namespace laos::cli {
 namespace {
@@ -37,6 +36,8 @@ struct QuantFlags {
   bool dry_run = false;
   bool debug = false;
   bool restart = false;
+  bool strict = false, no_health = false;
+  std::string health_text;
   bool fast = false, balanced = false, full = false;
 };
 
@@ -46,18 +47,6 @@ std::string bytes_text(double bytes) {
   for (; bytes >= 1000 && unit < 4; ++unit) bytes /= 1000;
   char text[32];
   std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
-  return text;
-}
-
-std::string duration_text(double seconds) {
-  char text[48];
-  if (seconds < 90)
-    std::snprintf(text, sizeof text, "%.0f s", seconds);
-  else if (seconds < 90 * 60)
-    std::snprintf(text, sizeof text, "%.0f min", seconds / 60);
-  else
-    std::snprintf(text, sizeof text, "%.0f h %02.0f min", std::floor(seconds / 3600),
-                  std::floor(std::fmod(seconds / 60, 60)));
   return text;
 }
 
@@ -197,81 +186,6 @@ void write_debug_info(const pipeline::Plan& plan, const pipeline::RunResult& res
   io::write_text_atomically(directory / "debug_info.json", info.dump(1) + "\n");
 }
 
-// One line that is rewritten on a terminal; a line a layer when piped.
-class TerminalProgress : public pipeline::Progress {
- public:
-  void begin(const std::string& part, int64_t num_steps) override {
-    part_ = part;
-    num_steps_ = num_steps;
-    start_ = std::chrono::steady_clock::now();
-    fraction_ = 0;
-    draw("");
-  }
-  void step(int64_t done, const std::string& note) override {
-    fraction_ = static_cast<double>(done) / static_cast<double>(num_steps_);
-    const bool last = done == num_steps_;
-    if (note.empty() && !last) {
-      draw("");
-      return;
-    }
-    std::string line = part_ + " " + std::to_string(done) + "/" + std::to_string(num_steps_);
-    if (!note.empty()) line += "  " + note;
-    print_line(line + "  " + duration_text(elapsed()) + left_text());
-  }
-  void iteration(int64_t layer_idx, int64_t iteration, int64_t iters, double loss) override {
-    fraction_ = (static_cast<double>(layer_idx) +
-                 static_cast<double>(iteration) / static_cast<double>(iters)) /
-                static_cast<double>(num_steps_);
-    if (!is_terminal_) return;
-    const auto now = std::chrono::steady_clock::now();
-    if (now - drawn_ < std::chrono::milliseconds(100) && iteration != iters) return;
-    char note[128];
-    const double rate = (static_cast<double>(layer_idx) * static_cast<double>(iters) +
-                         static_cast<double>(iteration)) /
-                        elapsed();
-    std::snprintf(note, sizeof note, "layer %lld/%lld  iteration %lld/%lld  loss %.5f  %.1f it/s",
-                  static_cast<long long>(layer_idx + 1), static_cast<long long>(num_steps_),
-                  static_cast<long long>(iteration), static_cast<long long>(iters), loss, rate);
-    draw(note);
-  }
-  bool stop() override { return stop_signal() != 0; }
-  void finish() const {
-    if (is_terminal_) std::fputs("\r\033[K", stderr);
-  }
-
- private:
-  double elapsed() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  std::string left_text() const {
-    if (fraction_ <= 0 || fraction_ >= 1 || elapsed() < 1) return "";
-    return ", " + duration_text(elapsed() / fraction_ - elapsed()) + " left";
-  }
-  void draw(const std::string& note) {
-    if (!is_terminal_) return;
-    drawn_ = std::chrono::steady_clock::now();
-    std::fprintf(stderr, "\r\033[K%s %3.0f %%  %s%s", part_.c_str(), 100 * fraction_, note.c_str(),
-                 left_text().c_str());
-    std::fflush(stderr);
-  }
-  void print_line(const std::string& line) const {
-    std::fprintf(stderr, is_terminal_ ? "\r\033[K%s\n" : "%s\n", line.c_str());
-    std::fflush(stderr);
-  }
-
-  const bool is_terminal_ = isatty(STDERR_FILENO) != 0;
-  std::string part_;
-  int64_t num_steps_ = 1;
-  double fraction_ = 0;
-  std::chrono::steady_clock::time_point start_, drawn_;
-};
-
-int64_t peak_rss_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
-}
-
 // "rotation 1 of 1, layer 3 of 8"
 std::string parts_text(const save::WorkStatus& status) {
   std::string text;
@@ -302,7 +216,17 @@ pipeline::RunResult run_plan(const pipeline::Plan& plan, TerminalProgress& progr
   }
 }
 
-void run_quant(const QuantFlags& flags) {
+// What the finished checkpoint is checked on, if at all: read before the run, which must not end in
+// a missing file.
+std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
+                                                   const pipeline::Plan& plan) {
+  if (flags.no_health) return std::nullopt;
+  if (!flags.health_text.empty())
+    return pipeline::load_health_text(flags.health_text, plan.options.model_path);
+  return pipeline::health_text(plan);
+}
+
+void run_quant(const QuantFlags& flags, int& exit_code) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   const pipeline::Plan plan = pipeline::make_plan(options_of(flags));
   print_warnings(plan);
@@ -310,8 +234,11 @@ void run_quant(const QuantFlags& flags) {
     print_plan(plan, pipeline::estimate(plan));
     return;
   }
+  const std::optional<pipeline::HealthText> health_text = health_text_of(flags, plan);
   TerminalProgress progress;
-  const auto start = std::chrono::steady_clock::now();
+  const auto watch = [start = std::chrono::steady_clock::now()] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
   if (!plan.options.restart)
     if (const save::WorkStatus kept = save::work_status(plan.options.save_path); kept.has_work)
       std::fprintf(stderr, "laos: going on with an interrupted run; finished: %s\n",
@@ -319,8 +246,7 @@ void run_quant(const QuantFlags& flags) {
   const pipeline::RunResult result = run_plan(plan, progress);
   progress.finish();
   if (flags.debug) write_debug_info(plan, result);
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = watch();
   for (const rotation::FitResult& fit : result.fits) {
     const double plain = fit.steps.front().loss;
     const double best = fit.steps[static_cast<size_t>(fit.best_step)].loss;
@@ -336,12 +262,26 @@ void run_quant(const QuantFlags& flags) {
               bytes_text(static_cast<double>(save::planned_bytes(plan.job))).c_str());
   std::printf("time      %.1f s (rotation %.1f, layers %.1f, save %.1f)\n", seconds,
               result.fit_seconds, result.quantize_seconds, result.save_seconds);
-  std::printf("peak RSS  %s\n", bytes_text(static_cast<double>(peak_rss_bytes())).c_str());
+  std::printf("peak RSS  %s\n",
+              bytes_text(static_cast<double>(pipeline::peak_rss_bytes())).c_str());
+
+  report::RunRecord record = pipeline::record_of(plan, result, LAOS_VERSION, seconds);
+  report::write_run(plan.options.save_path, record);  // stays whatever the check does
+  std::printf("report    %s\n", (plan.options.save_path / report::kPageFile).string().c_str());
+  if (!health_text) return;
+  record.health = run_health_check(plan.options.save_path, plan.options.model_path, *health_text);
+  record.timings.total = watch();
+  record.timings.health = record.timings.total - seconds;
+  record.peak_rss_bytes = pipeline::peak_rss_bytes();
+  report::write_run(plan.options.save_path, record);
+  print_health(*record.health);
+  if (flags.strict && eval::judge(record.health->figures).verdict != eval::Verdict::kGood)
+    exit_code = 1;
 }
 
 }  // namespace
 
-void add_quant_command(CLI::App& app) {
+void add_quant_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<QuantFlags>();
   CLI::App* command = app.add_subcommand("quant", "Quantize a Hugging Face checkpoint by a recipe");
   command->add_option(
@@ -396,7 +336,13 @@ void add_quant_command(CLI::App& app) {
                       "MSMODELSLIM_CUSTOM_PRACTICE_REPO names another");
   command->add_flag("--debug", flags->debug,
                     "also write save_path/debug_info/debug_info.json: losses of every step");
-  command->callback([flags] { run_quant(*flags); });
+  command->add_flag("--strict", flags->strict,
+                    "exit with 1 unless the health check's verdict is good");
+  command->add_flag(both_spellings("--no-health"), flags->no_health,
+                    "do not check the finished checkpoint beside the float one");
+  command->add_option(both_spellings("--health-text"), flags->health_text,
+                      "text to check on (.jsonl, .json, .txt) instead of calibration samples");
+  command->callback([flags, &exit_code] { run_quant(*flags, exit_code); });
 }
 
 }  // namespace laos::cli

@@ -205,6 +205,16 @@ std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& director
   return std::make_unique<FloatModel>(model::Checkpoint::open(directory));
 }
 
+void normalize_final(const EvalModel& model, model::HiddenStates& states) {
+  const Mat<float> gain = model.final_norm();
+  const auto epsilon = static_cast<float>(model.config().rms_norm_eps);
+  parallel_for_ranges(states.rows.rows(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      model::kernels::rms_norm(states.rows.row(i), gain.data(), epsilon, states.rows.row(i),
+                               states.rows.cols());
+  });
+}
+
 model::HiddenStates final_hidden(const EvalModel& model,
                                  const std::vector<std::vector<int32_t>>& sequences) {
   const hf::Config& config = model.config();
@@ -216,13 +226,7 @@ model::HiddenStates final_hidden(const EvalModel& model,
     model::forward_all(config, layer->norms(), layer->linears(), rope, states, kMaxTokens, saved,
                        states);
   }
-  const Mat<float> gain = model.final_norm();
-  parallel_for_ranges(states.rows.rows(), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      model::kernels::rms_norm(states.rows.row(i), gain.data(),
-                               static_cast<float>(config.rms_norm_eps), states.rows.row(i),
-                               config.hidden_size);
-  });
+  normalize_final(model, states);
   return states;
 }
 

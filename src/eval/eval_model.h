@@ -36,6 +36,9 @@ class EvalModel {
 // label without an integer path.
 std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory);
 
+// Applies the final norm to every row.
+void normalize_final(const EvalModel& model, model::HiddenStates& states);
+
 // The normalised output of the last layer for every token of every sequence: what lm_head reads.
 model::HiddenStates final_hidden(const EvalModel& model,
                                  const std::vector<std::vector<int32_t>>& sequences);

@@ -174,7 +174,6 @@ double percentile(std::span<const double> values, double p) noexcept {
 
 ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
   std::vector<std::vector<int32_t>> sequences;
-  int64_t num_rows = 0;
   for (const Window& window : windows) {
     if (window.num_context < 1 || window.num_scored() < 1)
       throw Error(ErrorCode::kData, {.what = "a window of " + std::to_string(window.ids.size()) +
@@ -182,16 +181,19 @@ ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
                                      .where = "evaluation text",
                                      .fix = "use longer texts or windows"});
     sequences.push_back(window.ids);
-    num_rows += window.num_scored();
   }
   if (windows.empty())
     throw Error(ErrorCode::kData,
                 {.what = "there is nothing to score", .where = "evaluation text", .fix = ""});
-  const model::HiddenStates states = final_hidden(model, sequences);
-  ScoredHidden result{Mat<float>(num_rows, states.rows.cols()), model.lm_head()};
+  return scored_hidden(model, final_hidden(model, sequences), windows);
+}
+
+ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,
+                           const Windows& windows) {
+  ScoredHidden result{Mat<float>(num_scored(windows), final_states.rows.cols()), model.lm_head()};
   int64_t row = 0;
   for (size_t w = 0; w < windows.size(); ++w) {
-    const MatView<const float> hidden = states.of_sample(static_cast<int64_t>(w));
+    const MatView<const float> hidden = final_states.of_sample(static_cast<int64_t>(w));
     for (int64_t i = windows[w].num_context - 1; i + 1 < hidden.rows; ++i)
       std::copy_n(hidden.row(i), hidden.cols, result.rows.row(row++));
   }

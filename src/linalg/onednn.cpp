@@ -199,4 +199,10 @@ bool int8_products_are_exact() {
   return exact;
 }
 
+std::string onednn_version() {
+  const dnnl_version_t* version = dnnl_version();
+  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
+         std::to_string(version->patch);
+}
+
 }  // namespace laos::linalg

@@ -31,4 +31,7 @@ void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t ld
 // once.
 bool int8_products_are_exact();
 
+// "oneDNN 2.6.3", of the library that is loaded.
+std::string onednn_version();
+
 }  // namespace laos::linalg

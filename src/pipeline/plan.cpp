@@ -60,7 +60,8 @@ class Datasets {
            const hf::Tokenizer& tokenizer)
       : options_(options), recipe_directory_(recipe.path.parent_path()), tokenizer_(tokenizer) {}
 
-  std::shared_ptr<const Samples> load(const recipe::Stage& stage) {
+  // `path` becomes that of the file.
+  std::shared_ptr<const Samples> load(const recipe::Stage& stage, std::filesystem::path& path) {
     const std::string name = options_.dataset.value_or(stage.dataset);
     const std::string where = options_.dataset ? "--dataset" : stage.dataset_location.text();
     std::filesystem::path file;
@@ -78,6 +79,7 @@ class Datasets {
     if (!samples)
       samples =
           std::make_shared<Samples>(hf::load_samples(file, tokenizer_, options_.calib_seq_len));
+    path = file;
     return samples;
   }
 
@@ -394,6 +396,7 @@ Plan make_plan(const QuantOptions& options) {
             .fits = {},
             .steps = {},
             .samples = std::make_shared<Samples>(),
+            .dataset_path = {},
             .linears = {},
             .job = {},
             .warnings = {}};
@@ -419,12 +422,12 @@ Plan make_plan(const QuantOptions& options) {
       for (size_t i = 0; i < stage.process.size() && !plan.fits.empty(); ++i)
         collector.run([&] {
           PlannedFit& fit = plan.fits.front();  // a recipe has one at most
-          fit.samples = datasets.load(stage);
+          fit.samples = datasets.load(stage, plan.dataset_path);
           // Options that fit nothing have been reported.
           if (problems.list().empty()) plan_fit_rows(fit, stage.process[i].location, plan);
         });
     if (plan.reads_activations_from(0))
-      collector.run([&] { plan.samples = datasets.load(plan.recipe.main); });
+      collector.run([&] { plan.samples = datasets.load(plan.recipe.main, plan.dataset_path); });
     std::set<const Samples*> checked;
     const auto check = [&](const std::shared_ptr<const Samples>& samples) {
       if (samples && checked.insert(samples.get()).second)

@@ -87,7 +87,9 @@ struct Plan {
   std::vector<PlannedFit> fits;
   std::vector<PlannedStep> steps;  // at most one RotateStep
   std::shared_ptr<const Samples>
-      samples;                         // of the main stage; empty when no step reads activations
+      samples;  // of the main stage; empty when no step reads activations
+  std::filesystem::path
+      dataset_path;  // of `samples`, else of the fit's; empty when nothing is read
   std::vector<PlannedLinear> linears;  // every linear of every decoder layer, in order
   save::AscendV1Job job;
   std::vector<std::string> warnings;

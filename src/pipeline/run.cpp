@@ -15,6 +15,7 @@
 #include "model/activation_stats.h"
 #include "model/online_rotation.h"
 #include "pipeline/identity.h"
+#include "pipeline/record.h"
 #include "quant/int_weight.h"
 #include "rotation/rotation.h"
 #include "smooth/smooth.h"
@@ -62,26 +63,6 @@ rotation::FitResult fit_from(const std::string& text, Mat<float> rotation) {
   for (const Json& step : json.at("steps"))
     fit.steps.push_back({step.at("step").get<int64_t>(), step.at("loss").get<double>()});
   return fit;
-}
-
-std::string to_text(std::span<const autoround::LayerReport> reports) {
-  Json json = Json::array();
-  for (const autoround::LayerReport& report : reports)
-    json.push_back({{"rounding_loss", report.rounding_loss},
-                    {"loss", report.loss},
-                    {"kept_iteration", report.kept_iteration},
-                    {"losses", report.losses}});
-  return json.dump();
-}
-
-std::vector<autoround::LayerReport> reports_from(const std::string& text) {
-  std::vector<autoround::LayerReport> reports;
-  for (const Json& json : Json::parse(text))
-    reports.push_back({.rounding_loss = json.at("rounding_loss").get<double>(),
-                       .loss = json.at("loss").get<double>(),
-                       .kept_iteration = json.at("kept_iteration").get<int64_t>(),
-                       .losses = json.at("losses").get<std::vector<double>>()});
-  return reports;
 }
 
 // Reads every weight once, so that a NaN in the last layer is not found after hours.
@@ -163,7 +144,9 @@ class QuantizeRun {
     restore_layers();
     result.layers_kept = std::count_if(kept_.begin(), kept_.end(),
                                        [](const auto& note) { return note.has_value(); });
-    quantize_layers(result.layers);
+    quantize_layers(result.records);
+    for (const report::Layer& layer : result.records)
+      result.layers.insert(result.layers.end(), layer.training.begin(), layer.training.end());
     result.quantize_seconds = quantize_watch.seconds();
     const Stopwatch save_watch;
     write_head();
@@ -264,7 +247,7 @@ class QuantizeRun {
     states_seconds_ = 0;
   }
 
-  void quantize_layers(std::vector<autoround::LayerReport>& reports) {
+  void quantize_layers(std::vector<report::Layer>& records) {
     int64_t first_layer = 0;
     if (needs_states_from(0)) {
       first_layer = first_states();
@@ -273,15 +256,16 @@ class QuantizeRun {
     rope_.emplace(config_, std::max<int64_t>(1, model::longest_sample(inputs_.samples)));
     progress_.begin("quantize", config_.num_hidden_layers);
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+      const Stopwatch watch;
       if (is_kept(i)) {
-        for (autoround::LayerReport& report : reports_from(*kept_[static_cast<size_t>(i)]))
-          reports.push_back(std::move(report));
+        records.push_back(report::layer_from_json(*kept_[static_cast<size_t>(i)],
+                                                  save::part_name(kLayerPart, i)));
         if (i < first_layer || !needs_states_from(i + 1)) {
           progress_.step(i + 1, "");
           continue;
         }
       }
-      const size_t first_report = reports.size();
+      std::vector<autoround::LayerReport> trained;
       LayerAtWork layer{.layer_idx = i,
                         .weights = checkpoint_.load_layer(i),
                         .online = {},
@@ -302,8 +286,8 @@ class QuantizeRun {
             run_float_for_train(layer, step);
             continue;
           }
-          reports.push_back(run_train(layer, step, train->options));
-          if (const std::string text = note_of(reports.back()); !text.empty()) note = text;
+          trained.push_back(run_train(layer, step, train->options));
+          if (const std::string text = note_of(trained.back()); !text.empty()) note = text;
         } else {
           run_round(layer, step, std::get<RoundStep>(plan_.steps[step]));
         }
@@ -313,9 +297,11 @@ class QuantizeRun {
         std::swap(inputs_, outputs_);
       }
       if (!is_kept(i)) {
+        records.push_back(record_layer(plan_, i, layer.weights, layer.quantized, std::move(trained),
+                                       watch.seconds()));
         writer_.begin_layer(i);
         write_layer(layer);
-        writer_.finish_layer(to_text(std::span(reports).subspan(first_report)));
+        writer_.finish_layer(report::to_json(records.back()));
       }
       if (needs_states_from(i + 1)) keep_states(i + 1);
       progress_.step(i + 1, note);

@@ -8,6 +8,7 @@
 
 #include "autoround/train_layer.h"
 #include "pipeline/plan.h"
+#include "report/run_record.h"
 #include "rotation/fit.h"
 
 namespace laos::pipeline {
@@ -38,6 +39,7 @@ struct RunResult {
   std::vector<rotation::FitResult> fits;       // rotation matrices moved out
   std::vector<autoround::LayerReport> layers;  // of every decoder layer
   int64_t layers_kept = 0;                     // of those, finished by an earlier run
+  std::vector<report::Layer> records;          // likewise, with all that run.json says of it
   double fit_seconds = 0;
   double quantize_seconds = 0;
   double save_seconds = 0;

@@ -18,6 +18,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 using Result = test::CommandResult;
 using test::run_laos;
@@ -163,6 +164,76 @@ TEST_F(QuantCommand, DebugWritesTheLossesOfEveryStep) {
   ASSERT_EQ(info["autoround_quant"].size(), 2u);
   EXPECT_EQ(info["autoround_quant"][1]["losses"].size(), 2u);
   EXPECT_EQ(run_laos("inspect " + save_.string()).exit_code, 0);
+}
+
+TEST_F(QuantCommand, LeavesItsRecordAndItsReportAndEndsWithTheVerdict) {
+  const Result result = quant();
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  const size_t last = result.output.rfind('\n', result.output.size() - 2);
+  EXPECT_THAT(result.output.substr(last + 1), HasSubstr("health: "));
+  std::ifstream file(save_ / "run.json");
+  const auto run = nlohmann::json::parse(file);
+  EXPECT_THAT(run["recipe"]["text"].get<std::string>(), HasSubstr("autoround_quant"));
+  ASSERT_EQ(run["layers"].size(), 2u);
+  EXPECT_EQ(run["layers"][1]["linears"].size(), 7u);
+  EXPECT_EQ(run["layers"][1]["linears"][6]["label"], "W8A8_DYNAMIC");
+  EXPECT_EQ(run["layers"][1]["training"][0]["losses"].size(), 2u);
+  EXPECT_GT(run["layers"][0]["linears"][0]["weight_error"].get<double>(), 0);
+  EXPECT_EQ(run["health"]["layers"].size(), 2u);
+  EXPECT_GT(run["peak_rss_bytes"].get<int64_t>(), 0);
+  EXPECT_TRUE(std::filesystem::exists(save_ / "report.html"));
+
+  const auto page = [&] {
+    std::stringstream text;
+    text << std::ifstream(save_ / "report.html").rdbuf();
+    return text.str();
+  };
+  const std::string before = page();
+  std::filesystem::remove(save_ / "report.html");
+  EXPECT_EQ(run_laos("report " + save_.string()).exit_code, 0);
+  EXPECT_EQ(page(), before);
+}
+
+TEST_F(QuantCommand, WithoutHealthCheckRecordsNone) {
+  const Result result = quant("--no-health");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, Not(HasSubstr("health: ")));
+  std::ifstream file(save_ / "run.json");
+  EXPECT_TRUE(nlohmann::json::parse(file)["health"].is_null());
+}
+
+TEST_F(QuantCommand, RefusesAMissingHealthTextBeforeAnythingIsTrained) {
+  expect_refused(quant("--health-text nowhere.jsonl"), 1, "nowhere.jsonl");
+}
+
+// Scales a hundred times too large in one layer: `check` names it and fails, and the page says so.
+TEST_F(QuantCommand, ChecksAFinishedDirectoryAndBringsItsReportUpToDate) {
+  ASSERT_EQ(quant("--no-health").exit_code, 0);
+  const std::string command = "check " + save_.string() + " --baseline " + model_.string();
+  const Result sound = run_laos(command);
+  EXPECT_EQ(sound.exit_code, 0) << sound.output;
+  EXPECT_THAT(sound.output, HasSubstr("health: good"));
+
+  std::fstream file(save_ / "quant_model_weights-00001-of-00001.safetensors",
+                    std::ios::in | std::ios::out | std::ios::binary);
+  uint64_t header_bytes = 0;
+  file.read(reinterpret_cast<char*>(&header_bytes), 8);
+  std::string header(header_bytes, ' ');
+  file.read(header.data(), static_cast<std::streamsize>(header_bytes));
+  const auto tensor =
+      nlohmann::json::parse(header)["model.layers.1.mlp.down_proj.weight_scale"]["data_offsets"];
+  const std::vector<float> huge((tensor[1].get<size_t>() - tensor[0].get<size_t>()) / 4, 5.0f);
+  file.seekp(static_cast<std::streamoff>(8 + header_bytes + tensor[0].get<size_t>()));
+  file.write(reinterpret_cast<const char*>(huge.data()),
+             static_cast<std::streamsize>(4 * huge.size()));
+  file.close();
+  const Result spoiled = run_laos(command);
+  EXPECT_EQ(spoiled.exit_code, 1) << spoiled.output;
+  EXPECT_THAT(spoiled.output, AllOf(HasSubstr("worst     layer 1:"), HasSubstr("health: broken")));
+  std::stringstream page;
+  page << std::ifstream(save_ / "report.html").rdbuf();
+  EXPECT_THAT(page.str(), HasSubstr("health: broken"));
+  EXPECT_LT(page.str().find("model.layers.1 is off"), page.str().find("Worst layers"));
 }
 
 TEST_F(QuantCommand, NamesMissingFiles) {

@@ -1,0 +1,129 @@
+#include "cli/check.h"
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+
+#include "cli/data_path.h"
+#include "cli/flags.h"
+#include "cli/progress.h"
+#include "core/threads.h"
+#include "pipeline/record.h"
+
+namespace laos::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct CheckFlags {
+  std::string directory, baseline, text;
+  int threads = 0;
+};
+
+// The text that was asked for, or the one that comes with laos.
+fs::path text_of(const CheckFlags& flags) {
+  if (!flags.text.empty()) return flags.text;
+  for (const fs::path& directory : data_directories("calib"))
+    if (fs::exists(directory / "health.jsonl")) return directory / "health.jsonl";
+  throw Error(ErrorCode::kData, {.what = "no text to check on: calib/health.jsonl is not installed",
+                                 .where = "--text",
+                                 .fix = "give a .jsonl, .json or .txt file"});
+}
+
+// A run's record is brought up to date: the health in run.json and on the page is the last check's.
+void update_report(const fs::path& directory, const report::Health& health) {
+  if (!fs::exists(directory / report::kRunFile)) return;
+  report::RunRecord record = report::read_run(directory);
+  record.health = health;
+  report::write_run(directory, record);
+  std::printf("report    %s\n", (directory / report::kPageFile).string().c_str());
+}
+
+void run_check(const CheckFlags& flags, int& exit_code) {
+  if (flags.threads > 0) set_num_threads(flags.threads);
+  const report::Health health = run_health_check(
+      flags.directory, flags.baseline, pipeline::load_health_text(text_of(flags), flags.baseline));
+  update_report(flags.directory, health);
+  print_health(health);
+  exit_code = eval::judge(health.figures).verdict == eval::Verdict::kGood ? 0 : 1;
+}
+
+}  // namespace
+
+report::Health run_health_check(const fs::path& directory, const fs::path& baseline,
+                                const pipeline::HealthText& text) {
+  TerminalProgress progress;
+  try {
+    report::Health health = pipeline::check_checkpoint(directory, baseline, text, progress);
+    progress.finish();
+    return health;
+  } catch (...) {
+    progress.finish();
+    throw;
+  }
+}
+
+void print_health(const report::Health& health) {
+  const eval::Health& h = health.figures;
+  const eval::Judgement judgement = eval::judge(h);
+  std::printf("checked   %lld tokens of %s%s\n", static_cast<long long>(h.num_tokens),
+              health.source.c_str(), health.calibrated ? " (calibrated on)" : "");
+  for (const eval::Continuation& c : h.continuations)
+    std::printf("prompt    %s\n  float     %s\n  quantized %s\n", c.prompt.c_str(),
+                c.baseline.c_str(), c.model.c_str());
+  std::printf("worst     ");
+  for (size_t i = 0; i < judgement.worst.size() && i < 3; ++i) {
+    const int64_t layer = judgement.worst[i];
+    const double error = h.layers[static_cast<size_t>(layer)].error;
+    std::printf("%slayer %lld: ", i == 0 ? "" : ", ", static_cast<long long>(layer));
+    if (std::isnan(error))
+      std::printf("not finite");
+    else
+      std::printf("error %.1f %%", 100 * error);
+  }
+  std::printf("\n");
+  for (const std::string& reason : judgement.reasons) std::printf("because   %s\n", reason.c_str());
+  if (std::isnan(h.kl_mean))
+    std::printf("health: %s (%s)\n", eval::name_of(judgement.verdict),
+                judgement.reasons.front().c_str());
+  else
+    std::printf("health: %s (KL %.4f, top-1 agreement %.3f%s%s)\n",
+                eval::name_of(judgement.verdict), h.kl_mean, h.top1_agreement,
+                judgement.reasons.empty() ? "" : "; ",
+                judgement.reasons.empty() ? "" : judgement.reasons.front().c_str());
+}
+
+void add_check_command(CLI::App& app, int& exit_code) {
+  auto flags = std::make_shared<CheckFlags>();
+  CLI::App* command = app.add_subcommand(
+      "check",
+      "Check that a quantized checkpoint is sound, layer by layer beside the float one; exits with "
+      "1 unless the verdict is good");
+  command->add_option("DIR", flags->directory, "AscendV1 checkpoint directory")->required();
+  command
+      ->add_option("--baseline", flags->baseline, "the float checkpoint that it was quantized from")
+      ->required();
+  command->add_option("--text", flags->text,
+                      "text to check on (.jsonl, .json, .txt) instead of laos's own; a few hundred "
+                      "tokens are used");
+  command
+      ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
+      ->check(CLI::Range(1, 4096));
+  command->callback([flags, &exit_code] { run_check(*flags, exit_code); });
+}
+
+void add_report_command(CLI::App& app) {
+  auto directory = std::make_shared<std::string>();
+  CLI::App* command =
+      app.add_subcommand("report", "Make report.html again from the run.json of a directory");
+  command->add_option("DIR", *directory, "directory that laos quant wrote")->required();
+  command->callback([directory] {
+    report::write_run(*directory, report::read_run(*directory));
+    std::printf("report    %s\n", (fs::path(*directory) / report::kPageFile).string().c_str());
+  });
+}
+
+}  // namespace laos::cli

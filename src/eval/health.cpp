@@ -1,0 +1,309 @@
+#include "eval/health.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "core/threads.h"
+#include "hf/ascendv1.h"
+#include "io/safetensors.h"
+#include "linalg/gemm.h"
+#include "linalg/polar.h"
+#include "model/checkpoint.h"
+
+namespace laos::eval {
+
+using linalg::Trans;
+
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+bool is_finite(MatView<const float> x) {
+  std::vector<char> finite(static_cast<size_t>(x.rows), 1);
+  parallel_for_ranges(x.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < x.cols; ++j)
+        if (!std::isfinite(x.row(i)[j])) finite[static_cast<size_t>(i)] = 0;
+  });
+  return std::all_of(finite.begin(), finite.end(), [](char f) { return f != 0; });
+}
+
+// Names of the directory's float tensors that hold NaN or infinity.
+std::vector<std::string> tensors_not_finite(const std::filesystem::path& directory) {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  const io::TensorFiles files = io::TensorFiles::open_files(hf::top_level_safetensors(directory));
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : files.tensors()) {
+    if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16)
+      continue;
+    const int64_t size = num_elements(tensor.shape);
+    std::vector<char> bad(static_cast<size_t>((size + kPiece - 1) / kPiece), 0);
+    parallel_for_ranges(size, kPiece, [&, &view = tensor](int64_t begin, int64_t end) {
+      const TensorView piece{.name = {},
+                             .dtype = view.dtype,
+                             .shape = {end - begin},
+                             .data = view.data + begin * size_of(view.dtype)};
+      Buffer<float> values(end - begin);
+      to_f32(piece, values.data());
+      for (int64_t i = 0; i < end - begin; ++i)
+        if (!std::isfinite(values[i])) bad[static_cast<size_t>(begin / kPiece)] = 1;
+    });
+    if (std::any_of(bad.begin(), bad.end(), [](char b) { return b != 0; })) names.push_back(name);
+  }
+  return names;
+}
+
+// The rotation R between two residual streams: x of the baseline is x R in the model.
+class Basis {
+ public:
+  Basis(const TensorView& baseline, const TensorView& model) {
+    const int64_t vocab_size = baseline.shape[0], hidden_size = baseline.shape[1];
+    // Enough rows to span the space many times over, spread evenly.
+    const int64_t count = std::min(vocab_size, 4 * hidden_size);
+    Mat<float> a(count, hidden_size), b(count, hidden_size);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = i * vocab_size / count;
+      std::copy_n(model::rows_to_f32(baseline, row, row + 1).data(), hidden_size, a.row(i));
+      std::copy_n(model::rows_to_f32(model, row, row + 1).data(), hidden_size, b.row(i));
+    }
+    if (std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * sizeof(float)) == 0) return;
+    if (!is_finite(std::as_const(b).view())) {
+      error_ = kNaN;
+      return;
+    }
+    Mat<float> correlation(hidden_size, hidden_size);
+    linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, std::as_const(a).view(), std::as_const(b).view(),
+                 0.0f, correlation.view());
+    // The ridge is small: embeddings reach far less into some directions than into others, and it
+    // must not pull those to the identity.
+    rotation_ = linalg::polar_factor(std::as_const(correlation).view(), 1e-7).factor;
+    const Mat<float> rotated = apply(std::as_const(a).view());
+    error_ = model::mean_relative_error(rotated.view(), std::as_const(b).view(),
+                                        std::as_const(b).view());
+  }
+
+  double error() const noexcept { return error_; }
+  // x R
+  Mat<float> apply(MatView<const float> x) const {
+    Mat<float> y(x.rows, x.cols);
+    if (rotation_.size() == 0)
+      for (int64_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, y.row(i));
+    else
+      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, x, rotation_.view(), 0.0f, y.view());
+    return y;
+  }
+
+ private:
+  Mat<float> rotation_;  // [hidden_size, hidden_size]; empty = identity
+  double error_ = 0;
+};
+
+void require_same_architecture(const hf::Config& a, const hf::Config& b) {
+  const auto differ = [&](const char* what, int64_t x, int64_t y) {
+    if (x == y) return;
+    throw Error(ErrorCode::kShape,
+                {.what = std::string(what) + " " + std::to_string(x) + " and " + std::to_string(y),
+                 .where = "model and baseline",
+                 .fix = "give the float checkpoint that the model was quantized from"});
+  };
+  differ("num_hidden_layers", a.num_hidden_layers, b.num_hidden_layers);
+  differ("hidden_size", a.hidden_size, b.hidden_size);
+  differ("intermediate_size", a.intermediate_size, b.intermediate_size);
+  differ("num_attention_heads", a.num_attention_heads, b.num_attention_heads);
+  differ("vocab_size", a.vocab_size, b.vocab_size);
+}
+
+std::array<model::Outliers, 4> outliers_of_inputs(const model::LayerSaved<float>& saved,
+                                                  int64_t num_tokens) {
+  std::array<model::Outliers, 4> result;
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    result[static_cast<size_t>(group)] =
+        model::outliers_of(saved.input_of(group).view().slice_rows(0, num_tokens));
+  return result;
+}
+
+std::string percent(double ratio) {
+  char text[32];
+  std::snprintf(text, sizeof text, ratio < 0.1 ? "%.1f %%" : "%.0f %%", 100 * ratio);
+  return text;
+}
+
+std::string number(const char* format, double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+// The median error of the layers with the labels of layer `i`, itself included; 0 when there are
+// too few.
+double usual_error(const std::vector<LayerHealth>& layers, size_t i) {
+  std::vector<double> errors;
+  for (const LayerHealth& layer : layers)
+    if (layer.labels == layers[i].labels)
+      errors.push_back(std::isnan(layer.error) ? std::numeric_limits<double>::infinity()
+                                               : layer.error);
+  if (std::ssize(errors) < kPeers) return 0;
+  const auto middle = errors.begin() + std::ssize(errors) / 2;
+  std::nth_element(errors.begin(), middle, errors.end());
+  return *middle;
+}
+
+// The labels of a layer's linears; "" where the checkpoint has none.
+std::string labels_of(const hf::Description* description, int64_t layer_idx) {
+  std::string labels;
+  for (const model::Linear l : model::kAllLinears) {
+    if (description == nullptr) break;
+    const std::string* label = description->find(model::name_of(layer_idx, l) + ".weight");
+    labels += (labels.empty() ? "" : " ") + (label == nullptr ? "?" : *label);
+  }
+  return labels;
+}
+
+}  // namespace
+
+const char* name_of(Verdict verdict) noexcept {
+  switch (verdict) {
+    case Verdict::kGood:
+      return "good";
+    case Verdict::kDegraded:
+      return "degraded";
+    case Verdict::kBroken:
+      break;
+  }
+  return "broken";
+}
+
+Judgement judge(const Health& health) {
+  Judgement result;
+  result.worst.resize(health.layers.size());
+  std::iota(result.worst.begin(), result.worst.end(), 0);
+  const auto rank = [&](int64_t i) {
+    const double error = health.layers[static_cast<size_t>(i)].error;
+    return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+  };
+  std::stable_sort(result.worst.begin(), result.worst.end(),
+                   [&](int64_t a, int64_t b) { return rank(a) > rank(b); });
+
+  const auto add = [&](Verdict verdict, std::string reason) {
+    result.verdict = std::max(result.verdict, verdict);
+    result.reasons.push_back(std::move(reason));
+  };
+  if (!health.not_finite.empty())
+    add(Verdict::kBroken,
+        "NaN or infinity in " + health.not_finite.front() +
+            (health.not_finite.size() > 1
+                 ? " and " + std::to_string(health.not_finite.size() - 1) + " more tensors"
+                 : ""));
+  if (!(health.embedding_error <= kBrokenEmbedding))
+    add(Verdict::kBroken, "the embedding is not the baseline's in another basis (" +
+                              percent(health.embedding_error) + " apart)");
+  for (const int64_t i : result.worst) {
+    const double error = rank(i), usual = usual_error(health.layers, static_cast<size_t>(i));
+    const bool stands_out = usual > 0 && error > kStandsOutFrom && error > kStandsOut * usual;
+    if (error <= kDegradedLayer && !stands_out) continue;
+    const std::string name = "model.layers." + std::to_string(i);
+    if (std::isinf(error))
+      add(Verdict::kBroken, "the output of " + name + " is not finite");
+    else
+      add(error > kBrokenLayer ? Verdict::kBroken : Verdict::kDegraded,
+          "the output of " + name + " is off by " + percent(error) + " of what the layer adds" +
+              (stands_out ? ", where layers of its labels are by " + percent(usual) : ""));
+  }
+  if (std::isnan(health.kl_mean))
+    add(Verdict::kBroken, "logits are not finite");
+  else if (health.kl_mean > kDegradedKl)
+    add(health.kl_mean > kBrokenKl ? Verdict::kBroken : Verdict::kDegraded,
+        "KL " + number("%.3g", health.kl_mean) + " is above " +
+            number("%.3g", health.kl_mean > kBrokenKl ? kBrokenKl : kDegradedKl));
+  if (health.top1_agreement < kDegradedTop1)
+    add(Verdict::kDegraded, "top-1 agreement " + percent(health.top1_agreement) + " is below " +
+                                percent(kDegradedTop1));
+  return result;
+}
+
+Health check_health(const std::filesystem::path& directory, const EvalModel& model,
+                    const EvalModel& baseline, const Windows& windows,
+                    const std::function<void(int64_t)>& progress) {
+  const hf::Config& config = model.config();
+  require_same_architecture(config, baseline.config());
+  Health health;
+  health.not_finite = tensors_not_finite(directory);
+  std::optional<hf::Description> description;
+  if (hf::AscendV1Checkpoint::is_ascendv1(directory)) description = hf::read_description(directory);
+  const Basis basis(baseline.embed_tokens(), model.embed_tokens());
+  health.embedding_error = basis.error();
+
+  std::vector<std::vector<int32_t>> sequences;
+  for (const Window& window : windows) sequences.push_back(window.ids);
+  model::HiddenStates expected = model::embed(baseline.embed_tokens(), sequences);
+  model::HiddenStates actual = model::embed(model.embed_tokens(), sequences);
+  const model::Ragged& batch = expected.samples;
+  const int64_t n = batch.num_tokens();
+  health.num_tokens = n;
+  const model::Rope<float> rope(config, model::longest_sample(batch));
+  model::LayerSaved<float> saved(config, n, false);
+  Mat<float> next(n, config.hidden_size), alone(n, config.hidden_size);
+  bool finite = is_finite(std::as_const(actual.rows).view());
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    LayerHealth layer;
+    layer.labels = labels_of(description ? &*description : nullptr, i);
+    const Mat<float> inputs = basis.apply(std::as_const(expected.rows).view());
+    const auto forward = [&](EvalLayer& l, const Mat<float>& x, Mat<float>& y) {
+      model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x.view(), saved,
+                                  y.view());
+    };
+    {
+      const std::unique_ptr<EvalLayer> exact = baseline.load_layer(i);
+      forward(*exact, expected.rows, next);
+    }
+    layer.before = outliers_of_inputs(saved, n);
+    Mat<float> added(n, config.hidden_size);
+    for (int64_t j = 0; j < added.size(); ++j)
+      added.data()[j] = next.data()[j] - expected.rows.data()[j];
+    std::swap(expected.rows, next);
+    const Mat<float> outputs = basis.apply(std::as_const(expected.rows).view());
+
+    const std::unique_ptr<EvalLayer> quantized = model.load_layer(i);
+    forward(*quantized, inputs, alone);
+    layer.error = model::mean_relative_error(std::as_const(alone).view(), outputs.view(),
+                                             std::as_const(added).view());
+    if (finite) {
+      forward(*quantized, actual.rows, next);
+      layer.after = outliers_of_inputs(saved, n);
+      std::swap(actual.rows, next);
+      finite = is_finite(std::as_const(actual.rows).view());
+    }
+    layer.drift = finite ? model::mean_relative_error(std::as_const(actual.rows).view(),
+                                                      outputs.view(), outputs.view())
+                         : kNaN;
+    health.layers.push_back(layer);
+    if (progress) progress(i + 1);
+  }
+  if (finite) {
+    normalize_final(model, actual);
+    finite = is_finite(std::as_const(actual.rows).view());
+  }
+  if (!finite || !health.not_finite.empty()) {
+    health.kl_mean = health.kl_stderr = health.kl_max = health.top1_agreement = kNaN;
+    health.perplexity = health.baseline_perplexity = kNaN;
+    return health;
+  }
+  normalize_final(baseline, expected);
+  const Comparison comparison = compare(scored_hidden(model, actual, windows),
+                                        scored_hidden(baseline, expected, windows), windows);
+  health.kl_mean = comparison.divergence.kl.value;
+  health.kl_stderr = comparison.divergence.kl.std_error;
+  health.kl_max = comparison.divergence.kl_max;
+  health.top1_agreement = comparison.divergence.top1_agreement.value;
+  health.perplexity = comparison.model.perplexity.value;
+  health.baseline_perplexity = comparison.baseline.perplexity.value;
+  return health;
+}
+
+}  // namespace laos::eval

@@ -1,0 +1,184 @@
+#include "pipeline/record.h"
+
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <utility>
+
+#include "core/isa.h"
+#include "core/threads.h"
+#include "hf/dataset.h"
+#include "hf/tokenizer.h"
+#include "linalg/onednn.h"
+#include "quant/weight_stats.h"
+
+namespace laos::pipeline {
+namespace {
+
+// The first "model name" of /proc/cpuinfo, or the machine's architecture.
+std::string processor_name(const utsname& system) {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t colon = line.find(':');
+    if (colon != std::string::npos && colon + 2 <= line.size()) return line.substr(colon + 2);
+  }
+  return system.machine;
+}
+
+report::Environment environment() {
+  utsname system{};
+  uname(&system);
+  report::Environment result;
+  result.cpu = processor_name(system);
+  result.instruction_set = active_isa_name();
+  result.system = std::string(system.sysname) + " " + system.release + " " + system.machine;
+  result.threads = num_threads();
+  result.memory_bytes =
+      static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  return result;
+}
+
+// What the run looks at: of training, else of the rotation's fit.
+const Samples& samples_of(const Plan& plan) {
+  return plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
+}
+
+// Beginnings of samples spread over all that have two tokens.
+eval::Windows windows_of(const Samples& samples, const std::string& source) {
+  std::vector<const std::vector<int32_t>*> usable;
+  for (const std::vector<int32_t>& sample : samples)
+    if (sample.size() >= 2) usable.push_back(&sample);
+  if (usable.empty())
+    throw Error(ErrorCode::kData, {.what = "no sample has two tokens, which a health check needs",
+                                   .where = source,
+                                   .fix = "check on a text with longer samples"});
+  eval::Windows windows;
+  const int64_t count = std::min(kHealthWindows, std::ssize(usable));
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<int32_t> ids = *usable[static_cast<size_t>(i * std::ssize(usable) / count)];
+    if (std::ssize(ids) > kHealthWindowTokens) ids.resize(kHealthWindowTokens);
+    windows.push_back({.ids = std::move(ids)});
+  }
+  return windows;
+}
+
+}  // namespace
+
+int64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
+                           const autoround::TrainableLinears::Snapshot& quantized,
+                           std::vector<autoround::LayerReport> trained, double seconds) {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  report::Layer layer;
+  for (const model::Linear l : model::kAllLinears) {
+    const PlannedLinear& planned =
+        plan.linears[static_cast<size_t>(layer_idx * model::kNumLinears + static_cast<int64_t>(l))];
+    report::Linear& linear = layer.linears.emplace_back();
+    linear.name = planned.name;
+    linear.label = planned.label;
+    linear.decided_by = planned.decided_by;
+    linear.parameters = weights[l].size();
+    linear.weight_error = linear.clipped = linear.range = kNaN;
+    if (!planned.scheme) continue;
+    linear.weight_bits = planned.scheme->weight.bits;
+    linear.act_bits = planned.scheme->act.bits;
+    const quant::WeightStats stats =
+        quant::weight_stats(weights[l].view(), quantized[static_cast<size_t>(l)]);
+    linear.weight_error = stats.error;
+    linear.clipped = stats.clipped;
+    linear.range = stats.range;
+  }
+  layer.training = std::move(trained);
+  layer.seconds = seconds;
+  layer.peak_rss_bytes = peak_rss_bytes();
+  return layer;
+}
+
+report::RunRecord record_of(const Plan& plan, const RunResult& result,
+                            const std::string& laos_version, double seconds) {
+  const hf::Config& config = plan.checkpoint.config();
+  report::RunRecord record;
+  record.laos_version = laos_version;
+  record.libraries = {linalg::onednn_version()};
+  record.environment = environment();
+  record.model = {.directory = plan.options.model_path.string(),
+                  .type = plan.options.model_type,
+                  .dtype = std::string(to_string(config.dtype)),
+                  .num_layers = config.num_hidden_layers,
+                  .hidden_size = config.hidden_size,
+                  .intermediate_size = config.intermediate_size,
+                  .vocab_size = config.vocab_size};
+  record.recipe = {.config_id = plan.recipe.metadata.config_id,
+                   .path = plan.recipe.path.string(),
+                   .text = plan.recipe.yaml,
+                   .dataset = plan.dataset_path.string(),
+                   .num_samples = 0,
+                   .num_tokens = 0,
+                   .seed = plan.options.seed};
+  const Samples& samples = samples_of(plan);
+  record.recipe.num_samples = std::ssize(samples);
+  for (const std::vector<int32_t>& sample : samples) record.recipe.num_tokens += std::ssize(sample);
+  record.warnings = plan.warnings;
+  for (const rotation::FitResult& fit : result.fits) {
+    report::Fit& entry = record.fits.emplace_back();
+    entry.best_step = fit.best_step;
+    entry.orthogonality = fit.orthogonality;
+    for (const rotation::FitStep& step : fit.steps) entry.losses.push_back(step.loss);
+  }
+  record.layers = result.records;
+  record.timings = {.total = seconds,
+                    .fit = result.fit_seconds,
+                    .layers = result.quantize_seconds,
+                    .save = result.save_seconds};
+  record.peak_rss_bytes = peak_rss_bytes();
+  record.checkpoint_bytes = save::planned_bytes(plan.job);
+  return record;
+}
+
+HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model) {
+  HealthText text{.source = file.string(), .calibrated = false, .windows = {}};
+  text.windows = windows_of(hf::load_samples(file, hf::Tokenizer::load(model), kHealthWindowTokens),
+                            text.source);
+  return text;
+}
+
+HealthText health_text(const Plan& plan) {
+  if (const Samples& samples = samples_of(plan); !samples.empty()) {
+    const std::string source = plan.dataset_path.string();
+    return {.source = source, .calibrated = true, .windows = windows_of(samples, source)};
+  }
+  for (const std::filesystem::path& directory : plan.options.calib_directories)
+    if (std::filesystem::exists(directory / "health.jsonl"))
+      return load_health_text(directory / "health.jsonl", plan.options.model_path);
+  throw Error(ErrorCode::kData,
+              {.what = "no text for the health check: the recipe calibrates on nothing, and laos's "
+                       "own calib/health.jsonl is not installed",
+               .where = plan.recipe.path.string(),
+               .fix = "give one with --health-text, or do without by --no-health"});
+}
+
+report::Health check_checkpoint(const std::filesystem::path& directory,
+                                const std::filesystem::path& baseline, const HealthText& text,
+                                Progress& progress) {
+  const std::unique_ptr<eval::EvalModel> model = eval::open_eval_model(directory),
+                                         exact = eval::open_eval_model(baseline);
+  progress.begin("health check", model->config().num_hidden_layers);
+  report::Health health;
+  health.source = text.source;
+  health.calibrated = text.calibrated;
+  health.figures = eval::check_health(directory, *model, *exact, text.windows,
+                                      [&](int64_t done) { progress.step(done, ""); });
+  return health;
+}
+
+}  // namespace laos::pipeline

@@ -1,0 +1,53 @@
+// What a run leaves to read: the record of it, and the check of what it made.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "pipeline/plan.h"
+#include "pipeline/run.h"
+#include "report/run_record.h"
+
+namespace laos::pipeline {
+
+// Highest resident memory of this process so far, in bytes.
+int64_t peak_rss_bytes();
+
+// What run.json says of a decoder layer: `weights` are float as they were before they became
+// `quantized`, `trained` what each autoround_quant reports.
+report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
+                           const autoround::TrainableLinears::Snapshot& quantized,
+                           std::vector<autoround::LayerReport> trained, double seconds);
+
+// The record of a run that is done; `health` is empty. `seconds` is that of the whole run.
+report::RunRecord record_of(const Plan& plan, const RunResult& result,
+                            const std::string& laos_version, double seconds);
+
+// Tokens that a health check runs through both models: so many windows of so many tokens at most,
+// spread over the text's samples.
+inline constexpr int64_t kHealthWindows = 4;
+inline constexpr int64_t kHealthWindowTokens = 128;
+
+// What a health check runs on.
+struct HealthText {
+  std::string source;       // the file it comes from
+  bool calibrated = false;  // calibration saw it
+  eval::Windows windows;
+};
+// Of a file that hf::load_samples reads, with the tokenizer of `model`. Throws Error as that does;
+// kData when no sample has two tokens.
+HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model);
+// What the plan's run is calibrated on, or health.jsonl of its calib_directories when it is not
+// calibrated on anything. Throws Error(kData) when there is neither.
+HealthText health_text(const Plan& plan);
+
+// Checks the AscendV1 (or float) checkpoint in `directory` against the float one it was made from:
+// eval::check_health on the text. Throws Error as eval::open_eval_model and eval::check_health do.
+report::Health check_checkpoint(const std::filesystem::path& directory,
+                                const std::filesystem::path& baseline, const HealthText& text,
+                                Progress& progress);
+
+}  // namespace laos::pipeline

@@ -1,0 +1,279 @@
+#include "report/run_record.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <type_traits>
+#include <utility>
+
+#include "io/file.h"
+#include "report/page.h"
+
+namespace laos::report {
+
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+// Every struct's fields once, for writing and for reading: `field(key, member)`.
+template <class F>
+void fields(F& field, Environment& e) {
+  field("cpu", e.cpu);
+  field("instruction_set", e.instruction_set);
+  field("system", e.system);
+  field("threads", e.threads);
+  field("memory_bytes", e.memory_bytes);
+}
+template <class F>
+void fields(F& field, Model& m) {
+  field("directory", m.directory);
+  field("type", m.type);
+  field("dtype", m.dtype);
+  field("num_hidden_layers", m.num_layers);
+  field("hidden_size", m.hidden_size);
+  field("intermediate_size", m.intermediate_size);
+  field("vocab_size", m.vocab_size);
+}
+template <class F>
+void fields(F& field, Recipe& r) {
+  field("config_id", r.config_id);
+  field("path", r.path);
+  field("dataset", r.dataset);
+  field("samples", r.num_samples);
+  field("tokens", r.num_tokens);
+  field("seed", r.seed);
+  field("text", r.text);
+}
+template <class F>
+void fields(F& field, Linear& l) {
+  field("name", l.name);
+  field("label", l.label);
+  field("decided_by", l.decided_by);
+  field("parameters", l.parameters);
+  field("weight_bits", l.weight_bits);
+  field("act_bits", l.act_bits);
+  field("weight_error", l.weight_error);
+  field("clipped", l.clipped);
+  field("range", l.range);
+}
+template <class F>
+void fields(F& field, autoround::LayerReport& r) {
+  field("rounding_loss", r.rounding_loss);
+  field("loss", r.loss);
+  field("kept_iteration", r.kept_iteration);
+  field("losses", r.losses);
+}
+template <class F>
+void fields(F& field, Layer& l) {
+  field("seconds", l.seconds);
+  field("peak_rss_bytes", l.peak_rss_bytes);
+  field("linears", l.linears);
+  field("training", l.training);
+}
+template <class F>
+void fields(F& field, Fit& f) {
+  field("best_step", f.best_step);
+  field("orthogonality", f.orthogonality);
+  field("losses", f.losses);
+}
+template <class F>
+void fields(F& field, Timings& t) {
+  field("total", t.total);
+  field("fit", t.fit);
+  field("layers", t.layers);
+  field("save", t.save);
+  field("health", t.health);
+}
+template <class F>
+void fields(F& field, model::Outliers& o) {
+  field("max_to_rms", o.max_to_rms);
+  field("kurtosis", o.kurtosis);
+}
+template <class F>
+void fields(F& field, eval::LayerHealth& l) {
+  field("labels", l.labels);
+  field("error", l.error);
+  field("drift", l.drift);
+  field("before", l.before);
+  field("after", l.after);
+}
+template <class F>
+void fields(F& field, eval::Continuation& c) {
+  field("prompt", c.prompt);
+  field("baseline", c.baseline);
+  field("model", c.model);
+}
+template <class F>
+void fields(F& field, Health& h) {
+  eval::Health& f = h.figures;
+  field("source", h.source);
+  field("calibrated", h.calibrated);
+  field("tokens", f.num_tokens);
+  field("not_finite", f.not_finite);
+  field("embedding_error", f.embedding_error);
+  field("kl_mean", f.kl_mean);
+  field("kl_stderr", f.kl_stderr);
+  field("kl_max", f.kl_max);
+  field("top1_agreement", f.top1_agreement);
+  field("perplexity", f.perplexity);
+  field("baseline_perplexity", f.baseline_perplexity);
+  field("continuations", f.continuations);
+  field("layers", f.layers);
+}
+template <class F>
+void fields(F& field, RunRecord& r) {
+  field("format", r.format);
+  field("laos", r.laos_version);
+  field("libraries", r.libraries);
+  field("environment", r.environment);
+  field("model", r.model);
+  field("recipe", r.recipe);
+  field("warnings", r.warnings);
+  field("timings", r.timings);
+  field("peak_rss_bytes", r.peak_rss_bytes);
+  field("checkpoint_bytes", r.checkpoint_bytes);
+  field("health", r.health);
+  field("fits", r.fits);
+  field("layers", r.layers);
+}
+
+template <class T>
+struct IsList : std::false_type {};
+template <class T>
+struct IsList<std::vector<T>> : std::true_type {};
+template <class T, size_t n>
+struct IsList<std::array<T, n>> : std::true_type {};
+template <class T>
+struct IsOptional : std::false_type {};
+template <class T>
+struct IsOptional<std::optional<T>> : std::true_type {};
+
+struct Writer {
+  Json json = Json::object();
+
+  template <class T>
+  void operator()(const char* key, T& value) {
+    json[key] = of(value);
+  }
+  template <class T>
+  static Json of(T& value) {
+    if constexpr (std::is_floating_point_v<T>) {
+      if (!std::isfinite(value)) return nullptr;
+      char text[32];
+      std::snprintf(text, sizeof text, "%.7g", value);
+      return std::strtod(text, nullptr);
+    } else if constexpr (std::is_arithmetic_v<T> || std::is_same_v<T, std::string>) {
+      return value;
+    } else if constexpr (IsList<T>::value) {
+      Json list = Json::array();
+      for (auto& item : value) list.push_back(of(item));
+      return list;
+    } else if constexpr (IsOptional<T>::value) {
+      return value ? of(*value) : Json(nullptr);
+    } else {
+      Writer inner;
+      fields(inner, value);
+      return std::move(inner.json);
+    }
+  }
+};
+
+struct Reader {
+  const Json& json;
+  const std::string& path;  // of `json` in the document, for messages
+
+  template <class T>
+  void operator()(const char* key, T& value) {
+    const auto found = json.find(key);
+    if (found != json.end()) read(*found, value, path + "." + key);
+  }
+  template <class T>
+  static void read(const Json& json, T& value, const std::string& path) {
+    const auto require = [&](bool ok, const char* what) {
+      if (!ok)
+        throw Error(ErrorCode::kFormat,
+                    {.what = "not " + std::string(what), .where = path, .fix = ""});
+    };
+    if constexpr (std::is_same_v<T, bool>) {
+      require(json.is_boolean(), "true or false");
+      value = json.get<bool>();
+    } else if constexpr (std::is_floating_point_v<T>) {
+      require(json.is_number() || json.is_null(), "a number or null");
+      value = json.is_null() ? std::numeric_limits<T>::quiet_NaN() : json.get<T>();
+    } else if constexpr (std::is_arithmetic_v<T>) {
+      require(json.is_number_integer(), "a whole number");
+      value = json.get<T>();
+    } else if constexpr (std::is_same_v<T, std::string>) {
+      require(json.is_string(), "text");
+      value = json.get<std::string>();
+    } else if constexpr (IsList<T>::value) {
+      require(json.is_array(), "a list");
+      if constexpr (requires { value.resize(size_t{0}); })
+        value.resize(json.size());
+      else
+        require(json.size() == value.size(), "a list of that length");
+      for (size_t i = 0; i < json.size(); ++i)
+        read(json[i], value[i], path + "[" + std::to_string(i) + "]");
+    } else if constexpr (IsOptional<T>::value) {
+      value.reset();
+      if (!json.is_null()) read(json, value.emplace(), path);
+    } else {
+      require(json.is_object(), "an object");
+      Reader inner{json, path};
+      fields(inner, value);
+    }
+  }
+};
+
+template <class T>
+std::string text_of(const T& value) {
+  T copy = value;  // `fields` hands out members to change
+  return Writer::of(copy).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+template <class T>
+T value_of(const std::string& text, const std::string& name) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded())
+    throw Error(ErrorCode::kFormat, {.what = "not JSON", .where = name, .fix = ""});
+  T value;
+  Reader::read(json, value, name);
+  return value;
+}
+
+constexpr int64_t kMaxRunBytes = int64_t{256} << 20;
+
+}  // namespace
+
+std::string to_json(const RunRecord& record) { return text_of(record); }
+std::string to_json(const Layer& layer) { return text_of(layer); }
+
+RunRecord run_record_from_json(const std::string& text, const std::string& name) {
+  auto record = value_of<RunRecord>(text, name);
+  if (record.format != RunRecord{}.format)
+    throw Error(ErrorCode::kFormat,
+                {.what = "format " + std::to_string(record.format) + " is not one that laos reads",
+                 .where = name,
+                 .fix = "use the laos that wrote it"});
+  return record;
+}
+Layer layer_from_json(const std::string& text, const std::string& name) {
+  return value_of<Layer>(text, name);
+}
+
+void write_run(const std::filesystem::path& directory, const RunRecord& record) {
+  const std::string json = to_json(record);
+  io::write_text_atomically(directory / kRunFile, json);
+  // The page shows what is written, so that `laos report` makes the same one.
+  io::write_text_atomically(directory / kPageFile, to_html(run_record_from_json(json, kRunFile)));
+}
+
+RunRecord read_run(const std::filesystem::path& directory) {
+  const std::filesystem::path file = directory / kRunFile;
+  return run_record_from_json(io::read_text(file, kMaxRunBytes), file.string());
+}
+
+}  // namespace laos::report

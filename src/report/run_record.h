@@ -1,0 +1,108 @@
+// What a run did and what came of it, as run.json holds it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "autoround/train_layer.h"
+#include "eval/health.h"
+#include "rotation/fit.h"
+
+namespace laos::report {
+
+inline constexpr const char* kRunFile = "run.json";
+inline constexpr const char* kPageFile = "report.html";
+
+struct Environment {
+  std::string cpu;              // as the system names it
+  std::string instruction_set;  // that the kernels use: "AVX3_SPR", "scalar", ...
+  std::string system;           // "Linux 6.1.0 x86_64"
+  int64_t threads = 0;
+  int64_t memory_bytes = 0;
+};
+
+struct Model {
+  std::string directory, type, dtype;
+  int64_t num_layers = 0, hidden_size = 0, intermediate_size = 0, vocab_size = 0;
+};
+
+struct Recipe {
+  std::string config_id, path;
+  std::string text;     // anchors expanded
+  std::string dataset;  // calibrated on; "" when nothing was
+  int64_t num_samples = 0, num_tokens = 0;
+  int64_t seed = 0;
+};
+
+// A linear of a decoder layer.
+struct Linear {
+  std::string name;        // "model.layers.3.mlp.up_proj"
+  std::string label;       // "W4A4_DYNAMIC", ..., "FLOAT"
+  std::string decided_by;  // place in the recipe
+  int64_t parameters = 0;
+  int64_t weight_bits = 16, act_bits = 16;
+  // NaN where the linear stays float.
+  double weight_error = 0;  // ‖W - Ŵ‖ / ‖W‖, of the weight as it was before it was quantized
+  double clipped = 0;       // share of weights outside the range of their codes
+  double range = 0;  // mean over scales of scale / the scale that clips nothing; below 1: shrunk
+};
+
+struct Layer {
+  double seconds = 0;          // quantizing and writing it
+  int64_t peak_rss_bytes = 0;  // of the process, until then
+  std::vector<Linear> linears;
+  std::vector<autoround::LayerReport> training;  // of each autoround_quant, in turn
+};
+
+struct Fit {
+  int64_t best_step = 0;
+  double orthogonality = 0;
+  std::vector<double> losses;  // from the plain Hadamard matrix on
+};
+
+// Seconds of the parts of a run.
+struct Timings {
+  double total = 0, fit = 0, layers = 0, save = 0, health = 0;
+};
+
+struct Health {
+  std::string source;       // the text it ran on
+  bool calibrated = false;  // the run was calibrated on that text
+  eval::Health figures;
+};
+
+struct RunRecord {
+  int64_t format = 1;
+  std::string laos_version;
+  std::vector<std::string> libraries;  // "oneDNN 2.6.3", ...
+  Environment environment;
+  Model model;
+  Recipe recipe;
+  std::vector<std::string> warnings;
+  std::vector<Fit> fits;
+  std::vector<Layer> layers;
+  Timings timings;
+  int64_t peak_rss_bytes = 0, checkpoint_bytes = 0;
+  std::optional<Health> health;
+};
+
+// Numbers have 7 digits; what is not finite is null, and null is read as NaN. What is not UTF-8 is
+// written with replacement characters.
+std::string to_json(const RunRecord& record);
+std::string to_json(const Layer& layer);
+// The inverse; absent keys keep their defaults and unknown ones are passed over, so that other
+// versions' records can be read. Throws Error(kFormat) naming `name`: not JSON, wrong types,
+// another format.
+RunRecord run_record_from_json(const std::string& text, const std::string& name);
+Layer layer_from_json(const std::string& text, const std::string& name);
+
+// Writes run.json and report.html into `directory`; each appears whole. Throws Error(kIo),
+// Error(kResource).
+void write_run(const std::filesystem::path& directory, const RunRecord& record);
+// Reads directory/run.json. Throws Error(kIo), Error(kFormat).
+RunRecord read_run(const std::filesystem::path& directory);
+
+}  // namespace laos::report

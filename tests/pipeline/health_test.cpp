@@ -1,0 +1,145 @@
+// The check of finished checkpoints: of the bundled model, sound and spoiled.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <tuple>
+
+#include "hf/ascendv1.h"
+#include "io/safetensors.h"
+#include "pipeline/record.h"
+#include "support/temporary_directory.h"
+
+namespace laos::pipeline {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::filesystem::path kRoot = LAOS_SOURCE_DIR;
+
+class CheckCheckpoint : public testing::Test {
+ protected:
+  void quantize(const std::string& recipe) {
+    QuantOptions options;
+    options.model_path = kRoot / "models/qwen3-tiny";
+    options.save_path = save_;
+    options.recipe_path = kRoot / "recipes" / (recipe + ".yaml");
+    options.model_type = "qwen3-tiny";
+    options.calib_directories = {kRoot / "calib"};
+    Progress progress;
+    const Plan plan = make_plan(options);
+    text_ = health_text(plan);
+    run(plan, progress);
+  }
+  // Lets `change` have the scales of the layer's linears whose name ends so.
+  void spoil(int64_t layer_idx, const std::string& linear,
+             const std::function<void(std::vector<float>&)>& change) {
+    const std::filesystem::path file = hf::top_level_safetensors(save_).front();
+    const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".",
+                      suffix = linear + ".weight_scale";
+    std::vector<std::pair<int64_t, std::vector<float>>> changed;  // offset in the file
+    {
+      const io::TensorFiles files = io::TensorFiles::open_files({file});
+      const std::byte* first = nullptr;
+      int64_t data_bytes = 0;
+      for (const auto& [name, tensor] : files.tensors()) {
+        if (first == nullptr || tensor.data < first) first = tensor.data;
+        data_bytes += tensor.size_bytes();
+      }
+      const auto header = static_cast<int64_t>(std::filesystem::file_size(file)) - data_bytes;
+      for (const auto& [name, tensor] : files.tensors()) {
+        if (name.rfind(prefix, 0) != 0 || !name.ends_with(suffix)) continue;
+        std::vector<float> values(static_cast<size_t>(num_elements(tensor.shape)));
+        std::memcpy(values.data(), tensor.data, values.size() * sizeof(float));
+        change(values);
+        changed.emplace_back(header + (tensor.data - first), std::move(values));
+      }
+    }
+    ASSERT_FALSE(changed.empty());
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    for (const auto& [offset, values] : changed) {
+      stream.seekp(offset);
+      stream.write(reinterpret_cast<const char*>(values.data()),
+                   static_cast<std::streamsize>(values.size() * sizeof(float)));
+    }
+  }
+  report::Health check() {
+    Progress progress;
+    return check_checkpoint(save_, kRoot / "models/qwen3-tiny", text_, progress);
+  }
+
+  test::TemporaryDirectory directory_;
+  const std::filesystem::path save_ = directory_ / "out";
+  HealthText text_;
+};
+
+TEST_F(CheckCheckpoint, CallsW8A8GoodOnTextItWasNotCalibratedOn) {
+  quantize("qwen3-tiny-w8a8");
+  const report::Health health = check();
+  EXPECT_EQ(eval::judge(health.figures).verdict, eval::Verdict::kGood);
+  EXPECT_FALSE(health.calibrated);
+  EXPECT_EQ(health.figures.num_tokens, kHealthWindows * kHealthWindowTokens);
+  EXPECT_LT(health.figures.kl_mean, 0.01);
+  // The basis was rotated and the check found it: bf16 rounding of the embedding is what is left.
+  EXPECT_GT(health.figures.embedding_error, 1e-4);
+  EXPECT_LT(health.figures.embedding_error, 3e-3);
+  // Rotation lowers the outliers of what reads the residual stream.
+  for (const eval::LayerHealth& layer : health.figures.layers)
+    EXPECT_LT(layer.after[0].max_to_rms, layer.before[0].max_to_rms);
+}
+
+TEST_F(CheckCheckpoint, NamesTheLayerFirstWhoseScalesAreSpoiled) {
+  quantize("qwen3-tiny-w8a8");
+  spoil(5, "proj", [](auto& scales) {
+    for (float& scale : scales) scale *= 1.5f;
+  });
+  const eval::Judgement judgement = eval::judge(check().figures);
+  EXPECT_EQ(judgement.verdict, eval::Verdict::kBroken);
+  EXPECT_EQ(judgement.worst.front(), 5);
+  EXPECT_THAT(judgement.reasons.front(), HasSubstr("model.layers.5"));
+}
+
+TEST_F(CheckCheckpoint, SlowFindsScalesSpoiledInManyWays) {
+  using Scales = std::vector<float>;
+  const std::tuple<const char*, const char*, std::function<void(Scales&)>> ways[] = {
+      {"doubled", "proj",
+       [](Scales& s) {
+         for (float& x : s) x *= 2;
+       }},
+      {"a fifth more", "proj",
+       [](Scales& s) {
+         for (float& x : s) x *= 1.2f;
+       }},
+      {"zero", "proj", [](Scales& s) { std::fill(s.begin(), s.end(), 0.0f); }},
+      {"reversed", "down_proj", [](Scales& s) { std::reverse(s.begin(), s.end()); }},
+      {"one a hundredfold", "o_proj", [](Scales& s) { s[7] *= 100; }},
+      {"one NaN", "up_proj", [](Scales& s) { s[7] = std::nanf(""); }}};
+  quantize("qwen3-tiny-w8a8");
+  const std::filesystem::path file = hf::top_level_safetensors(save_).front(),
+                              copy = directory_ / "copy.safetensors";
+  std::filesystem::copy_file(file, copy);
+  for (const int64_t layer : {0, 5}) {
+    for (const auto& [how, linear, change] : ways) {
+      spoil(layer, linear, change);
+      const eval::Judgement judgement = eval::judge(check().figures);
+      EXPECT_NE(judgement.verdict, eval::Verdict::kGood) << how << " in layer " << layer;
+      EXPECT_EQ(judgement.worst.front(), layer) << how;
+      ASSERT_FALSE(judgement.reasons.empty());
+      EXPECT_THAT(judgement.reasons.front(), HasSubstr("model.layers." + std::to_string(layer)));
+      std::filesystem::copy_file(copy, file, std::filesystem::copy_options::overwrite_existing);
+    }
+  }
+}
+
+TEST_F(CheckCheckpoint, RefusesTheCheckpointOfAnotherModel) {
+  quantize("qwen3-tiny-w8a8");
+  Progress progress;
+  EXPECT_THROW(check_checkpoint(save_, directory_ / "nothing", text_, progress), Error);
+}
+
+}  // namespace
+}  // namespace laos::pipeline
