@@ -33,6 +33,13 @@ fs::path text_of(const CheckFlags& flags) {
                                  .fix = "give a .jsonl, .json or .txt file"});
 }
 
+// What models say must not steer the terminal.
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  return text;
+}
+
 // A run's record is brought up to date: the health in run.json and on the page is the last check's.
 void update_report(const fs::path& directory, const report::Health& health) {
   if (!fs::exists(directory / report::kRunFile)) return;
@@ -72,8 +79,8 @@ void print_health(const report::Health& health) {
   std::printf("checked   %lld tokens of %s%s\n", static_cast<long long>(h.num_tokens),
               health.source.c_str(), health.calibrated ? " (calibrated on)" : "");
   for (const eval::Continuation& c : h.continuations)
-    std::printf("prompt    %s\n  float     %s\n  quantized %s\n", c.prompt.c_str(),
-                c.baseline.c_str(), c.model.c_str());
+    std::printf("prompt    %s\n  float     %s\n  quantized %s\n", one_line(c.prompt).c_str(),
+                one_line(c.baseline).c_str(), one_line(c.model).c_str());
   std::printf("worst     ");
   for (size_t i = 0; i < judgement.worst.size() && i < 3; ++i) {
     const int64_t layer = judgement.worst[i];

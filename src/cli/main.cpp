@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/analyze.h"
 #include "cli/bench.h"
 #include "cli/check.h"
 #include "cli/eval.h"
@@ -83,6 +84,7 @@ int main(int argc, char** argv) {
   laos::cli::add_quant_command(app, exit_code);
   laos::cli::add_eval_command(app);
   laos::cli::add_inspect_command(app, exit_code);
+  laos::cli::add_analyze_command(app);
   laos::cli::add_bench_command(app);
   laos::cli::add_check_command(app, exit_code);
   laos::cli::add_report_command(app);

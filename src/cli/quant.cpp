@@ -249,13 +249,16 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
   const double seconds = watch();
   for (const rotation::FitResult& fit : result.fits) {
     const double plain = fit.steps.front().loss;
-    const double best = fit.steps[static_cast<size_t>(fit.best_step)].loss;
+    const auto kept =
+        std::find_if(fit.steps.begin(), fit.steps.end(),
+                     [&](const rotation::FitStep& step) { return step.step == fit.best_step; });
+    LAOS_ASSERT(kept != fit.steps.end());
     if (fit.best_step == 0)
       std::printf("rotation  plain Hadamard: no fitted step was better\n");
     else
       std::printf(
           "rotation  step %lld: activation error %+.1f %% against the plain Hadamard matrix\n",
-          static_cast<long long>(fit.best_step), 100 * (best / plain - 1));
+          static_cast<long long>(fit.best_step), 100 * (kept->loss / plain - 1));
   }
   std::printf("saved     %s\n", plan.options.save_path.string().c_str());
   std::printf("size      %s\n",

@@ -165,6 +165,28 @@ std::string labels_of(const hf::Description* description, int64_t layer_idx) {
   return labels;
 }
 
+// The token with the highest logit for each row of what lm_head reads; the first of equals.
+std::vector<int32_t> likeliest(const TensorView& lm_head, const Mat<float>& hidden) {
+  constexpr int64_t kVocabBlock = 4096;
+  const int64_t vocab_size = lm_head.shape[0];
+  std::vector<int32_t> best(static_cast<size_t>(hidden.rows()), 0);
+  std::vector<float> best_logit(best.size(), -std::numeric_limits<float>::infinity());
+  for (int64_t first = 0; first < vocab_size; first += kVocabBlock) {
+    const Mat<float> head =
+        model::rows_to_f32(lm_head, first, std::min(vocab_size, first + kVocabBlock));
+    Mat<float> logits(hidden.rows(), head.rows());
+    linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, hidden.view(), head.view(), 0.0f, logits.view());
+    for (int64_t i = 0; i < logits.rows(); ++i) {
+      const float* top = std::max_element(logits.row(i), logits.row(i) + logits.cols());
+      const auto row = static_cast<size_t>(i);
+      if (*top <= best_logit[row]) continue;
+      best_logit[row] = *top;
+      best[row] = static_cast<int32_t>(first + (top - logits.row(i)));
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 const char* name_of(Verdict verdict) noexcept {
@@ -239,8 +261,7 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   const Basis basis(baseline.embed_tokens(), model.embed_tokens());
   health.embedding_error = basis.error();
 
-  std::vector<std::vector<int32_t>> sequences;
-  for (const Window& window : windows) sequences.push_back(window.ids);
+  const std::vector<std::vector<int32_t>> sequences = ids_of(windows);
   model::HiddenStates expected = model::embed(baseline.embed_tokens(), sequences);
   model::HiddenStates actual = model::embed(model.embed_tokens(), sequences);
   const model::Ragged& batch = expected.samples;
@@ -304,6 +325,49 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   health.perplexity = comparison.model.perplexity.value;
   health.baseline_perplexity = comparison.baseline.perplexity.value;
   return health;
+}
+
+std::vector<std::vector<int32_t>> greedy_continuations(
+    const EvalModel& model, const std::vector<std::vector<int32_t>>& prompts, int64_t count,
+    std::vector<std::vector<int32_t>> drafts) {
+  const auto wanted = static_cast<size_t>(count);
+  drafts.resize(prompts.size());
+  std::vector<std::vector<int32_t>> chosen(prompts.size());
+  const auto is_done = [&] {
+    return std::all_of(chosen.begin(), chosen.end(),
+                       [&](const auto& tokens) { return tokens.size() >= wanted; });
+  };
+  while (!is_done()) {
+    // Of each unfinished prompt: what is chosen, then what is left of the draft.
+    std::vector<std::vector<int32_t>> sequences;
+    std::vector<size_t> owners;
+    for (size_t p = 0; p < prompts.size(); ++p) {
+      if (chosen[p].size() >= wanted) continue;
+      drafts[p].resize(std::min(drafts[p].size(), wanted - 1));
+      std::vector<int32_t>& sequence = sequences.emplace_back(prompts[p]);
+      sequence.insert(sequence.end(), chosen[p].begin(), chosen[p].end());
+      if (drafts[p].size() > chosen[p].size())
+        sequence.insert(sequence.end(),
+                        drafts[p].begin() + static_cast<std::ptrdiff_t>(chosen[p].size()),
+                        drafts[p].end());
+      owners.push_back(p);
+    }
+    const model::HiddenStates states = final_hidden(model, sequences);
+    for (size_t s = 0; s < owners.size(); ++s) {
+      const size_t p = owners[s];
+      const auto known = static_cast<int64_t>(prompts[p].size() + chosen[p].size());
+      const MatView<const float> all = states.of_sample(static_cast<int64_t>(s));
+      Mat<float> rows(all.rows - known + 1, all.cols);
+      for (int64_t i = 0; i < rows.rows(); ++i)
+        std::copy_n(all.row(known - 1 + i), all.cols, rows.row(i));
+      for (const int32_t token : likeliest(model.lm_head(), rows)) {
+        chosen[p].push_back(token);
+        const size_t at = chosen[p].size() - 1;
+        if (at >= drafts[p].size() || drafts[p][at] != token) break;
+      }
+    }
+  }
+  return chosen;
 }
 
 }  // namespace laos::eval

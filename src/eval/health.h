@@ -77,4 +77,12 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
                     const EvalModel& baseline, const Windows& windows,
                     const std::function<void(int64_t)>& progress = nullptr);
 
+// The `count` tokens that the model finds likeliest after each prompt, one after the other, a layer
+// in memory at a time. Each of `drafts` (may be shorter or empty) is a guess at a continuation:
+// all its tokens run at once and those the model would have chosen are taken, so that a good guess
+// saves passes and none changes the result. Throws Error as final_hidden.
+std::vector<std::vector<int32_t>> greedy_continuations(
+    const EvalModel& model, const std::vector<std::vector<int32_t>>& prompts, int64_t count,
+    std::vector<std::vector<int32_t>> drafts);
+
 }  // namespace laos::eval

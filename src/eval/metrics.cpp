@@ -173,19 +173,16 @@ double percentile(std::span<const double> values, double p) noexcept {
 }
 
 ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
-  std::vector<std::vector<int32_t>> sequences;
-  for (const Window& window : windows) {
+  for (const Window& window : windows)
     if (window.num_context < 1 || window.num_scored() < 1)
       throw Error(ErrorCode::kData, {.what = "a window of " + std::to_string(window.ids.size()) +
                                              " tokens has nothing to score",
                                      .where = "evaluation text",
                                      .fix = "use longer texts or windows"});
-    sequences.push_back(window.ids);
-  }
   if (windows.empty())
     throw Error(ErrorCode::kData,
                 {.what = "there is nothing to score", .where = "evaluation text", .fix = ""});
-  return scored_hidden(model, final_hidden(model, sequences), windows);
+  return scored_hidden(model, final_hidden(model, ids_of(windows)), windows);
 }
 
 ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,

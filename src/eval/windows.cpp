@@ -32,6 +32,27 @@ Windows cut_windows(const std::vector<std::vector<int32_t>>& documents,
   return windows;
 }
 
+Windows cut_beginnings(const std::vector<std::vector<int32_t>>& documents, int64_t count,
+                       int64_t seq_len) {
+  std::vector<const std::vector<int32_t>*> usable;
+  for (const std::vector<int32_t>& document : documents)
+    if (document.size() >= 2) usable.push_back(&document);
+  Windows windows;
+  count = std::min(count, std::ssize(usable));
+  for (int64_t i = 0; i < count; ++i) {
+    const std::vector<int32_t>& ids = *usable[static_cast<size_t>(i * std::ssize(usable) / count)];
+    windows.push_back({.ids = {ids.begin(), ids.begin() + std::min(seq_len, std::ssize(ids))}});
+  }
+  return windows;
+}
+
+std::vector<std::vector<int32_t>> ids_of(const Windows& windows) {
+  std::vector<std::vector<int32_t>> ids;
+  ids.reserve(windows.size());
+  for (const Window& window : windows) ids.push_back(window.ids);
+  return ids;
+}
+
 int64_t num_scored(const Windows& windows) noexcept {
   int64_t count = 0;
   for (const Window& window : windows) count += window.num_scored();

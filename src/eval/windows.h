@@ -33,6 +33,14 @@ struct WindowOptions {
 Windows cut_windows(const std::vector<std::vector<int32_t>>& documents,
                     const WindowOptions& options);
 
+// The beginnings, of `seq_len` tokens at most, of `count` documents spread over all that have two
+// tokens or more; of all of them where there are fewer. May be empty.
+Windows cut_beginnings(const std::vector<std::vector<int32_t>>& documents, int64_t count,
+                       int64_t seq_len);
+
+// The token ids of each window.
+std::vector<std::vector<int32_t>> ids_of(const Windows& windows);
+
 // Tokens that `windows` score.
 int64_t num_scored(const Windows& windows) noexcept;
 

@@ -426,7 +426,8 @@ Plan make_plan(const QuantOptions& options) {
           // Options that fit nothing have been reported.
           if (problems.list().empty()) plan_fit_rows(fit, stage.process[i].location, plan);
         });
-    if (plan.reads_activations_from(0))
+    const bool wanted = options.reads_dataset && plan.fits.empty();
+    if (plan.reads_activations_from(0) || wanted)
       collector.run([&] { plan.samples = datasets.load(plan.recipe.main, plan.dataset_path); });
     std::set<const Samples*> checked;
     const auto check = [&](const std::shared_ptr<const Samples>& samples) {
@@ -450,6 +451,7 @@ Plan make_plan(const QuantOptions& options) {
         .online = online,
         .global_rotation =
             plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
+    if (!options.writes) return;
     // What has problems has no identity yet, and needs none.
     if (collector.empty()) plan.job.work = work_plan(plan);
     save::check_output_path(plan.job,

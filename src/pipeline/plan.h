@@ -33,6 +33,10 @@ struct QuantOptions {
   bool restart = false;  // throw away what an interrupted run finished
   // Hidden states are kept for the next run once this many seconds went into them.
   double keep_states_seconds = 60;
+  // For a plan that is looked at and not run: save_path is not checked, and the dataset is read
+  // even where no step needs it.
+  bool writes = true;
+  bool reads_dataset = false;
 };
 
 using Samples = std::vector<std::vector<int32_t>>;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <utility>
@@ -48,23 +49,55 @@ const Samples& samples_of(const Plan& plan) {
   return plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
 }
 
-// Beginnings of samples spread over all that have two tokens.
 eval::Windows windows_of(const Samples& samples, const std::string& source) {
-  std::vector<const std::vector<int32_t>*> usable;
-  for (const std::vector<int32_t>& sample : samples)
-    if (sample.size() >= 2) usable.push_back(&sample);
-  if (usable.empty())
+  eval::Windows windows = eval::cut_beginnings(samples, kHealthWindows, kHealthWindowTokens);
+  if (windows.empty())
     throw Error(ErrorCode::kData, {.what = "no sample has two tokens, which a health check needs",
                                    .where = source,
                                    .fix = "check on a text with longer samples"});
-  eval::Windows windows;
-  const int64_t count = std::min(kHealthWindows, std::ssize(usable));
-  for (int64_t i = 0; i < count; ++i) {
-    std::vector<int32_t> ids = *usable[static_cast<size_t>(i * std::ssize(usable) / count)];
-    if (std::ssize(ids) > kHealthWindowTokens) ids.resize(kHealthWindowTokens);
-    windows.push_back({.ids = std::move(ids)});
-  }
   return windows;
+}
+
+// A model's vocabulary may be padded beyond its tokenizer's; such ids have no text.
+std::string text_of(const hf::Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  std::string text;
+  std::vector<int32_t> known;
+  const auto flush = [&] {
+    text += tokenizer.decode(known);
+    known.clear();
+  };
+  for (const int32_t id : ids) {
+    if (id < tokenizer.vocab_size()) {
+      known.push_back(id);
+      continue;
+    }
+    flush();
+    text += "\uFFFD";
+  }
+  flush();
+  return text;
+}
+
+std::vector<eval::Continuation> continuations(const eval::EvalModel& model,
+                                              const eval::EvalModel& baseline,
+                                              const eval::Windows& windows,
+                                              const hf::Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> prompts, drafts;
+  for (const auto& [window, num_context] : windows) {
+    if (std::ssize(prompts) == kContinued) break;
+    const auto middle =
+        window.begin() + std::min<std::ptrdiff_t>(kPromptTokens, std::ssize(window) - 1);
+    prompts.emplace_back(window.begin(), middle);
+    drafts.emplace_back(middle, window.end());
+  }
+  const auto expected =
+      eval::greedy_continuations(baseline, prompts, kContinuationTokens, std::move(drafts));
+  const auto actual = eval::greedy_continuations(model, prompts, kContinuationTokens, expected);
+  std::vector<eval::Continuation> result;
+  for (size_t i = 0; i < prompts.size(); ++i)
+    result.push_back({text_of(tokenizer, prompts[i]), text_of(tokenizer, expected[i]),
+                      text_of(tokenizer, actual[i])});
+  return result;
 }
 
 }  // namespace
@@ -133,7 +166,10 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
     report::Fit& entry = record.fits.emplace_back();
     entry.best_step = fit.best_step;
     entry.orthogonality = fit.orthogonality;
-    for (const rotation::FitStep& step : fit.steps) entry.losses.push_back(step.loss);
+    for (const rotation::FitStep& step : fit.steps) {
+      entry.steps.push_back(step.step);
+      entry.losses.push_back(step.loss);
+    }
   }
   record.layers = result.records;
   record.timings = {.total = seconds,
@@ -178,6 +214,9 @@ report::Health check_checkpoint(const std::filesystem::path& directory,
   health.calibrated = text.calibrated;
   health.figures = eval::check_health(directory, *model, *exact, text.windows,
                                       [&](int64_t done) { progress.step(done, ""); });
+  if (!std::isnan(health.figures.kl_mean))
+    health.figures.continuations =
+        continuations(*model, *exact, text.windows, hf::Tokenizer::load(baseline));
   return health;
 }
 

@@ -30,6 +30,8 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
 // spread over the text's samples.
 inline constexpr int64_t kHealthWindows = 4;
 inline constexpr int64_t kHealthWindowTokens = 128;
+// Of the first so many windows, the first tokens are continued by so many.
+inline constexpr int64_t kContinued = 2, kPromptTokens = 24, kContinuationTokens = 12;
 
 // What a health check runs on.
 struct HealthText {
@@ -45,7 +47,8 @@ HealthText load_health_text(const std::filesystem::path& file, const std::filesy
 HealthText health_text(const Plan& plan);
 
 // Checks the AscendV1 (or float) checkpoint in `directory` against the float one it was made from:
-// eval::check_health on the text. Throws Error as eval::open_eval_model and eval::check_health do.
+// eval::check_health on the text, and how either goes on from its beginnings. Throws Error as
+// eval::open_eval_model and eval::check_health do.
 report::Health check_checkpoint(const std::filesystem::path& directory,
                                 const std::filesystem::path& baseline, const HealthText& text,
                                 Progress& progress);

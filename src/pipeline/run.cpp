@@ -533,6 +533,14 @@ class QuantizeRun {
 
 }  // namespace
 
+std::optional<rotation::ModelRotation> make_plan_rotation(const Plan& plan, Progress& progress) {
+  std::optional<Mat<float>> fitted;
+  for (const PlannedFit& planned : plan.fits)
+    fitted = fit(plan.checkpoint, planned, progress).rotation;
+  if (plan.rotate() == nullptr) return std::nullopt;
+  return rotation::make_rotation(plan.checkpoint.config(), *plan.rotate(), std::move(fitted));
+}
+
 RunResult run(const Plan& plan, Progress& progress) { return QuantizeRun(plan, progress).run(); }
 
 }  // namespace laos::pipeline

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "pipeline/plan.h"
 #include "report/run_record.h"
 #include "rotation/fit.h"
+#include "rotation/rotation.h"
 
 namespace laos::pipeline {
 
@@ -52,5 +54,9 @@ struct RunResult {
 // kNumeric for NaN or infinity in a weight (found before anything is trained), kIo and kResource
 // from writing, kStopped.
 RunResult run(const Plan& plan, Progress& progress);
+
+// The rotation of a plan, fitted as the plan says; nullopt when nothing is rotated. Throws Error as
+// rotation::fit_rotation.
+std::optional<rotation::ModelRotation> make_plan_rotation(const Plan& plan, Progress& progress);
 
 }  // namespace laos::pipeline

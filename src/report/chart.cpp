@@ -101,7 +101,7 @@ std::string frame_of(const Chart& chart, const Axis& axis, size_t count, double 
     svg +=
         format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid\">%s</text>",
                kLeft + (static_cast<double>(i) + (points ? 0 : 0.5)) * slot, kHeight - kBottom + 13,
-               short_number(chart.first_x + static_cast<double>(i)).c_str());
+               short_number(chart.first_x + chart.x_step * static_cast<double>(i)).c_str());
   svg += format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid name\">%s</text>", kLeft + kPlotWidth / 2,
                 kHeight - 5, escaped(chart.x_label).c_str());
   return svg;
@@ -171,7 +171,8 @@ std::string to_figure(const Chart& chart) {
                            kHeight, escaped(chart.title).substr(0, 300).c_str());
   svg += frame_of(chart, axis, count, slot, points);
   const auto tip = [&](const Series& series, size_t i) {
-    std::string text = chart.x_label + " " + short_number(chart.first_x + static_cast<double>(i));
+    std::string text =
+        chart.x_label + " " + short_number(chart.first_x + chart.x_step * static_cast<double>(i));
     if (chart.series.size() > 1) text += ", " + series.name;
     return "<title>" + escaped(text + ": " + short_number(series.values[i])) + "</title>";
   };
@@ -219,7 +220,7 @@ std::string to_figure(const Chart& chart) {
     }
   }
   if (chart.mark_x >= 0) {
-    const double x = kLeft + (chart.mark_x - chart.first_x) * slot;
+    const double x = kLeft + (chart.mark_x - chart.first_x) / chart.x_step * slot;
     const bool right = x > kLeft + kPlotWidth * 0.6;
     svg += format("<line class=\"mark\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.0f\" y2=\"%.0f\"/>", x, x,
                   kTop, kHeight - kBottom);

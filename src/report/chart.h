@@ -14,7 +14,7 @@ std::string short_number(double value);
 struct Series {
   std::string name;
   std::string style;  // class of the page's style sheet that gives the colour: "s1", "s2", ...
-  std::vector<double> values;  // at first_x, first_x + 1, ...; NaN: nothing is drawn
+  std::vector<double> values;  // one behind the other; NaN: nothing is drawn
 };
 
 struct Chart {
@@ -24,9 +24,9 @@ struct Chart {
   std::string x_label = {}, y_label = {};
   Kind kind = Kind::kBars;
   std::vector<Series> series = {};
-  double first_x = 0;
-  bool log_scale = false;  // for positive values; others are not drawn
-  double mark_x = -1;      // a vertical line at this x, when not negative
+  double first_x = 0, x_step = 1;  // values stand at first_x, first_x + x_step, ...
+  bool log_scale = false;          // for positive values; others are not drawn
+  double mark_x = -1;              // a vertical line at this x, when not negative
   std::string mark_name = {};
 };
 

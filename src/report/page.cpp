@@ -413,23 +413,24 @@ class Page {
   }
 
   std::string fit_of(const Fit& fit) const {
-    if (fit.losses.empty()) return "";
+    const auto kept = std::find(fit.steps.begin(), fit.steps.end(), fit.best_step);
+    if (kept == fit.steps.end() || fit.losses.size() != fit.steps.size()) return "";
     Chart chart{.title = "Fit of the rotation",
                 .x_label = "step",
                 .y_label = "activation error relative to the plain Hadamard matrix",
                 .kind = Chart::Kind::kLines,
                 .series = {{"loss", "s1", {}}},
+                .x_step = fit.steps.size() > 1 ? static_cast<double>(fit.steps[1]) : 1,
                 .mark_x = static_cast<double>(fit.best_step),
                 .mark_name = "kept"};
     for (const double loss : fit.losses)
       chart.series[0].values.push_back(loss / fit.losses.front());
-    const auto best =
-        static_cast<size_t>(std::clamp<int64_t>(fit.best_step, 0, std::ssize(fit.losses) - 1));
-    return paragraph(
-               format("Rotation: step %lld of %zu was kept, %+.1f %% activation error against "
-                      "the plain Hadamard matrix; |RᵀR − I| %.1g.",
-                      static_cast<long long>(fit.best_step), fit.losses.size() - 1,
-                      100 * (fit.losses[best] / fit.losses.front() - 1), fit.orthogonality)) +
+    const auto best = static_cast<size_t>(kept - fit.steps.begin());
+    return paragraph(format(
+               "Rotation: step %lld of %lld was kept, %+.1f %% activation error against "
+               "the plain Hadamard matrix; |RᵀR − I| %.1g.",
+               static_cast<long long>(fit.best_step), static_cast<long long>(fit.steps.back()),
+               100 * (fit.losses[best] / fit.losses.front() - 1), fit.orthogonality)) +
            plots(to_figure(chart));
   }
 

@@ -77,6 +77,7 @@ template <class F>
 void fields(F& field, Fit& f) {
   field("best_step", f.best_step);
   field("orthogonality", f.orthogonality);
+  field("steps", f.steps);
   field("losses", f.losses);
 }
 template <class F>

@@ -60,7 +60,8 @@ struct Layer {
 struct Fit {
   int64_t best_step = 0;
   double orthogonality = 0;
-  std::vector<double> losses;  // from the plain Hadamard matrix on
+  std::vector<int64_t> steps;  // where the loss was taken; 0 is the plain Hadamard matrix
+  std::vector<double> losses;  // of the same size
 };
 
 // Seconds of the parts of a run.

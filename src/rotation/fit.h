@@ -63,7 +63,7 @@ struct FitStep {
 struct FitResult {
   Mat<float> rotation;  // [hidden_size, hidden_size], |RᵀR - I| < 1e-5
   int64_t best_step = 0;
-  std::vector<FitStep> steps;
+  std::vector<FitStep> steps;  // the first is step 0; not every step need be there
   double orthogonality = 0;
 };
 

@@ -82,11 +82,38 @@ TEST(Judge, ComparesALayerWithThoseOfItsLabelsOnly) {
   EXPECT_EQ(judge(health).verdict, Verdict::kGood);
 }
 
+TEST(GreedyContinuations, AreTheSameWhateverTheDraft) {
+  const std::filesystem::path root = LAOS_SOURCE_DIR, directory = root / "models/qwen3-tiny";
+  const hf::Tokenizer tokenizer = hf::Tokenizer::load(directory);
+  const std::unique_ptr<EvalModel> model = open_eval_model(directory);
+  const std::vector<std::vector<int32_t>> prompts = {
+      tokenizer.encode("In the beginning God created the heaven and"),
+      tokenizer.encode("And it came to")};
+  const auto expected = greedy_continuations(*model, prompts, 6, {});
+  ASSERT_EQ(expected.size(), 2u);
+  EXPECT_EQ(expected[0].size(), 6u);
+  // One token after the other, by the definition.
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    std::vector<int32_t> sequence = prompts[p];
+    sequence.insert(sequence.end(), expected[p].begin(), expected[p].end() - 1);
+    EXPECT_EQ(greedy_continuations(*model, {sequence}, 1, {})[0][0], expected[p].back());
+  }
+  EXPECT_EQ(greedy_continuations(*model, prompts, 6, expected), expected);
+  std::vector<std::vector<int32_t>> wrong = expected, longer = expected;
+  wrong[0][2] = 17;
+  wrong[1].clear();
+  longer[0].resize(50, 3);
+  EXPECT_EQ(greedy_continuations(*model, prompts, 6, wrong), expected);
+  EXPECT_EQ(greedy_continuations(*model, prompts, 6, longer), expected);
+  EXPECT_THAT(tokenizer.decode(expected[0]), HasSubstr("the earth"));
+}
+
 TEST(CheckHealth, OfAFloatCheckpointAgainstItselfFindsNothing) {
   const std::filesystem::path root = LAOS_SOURCE_DIR, model = root / "models/qwen3-tiny";
-  Windows windows = hf::load_samples(root / "calib/health.jsonl", hf::Tokenizer::load(model), 64);
-  windows.resize(1);
-  windows[0].resize(40);
+  Windows windows(1);
+  windows[0].ids =
+      hf::load_samples(root / "calib/health.jsonl", hf::Tokenizer::load(model), 64).at(0);
+  windows[0].ids.resize(40);
   const std::unique_ptr<EvalModel> exact = open_eval_model(model);
   const Health health = check_health(model, *exact, *exact, windows);
   EXPECT_EQ(health.num_tokens, 40);

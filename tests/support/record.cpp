@@ -32,9 +32,12 @@ report::RunRecord run_record(int64_t num_layers, int64_t iters) {
       .seed = 42};
   record.warnings = {"recipe.yaml:12:5: a warning"};
   report::Fit& fit = record.fits.emplace_back();
-  fit.best_step = 18;
+  fit.best_step = 180;
   fit.orthogonality = 4e-7;
-  for (int step = 0; step <= 20; ++step) fit.losses.push_back(0.01 * (0.8 + 0.2 * std::exp(-step)));
+  for (int step = 0; step <= 20; ++step) {
+    fit.steps.push_back(10 * step);
+    fit.losses.push_back(0.01 * (0.8 + 0.2 * std::exp(-step)));
+  }
   report::Health& health = record.health.emplace();
   health.source = "calib.jsonl";
   health.calibrated = true;

@@ -1,0 +1,76 @@
+// How much each group of linears costs at the low width of a recipe, and which of them should have
+// the high one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "model/outliers.h"
+#include "pipeline/plan.h"
+#include "pipeline/run.h"
+
+namespace laos::pipeline {
+
+// A fused group of a decoder layer: an engine wants one label for all of its linears.
+struct GroupCost {
+  int64_t layer_idx = 0;
+  model::LinearGroup group = model::LinearGroup::kQkv;
+  int64_t parameters = 0;
+  bool is_candidate = false;    // its width may be chosen
+  bool is_planned_low = false;  // the recipe as it stands gives it the low one
+  double weight_error = 0;  // ‖W - Ŵ‖ / ‖W‖ over the group's linears, rounded to nearest
+  model::Outliers before = {},
+                  after = {};  // of what it reads: in the float model; rotated and smoothed
+  double output_error = 0;     // of its outputs, mean over tokens, relative
+  double layer_error = 0;      // of the layer's output, relative to what the layer adds
+  double stream_error = 0;  // mean over tokens of ‖Δy‖² / ‖y‖² of the hidden states behind it
+  // KL of the model's next-token distribution with this group alone at the low width; NaN unless
+  // asked for.
+  double kl = 0;
+
+  // What is summed and kept small: kl, or stream_error without it.
+  double cost() const noexcept;
+};
+const char* name_of(model::LinearGroup group) noexcept;  // "qkv", "o", "gate_up", "down"
+
+struct AnalyzeOptions {
+  // Whose widths may be chosen; others keep what the recipe says.
+  std::set<model::LinearGroup> groups = {model::LinearGroup::kQkv, model::LinearGroup::kO,
+                                         model::LinearGroup::kGateUp, model::LinearGroup::kDown};
+  int64_t tokens = 1024;  // of the recipe's dataset, at most
+  bool kl = false;
+};
+
+struct Analysis {
+  quant::LinearScheme low, high;  // dynamic
+  int64_t num_tokens = 0;
+  int64_t parameters = 0;         // of all linears of the decoder
+  int64_t fixed_low = 0;          // of those at the low width whose group is no candidate
+  int64_t planned_low = 0;        // at the low width as the recipe stands
+  std::vector<GroupCost> groups;  // every group of every layer, in order
+};
+
+// The low and the high width are the narrowest and the widest of the plan's linears; where it has
+// one only, the high one is 8 bits. Groups are quantized one at a time by plain rounding, all
+// others stay float, after the rotation and smoothing of the plan. Memory is that of a layer and of
+// the tokens' hidden states; with `kl`, of those once more for each group of the model. Throws
+// Error: kUnsupported for static activations at either width and where nothing can be chosen, kData
+// without a dataset, and as pipeline::run does.
+Analysis analyze(const Plan& plan, const AnalyzeOptions& options, Progress& progress);
+
+// Which candidates should have the high width so that at least `low_share` of all linear weights
+// have the low one, at the least sum of costs: true = high, one entry a group. Throws Error(kUsage)
+// when not even all candidates together reach it.
+std::vector<bool> choose_high(const Analysis& analysis, double low_share);
+
+// The plan's recipe with the chosen widths, as laos quant runs it. `file` is where it will stand,
+// from where its dataset must be found.
+std::string recipe_with(const Plan& plan, const Analysis& analysis, const std::vector<bool>& high,
+                        const std::string& config_id, const std::filesystem::path& file);
+
+}  // namespace laos::pipeline

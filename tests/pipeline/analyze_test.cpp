@@ -1,0 +1,195 @@
+#include "pipeline/analyze.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "eval/metrics.h"
+#include "support/temporary_directory.h"
+
+namespace laos::pipeline {
+namespace {
+
+using ::testing::HasSubstr;
+
+const std::filesystem::path kRoot = LAOS_SOURCE_DIR;
+
+class Analyze : public testing::Test {
+ protected:
+  Plan plan_of(const std::filesystem::path& recipe,
+               const std::optional<std::string>& dataset = std::nullopt) {
+    QuantOptions options;
+    options.model_path = kRoot / "models/qwen3-tiny";
+    options.recipe_path = recipe;
+    options.model_type = "qwen3-tiny";
+    options.dataset = dataset;
+    options.calib_directories = {kRoot / "calib"};
+    options.writes = false;
+    options.reads_dataset = true;
+    return make_plan(options);
+  }
+  Analysis analyze_tokens(const Plan& plan, AnalyzeOptions options) {
+    Progress progress;
+    return analyze(plan, options, progress);
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+// Four candidates of two sizes.
+Analysis small_analysis() {
+  Analysis analysis;
+  analysis.parameters = 100;
+  const double costs[] = {4, 1, 3, 2};
+  const int64_t sizes[] = {40, 10, 40, 10};
+  for (int i = 0; i < 4; ++i) {
+    GroupCost group;
+    group.is_candidate = true;
+    group.parameters = sizes[i];
+    group.stream_error = costs[i];
+    group.kl = std::nan("");
+    analysis.groups.push_back(group);
+  }
+  return analysis;
+}
+
+TEST(ChooseHigh, KeepsTheDearestThatTheBudgetLeaves) {
+  const Analysis analysis = small_analysis();
+  EXPECT_EQ(choose_high(analysis, 1), (std::vector<bool>{false, false, false, false}));
+  EXPECT_EQ(choose_high(analysis, 0), (std::vector<bool>{true, true, true, true}));
+  EXPECT_EQ(choose_high(analysis, 0.5), (std::vector<bool>{true, false, false, true}));
+  EXPECT_EQ(choose_high(analysis, 0.9), (std::vector<bool>{false, false, false, true}));
+}
+
+TEST(ChooseHigh, LeavesWhatIsNoCandidateAndRefusesABudgetOutOfReach) {
+  Analysis analysis = small_analysis();
+  analysis.groups[0].is_candidate = false;
+  EXPECT_FALSE(choose_high(analysis, 0)[0]);
+  EXPECT_THROW(choose_high(analysis, 0.61), Error);
+  analysis.fixed_low = 40;
+  EXPECT_NO_THROW(choose_high(analysis, 1));
+}
+
+TEST(ChooseHigh, PrefersMeasuredKl) {
+  Analysis analysis = small_analysis();
+  for (GroupCost& group : analysis.groups) group.kl = 5 - group.stream_error;
+  EXPECT_EQ(choose_high(analysis, 0.5), (std::vector<bool>{false, true, false, true}));
+}
+
+TEST_F(Analyze, FindsEveryGroupAndThatRotationLowersTheOutliersOfTheResidualStream) {
+  const Analysis analysis =
+      analyze_tokens(plan_of(kRoot / "recipes/qwen3-tiny-w4a4-fast.yaml"), {.tokens = 128});
+  ASSERT_EQ(analysis.groups.size(), 32u);
+  EXPECT_EQ(analysis.low.weight.bits, 4);
+  EXPECT_EQ(analysis.high.weight.bits, 8);
+  EXPECT_DOUBLE_EQ(
+      static_cast<double>(analysis.planned_low) / static_cast<double>(analysis.parameters), 0.5);
+  int64_t parameters = 0;
+  for (const GroupCost& group : analysis.groups) {
+    parameters += group.parameters;
+    EXPECT_TRUE(group.is_candidate);
+    EXPECT_EQ(group.is_planned_low, group.group == model::LinearGroup::kGateUp);
+    EXPECT_GT(group.weight_error, 0.05);
+    EXPECT_LT(group.weight_error, 0.3);
+    EXPECT_GT(group.output_error, 0.02);
+    EXPECT_GT(group.cost(), 0);
+    EXPECT_TRUE(std::isnan(group.kl));
+    if (group.group == model::LinearGroup::kQkv || group.group == model::LinearGroup::kGateUp) {
+      EXPECT_LT(group.after.max_to_rms, group.before.max_to_rms);
+    }
+    if (group.group == model::LinearGroup::kDown) {  // no rotation reaches it
+      EXPECT_NEAR(group.after.kurtosis, group.before.kurtosis, 1e-3 * group.before.kurtosis);
+    }
+  }
+  EXPECT_EQ(parameters, analysis.parameters);
+}
+
+// A recipe with one group low and all else float: its checkpoint's own KL is what analyze says.
+TEST_F(Analyze, MeasuresTheKlThatTheCheckpointHas) {
+  const std::string one = R"(apiversion: modelslim_v1
+spec:
+  process:
+    - {type: quarot, online: false, max_tp_size: 1}
+    - type: autoround_quant
+      enable_round_tuning: false
+      enable_minmax_tuning: false
+      strategies:
+        - include: ["model.layers.3.mlp.down_proj"]
+          qconfig:
+            weight: {dtype: int4, scope: per_channel, symmetric: true, method: autoround}
+            act: {dtype: int4, scope: per_token, symmetric: true, method: minmax}
+  dataset: qwen3-tiny-calib.jsonl
+  save: [{type: ascendv1_saver}]
+)";
+  std::ofstream(directory_ / "one.yaml") << one;
+  Plan plan = plan_of(directory_ / "one.yaml");
+  const Analysis analysis = analyze_tokens(plan, {.tokens = 256, .kl = true});
+  const GroupCost& group = analysis.groups[3 * 4 + 3];
+  ASSERT_TRUE(group.is_candidate);
+  EXPECT_EQ(std::count_if(analysis.groups.begin(), analysis.groups.end(),
+                          [](const GroupCost& g) { return g.is_candidate; }),
+            1);
+
+  QuantOptions options = plan.options;
+  options.writes = true;
+  options.save_path = directory_ / "out";
+  Progress progress;
+  run(make_plan(options), progress);
+  eval::Windows windows;
+  for (size_t i = 0; i < 2; ++i) {
+    windows.push_back({.ids = (*plan.samples)[i * plan.samples->size() / 2]});
+    if (windows.back().ids.size() > 128) windows.back().ids.resize(128);
+  }
+  const auto quantized = eval::open_eval_model(directory_ / "out"),
+             exact = eval::open_eval_model(plan.options.model_path);
+  const double kl = eval::compare(*quantized, *exact, windows).divergence.kl.value;
+  // The checkpoint's float tensors are rounded to bf16, which the analysis does not do.
+  EXPECT_NEAR(group.kl, kl, 0.1 * kl);
+}
+
+TEST_F(Analyze, WritesARecipeThatPlansToItsChoiceWithFusedLinearsTogether) {
+  const Plan plan = plan_of(kRoot / "recipes/qwen3-tiny-w4a4-fast.yaml");
+  const Analysis analysis = analyze_tokens(plan, {.tokens = 128});
+  const std::vector<bool> high = choose_high(analysis, 0.4);
+  const std::filesystem::path file = directory_ / "found.yaml";
+  std::ofstream(file) << recipe_with(plan, analysis, high, "found", file);
+  const Plan found = plan_of(file);
+  for (size_t g = 0; g < analysis.groups.size(); ++g)
+    for (const model::Linear l : model::linears_of(analysis.groups[g].group)) {
+      const PlannedLinear& planned =
+          found.linears[static_cast<size_t>(analysis.groups[g].layer_idx * model::kNumLinears) +
+                        static_cast<size_t>(l)];
+      EXPECT_EQ(planned.label, high[g] ? "W8A8_DYNAMIC" : "W4A4_DYNAMIC") << planned.name;
+    }
+  EXPECT_EQ(found.dataset_path, plan.dataset_path);
+}
+
+TEST_F(Analyze, LeavesGroupsThatAreNoCandidatesAsTheRecipeHasThem) {
+  const Plan plan = plan_of(kRoot / "recipes/qwen3-tiny-w4a4-fast.yaml");
+  const Analysis analysis =
+      analyze_tokens(plan, {.groups = {model::LinearGroup::kGateUp}, .tokens = 128});
+  const std::vector<bool> high = choose_high(analysis, 0.25);
+  const std::filesystem::path file = directory_ / "found.yaml";
+  std::ofstream(file) << recipe_with(plan, analysis, high, "found", file);
+  int64_t low = 0;
+  for (const PlannedLinear& planned : plan_of(file).linears) {
+    const bool is_gate_up =
+        planned.linear == model::Linear::kGateProj || planned.linear == model::Linear::kUpProj;
+    if (planned.label == "W4A4_DYNAMIC") ++low;
+    if (!is_gate_up) {
+      EXPECT_EQ(planned.label, "W8A8_DYNAMIC") << planned.name;
+    }
+  }
+  EXPECT_EQ(low, 8);  // of 4 layers
+}
+
+TEST_F(Analyze, RefusesARecipeWithNothingToChoose) {
+  const Plan plan =
+      plan_of(kRoot / "recipes/qwen3-tiny-w8a8.yaml", (kRoot / "calib/health.jsonl").string());
+  EXPECT_THROW(analyze_tokens(plan, {}), Error);
+}
+
+}  // namespace
+}  // namespace laos::pipeline
