@@ -29,6 +29,7 @@ struct QuantFlags {
   std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
                                                  trust_remote_code, dataset, recipes;
   std::string compute_dtype = "auto";
+  std::string scratch_path;
   std::vector<std::string> tag;
   int64_t calib_seq_len = 2048;
   int threads = 0;
@@ -126,6 +127,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.seed = flags.seed;
   options.restart = flags.restart;
   options.compute = compute_type_of(flags.compute_dtype);
+  options.scratch_path = flags.scratch_path;
   return options;
 }
 
@@ -156,7 +158,11 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
   int64_t tokens = 0;
   for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
   std::printf("samples   %zu, %lld tokens\n", plan.samples->size(), static_cast<long long>(tokens));
-  std::printf("disk      %s\n", bytes_text(static_cast<double>(estimate.disk_bytes)).c_str());
+  std::printf("disk      %s", bytes_text(static_cast<double>(estimate.disk_bytes)).c_str());
+  if (estimate.scratch_bytes > 0)
+    std::printf(", and %s for hidden states until the end",
+                bytes_text(static_cast<double>(estimate.scratch_bytes)).c_str());
+  std::printf("\n");
   std::printf("peak RAM  about %s\n",
               bytes_text(static_cast<double>(estimate.peak_ram_bytes)).c_str());
   std::printf("time      about %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s)\n",
@@ -321,6 +327,9 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                    "threads to use; the result does not depend on it (default: all)")
       ->check(CLI::Range(1, 4096));
   add_compute_dtype(*command, flags->compute_dtype);
+  command->add_option("--tmp", flags->scratch_path,
+                      "directory for the hidden states of the calibration data, which the plan "
+                      "prices (default: inside --save-path)");
   command->add_option("--seed", flags->seed, "of the samples that training draws")
       ->capture_default_str();
   command->add_flag(both_spellings("--dry-run"), flags->dry_run,

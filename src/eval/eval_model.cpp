@@ -220,7 +220,8 @@ model::HiddenStates final_hidden(const EvalModel& model,
   const hf::Config& config = model.config();
   model::HiddenStates states = model::embed(model.embed_tokens(), sequences);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
-  model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kMaxTokens), false);
+  model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kMaxTokens), false,
+                                 model::longest_sample(states.samples));
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::unique_ptr<EvalLayer> layer = model.load_layer(i);
     model::forward_all(config, layer->norms(), layer->linears(), rope, states, kMaxTokens, saved,

@@ -269,19 +269,19 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   health.num_tokens = n;
   const model::Rope<float> rope(config, model::longest_sample(batch));
   model::LayerSaved<float> saved(config, n, false);
-  Mat<float> next(n, config.hidden_size), alone(n, config.hidden_size);
+  model::TokenRows next(n, config.hidden_size, {});
+  Mat<float> alone(n, config.hidden_size);
   bool finite = is_finite(std::as_const(actual.rows).view());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerHealth layer;
     layer.labels = labels_of(description ? &*description : nullptr, i);
     const Mat<float> inputs = basis.apply(std::as_const(expected.rows).view());
-    const auto forward = [&](EvalLayer& l, const Mat<float>& x, Mat<float>& y) {
-      model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x.view(), saved,
-                                  y.view());
+    const auto forward = [&](EvalLayer& l, MatView<const float> x, MatView<float> y) {
+      model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x, saved, y);
     };
     {
       const std::unique_ptr<EvalLayer> exact = baseline.load_layer(i);
-      forward(*exact, expected.rows, next);
+      forward(*exact, expected.rows.view(), next.view());
     }
     layer.before = outliers_of_inputs(saved, n);
     Mat<float> added(n, config.hidden_size);
@@ -291,11 +291,11 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
     const Mat<float> outputs = basis.apply(std::as_const(expected.rows).view());
 
     const std::unique_ptr<EvalLayer> quantized = model.load_layer(i);
-    forward(*quantized, inputs, alone);
+    forward(*quantized, inputs.view(), alone.view());
     layer.error = model::mean_relative_error(std::as_const(alone).view(), outputs.view(),
                                              std::as_const(added).view());
     if (finite) {
-      forward(*quantized, actual.rows, next);
+      forward(*quantized, actual.rows.view(), next.view());
       layer.after = outliers_of_inputs(saved, n);
       std::swap(actual.rows, next);
       finite = is_finite(std::as_const(actual.rows).view());

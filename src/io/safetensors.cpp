@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "io/paged_memory.h"
 
 namespace laos::io {
 namespace {
@@ -628,6 +629,10 @@ ShardedWriter::ShardedWriter(std::filesystem::path directory, ShardPlan plan)
           shard.tensors[i].name,
           Slot{.shard = k, .begin = layout.begin[i], .size = shard.tensors[i].size_bytes()});
   }
+}
+
+void TensorFiles::drop_pages() const noexcept {
+  for (const std::unique_ptr<MappedFile>& file : files_) io::drop_pages(file->bytes());
 }
 
 void ShardedWriter::write(const std::string& name, std::span<const std::byte> bytes) {

@@ -36,6 +36,8 @@ class TensorFiles {
   const std::map<std::string, TensorView>& tensors() const noexcept { return tensors_; }
   // File name (no directory) that holds `name`.
   const std::string& file_of(const std::string& name) const;
+  // Takes what has been read out of the process, see io::drop_pages.
+  void drop_pages() const noexcept;
 
  private:
   class Loader;

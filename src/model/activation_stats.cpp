@@ -26,15 +26,15 @@ void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& save
       if (const KroneckerRotation* rotation = online_.of(group)) {
         Mat<float> rotated(x.rows, x.cols);
         rotation->apply(x, rotated.view());
-        observe_sample(stats, std::as_const(rotated).view());
+        observe_sample(stats, std::as_const(rotated).view(), batch.past > 0);
       } else {
-        observe_sample(stats, x);
+        observe_sample(stats, x, batch.past > 0);
       }
     }
   }
 }
 
-void ActivationStats::observe_sample(Group& group, MatView<const float> x) {
+void ActivationStats::observe_sample(Group& group, MatView<const float> x, bool goes_on) {
   constexpr int64_t kColumns = 256;  // a task's share; rows are walked in full lines
   std::vector<float> min(static_cast<size_t>(x.cols), 0.0f), max(min);
   parallel_for_ranges(x.cols, kColumns, [&](int64_t begin, int64_t end) {
@@ -57,9 +57,18 @@ void ActivationStats::observe_sample(Group& group, MatView<const float> x) {
   }
   group.min = std::min(group.min, sample_min);
   group.max = std::max(group.max, sample_max);
-  group.min_sum += sample_min;
-  group.max_sum += sample_max;
-  ++group.num_samples;
+  if (goes_on) {
+    sample_min = std::min(sample_min, group.last_min);
+    sample_max = std::max(sample_max, group.last_max);
+  } else {
+    group.earlier_min_sum = group.min_sum;
+    group.earlier_max_sum = group.max_sum;
+    ++group.num_samples;
+  }
+  group.min_sum = group.earlier_min_sum + sample_min;
+  group.max_sum = group.earlier_max_sum + sample_max;
+  group.last_min = sample_min;
+  group.last_max = sample_max;
   group.num_tokens += x.rows;
 }
 

@@ -20,6 +20,9 @@ class ActivationStats {
     float min = 0, max = 0;           // over all samples, with 0
     double min_sum = 0, max_sum = 0;  // of the samples' own ranges
     int64_t num_samples = 0;
+    // Of the samples before the last, and of the last: it may go on with the next batch.
+    double earlier_min_sum = 0, earlier_max_sum = 0;
+    float last_min = 0, last_max = 0;
   };
 
   // `online` must outlive this: groups it rotates are seen as the linear sees them.
@@ -31,7 +34,7 @@ class ActivationStats {
   }
 
  private:
-  static void observe_sample(Group& group, MatView<const float> x);
+  static void observe_sample(Group& group, MatView<const float> x, bool goes_on);
 
   const OnlineRotation& online_;
   std::array<Group, kAllLinearGroups.size()> groups_;

@@ -232,7 +232,9 @@ Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
 LayerWeights Checkpoint::load_layer(int64_t layer_idx) const {
   LAOS_ASSERT(layer_idx >= 0 && layer_idx < config_.num_hidden_layers);
   const auto load = [&](std::string_view path) {
-    return load_finite(files_.at(layer_tensor(layer_idx, path)));
+    Mat<float> weight = load_finite(files_.at(layer_tensor(layer_idx, path)));
+    files_.drop_pages();
+    return weight;
   };
   LayerWeights weights;
   for (const Linear linear : kAllLinears) weights[linear] = load(path_of(linear));
@@ -254,8 +256,14 @@ Mat<float> Checkpoint::final_norm() const { return load_finite(files_.at("model.
 void Checkpoint::check_head_finite() const {
   std::vector<TensorView> tensors = {embed_tokens(), files_.at("model.norm.weight")};
   if (!config_.tie_word_embeddings) tensors.push_back(lm_head());
-  for (const TensorView& tensor : tensors)
-    read_elements(tensor, 0, num_elements(tensor.shape), Check::kFinite, nullptr);
+  constexpr int64_t kRows = 4096;
+  for (const TensorView& tensor : tensors) {
+    const int64_t size = num_elements(tensor.shape), piece = kRows * tensor.shape.back();
+    for (int64_t begin = 0; begin < size; begin += piece) {
+      read_elements(tensor, begin, std::min(size, begin + piece), Check::kFinite, nullptr);
+      files_.drop_pages();
+    }
+  }
 }
 
 Mat<float> rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end) {

@@ -58,6 +58,10 @@ class Checkpoint {
   TensorView lm_head() const;       // [vocab_size, hidden_size]; embed_tokens when tied
   Mat<float> final_norm() const;    // [1, hidden_size]; Error(kNumeric) as load_layer
 
+  // Takes the pages of the files that have been read out of the process; load_layer and
+  // check_head_finite do so themselves.
+  void drop_pages() const noexcept { files_.drop_pages(); }
+
   // Throws Error(kNumeric) for the first NaN or infinity in embed_tokens, lm_head or the final
   // norm.
   void check_head_finite() const;

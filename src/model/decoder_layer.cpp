@@ -55,21 +55,23 @@ void attention_forward(const hf::Config& config, const Ragged& batch, LayerSaved
   const int64_t hd = config.head_dim,
                 group = config.num_attention_heads / config.num_key_value_heads;
   const T scale = T(1) / std::sqrt(static_cast<T>(hd));
+  const int64_t past = batch.past;
   parallel_for(batch.num_sequences() * config.num_key_value_heads, [&](int64_t t) {
     const AttentionTask task = attention_task(batch, config.num_key_value_heads, t);
-    Buffer<T> scratch(std::min(kQueryBlock, task.length) * task.length);
-    const MatView<T> keys = head_of(saved.k_rotated, task, task.kv_head, hd);
-    const MatView<T> values = head_of(saved.v, task, task.kv_head, hd);
+    const AttentionTask seen{task.begin, past + task.length, task.kv_head};
+    Buffer<T> scratch(std::min(kQueryBlock, task.length) * seen.length);
+    const MatView<T> keys = head_of(saved.k_rotated, seen, task.kv_head, hd);
+    const MatView<T> values = head_of(saved.v, seen, task.kv_head, hd);
     for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
       const MatView<T> queries = head_of(saved.q_rotated, task, h, hd);
       const MatView<T> out = head_of(saved.attention, task, h, hd);
       for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
-        const int64_t end = std::min(begin + kQueryBlock, task.length);
-        const MatView<T> p{scratch.data(), end - begin, end, end};
-        attention_probabilities<T>(queries.slice_rows(begin, end), keys.slice_rows(0, end), begin,
-                                   scale, p);
+        const int64_t end = std::min(begin + kQueryBlock, task.length), num_keys = past + end;
+        const MatView<T> p{scratch.data(), end - begin, num_keys, num_keys};
+        attention_probabilities<T>(queries.slice_rows(begin, end), keys.slice_rows(0, num_keys),
+                                   past + begin, scale, p);
         linalg::gemm_one_thread(Trans::kNo, Trans::kNo, T(1), MatView<const T>(p),
-                                MatView<const T>(values.slice_rows(0, end)), T(0),
+                                MatView<const T>(values.slice_rows(0, num_keys)), T(0),
                                 out.slice_rows(begin, end));
       }
     }
@@ -126,7 +128,7 @@ void attention_backward(const hf::Config& config, const Ragged& batch, LayerSave
 // rotated = rope(norm(x)) for every head of every token; positions restart with each sequence.
 template <class T>
 void head_norm_rope_forward(const hf::Config& config, const Rope<T>& rope, const Ragged& batch,
-                            const T* gain, const Mat<T>& x, Mat<T>& rotated, Mat<T>& inv_rms) {
+                            const T* gain, const Mat<T>& x, MatView<T> rotated, Mat<T>& inv_rms) {
   const int64_t hd = config.head_dim, heads = x.cols() / hd;
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
     const int64_t begin = batch.offsets[static_cast<size_t>(s)];
@@ -137,7 +139,8 @@ void head_norm_rope_forward(const hf::Config& config, const Rope<T>& rope, const
           T* y = rotated.row(i) + h * hd;
           inv_rms(i, h) = kernels::rms_norm(x.row(i) + h * hd, gain,
                                             static_cast<T>(config.rms_norm_eps), y, hd);
-          kernels::rope(y, rope.cos.row(position), rope.sin.row(position), false, hd / 2);
+          kernels::rope(y, rope.cos.row(batch.past + position), rope.sin.row(batch.past + position),
+                        false, hd / 2);
         }
       }
     });
@@ -255,7 +258,9 @@ Rope<T>::Rope(const hf::Config& config, int64_t max_tokens)
 }
 
 template <class T>
-LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward) {
+LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward,
+                          int64_t max_keys) {
+  max_keys = std::max(max_keys, max_tokens);
   const int64_t n = max_tokens, hidden_size = config.hidden_size,
                 intermediate_size = config.intermediate_size;
   const int64_t q_size = config.num_attention_heads * config.head_dim;
@@ -263,9 +268,9 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
   input_normed = Mat<T>(n, hidden_size);
   q = Mat<T>(n, q_size);
   k = Mat<T>(n, kv_size);
-  v = Mat<T>(n, kv_size);
+  v = Mat<T>(max_keys, kv_size);
   q_rotated = Mat<T>(n, q_size);
-  k_rotated = Mat<T>(n, kv_size);
+  k_rotated = Mat<T>(max_keys, kv_size);
   attention = Mat<T>(n, q_size);
   hidden = Mat<T>(n, hidden_size);
   hidden_normed = Mat<T>(n, hidden_size);
@@ -292,16 +297,21 @@ void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, Linears
                    LayerSaved<T>& saved, MatView<T> y) {
   const int64_t n = batch.num_tokens();
   LAOS_ASSERT(x.rows == n && y.rows == n && saved.hidden.rows() >= n);
+  LAOS_ASSERT(batch.past == 0 || batch.num_sequences() == 1);
+  LAOS_ASSERT(saved.v.rows() >= batch.past + n && rope.cos.rows() >= batch.past);
   const auto rows = [n](Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
+  const auto key_rows = [n, &batch](Mat<T>& matrix) {
+    return matrix.view().slice_rows(batch.past, batch.past + n);
+  };
 
   // Attention: hidden = x + o(attention(q, k, v))
   norm_forward(config, norms.input_layernorm, x, rows(saved.input_normed),
                saved.input_inv_rms.data());
-  const std::array qkv = {rows(saved.q), rows(saved.k), rows(saved.v)};
+  const std::array qkv = {rows(saved.q), rows(saved.k), key_rows(saved.v)};
   linears.forward(LinearGroup::kQkv, rows(saved.input_normed), qkv);
-  head_norm_rope_forward(config, rope, batch, norms.q_norm, saved.q, saved.q_rotated,
+  head_norm_rope_forward(config, rope, batch, norms.q_norm, saved.q, rows(saved.q_rotated),
                          saved.q_inv_rms);
-  head_norm_rope_forward(config, rope, batch, norms.k_norm, saved.k, saved.k_rotated,
+  head_norm_rope_forward(config, rope, batch, norms.k_norm, saved.k, key_rows(saved.k_rotated),
                          saved.k_inv_rms);
   attention_forward(config, batch, saved);
   const std::array o = {rows(saved.hidden)};
@@ -328,7 +338,7 @@ void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
                     MatView<const T> x, LayerSaved<T>& saved, MatView<const T> d_y, MatView<T> d_x,
                     const NormGrads<T>* d_norms) {
   const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(x.rows == n && d_y.rows == n && saved.d_hidden.rows() >= n);
+  LAOS_ASSERT(x.rows == n && d_y.rows == n && saved.d_hidden.rows() >= n && batch.past == 0);
   const auto rows = [n](Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
   const auto const_rows = [n](const Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
 

@@ -63,8 +63,10 @@ struct LayerNorms {
 LayerNorms<float> norms_of(const LayerWeights& weights) noexcept;
 
 // Sequences laid end to end: sequence s is rows [offsets[s], offsets[s + 1]). No padding, no masks.
+// A sequence may come in parts, each a batch of its own, in order.
 struct Ragged {
   std::vector<int64_t> offsets = {0};
+  int64_t past = 0;  // tokens of the sequence that came in earlier parts; then there is no other
 
   int64_t num_sequences() const noexcept { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t num_tokens() const noexcept { return offsets.back(); }
@@ -75,6 +77,8 @@ struct Ragged {
 };
 
 // What forward leaves for backward, and backward's own scratch; sized once for the largest batch.
+// k_rotated and v also hold the rows of the earlier parts of a sequence that comes in parts, so
+// they have `max_keys` rows: the longest sequence or the largest batch.
 template <class T>
 struct LayerSaved {
   // Rows are tokens of the batch.
@@ -92,7 +96,8 @@ struct LayerSaved {
   Mat<T> d_hidden, d_normed;  // [n, hidden_size]
   Mat<T> d_attention, d_q, d_k, d_v;
 
-  LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward);
+  LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward,
+             int64_t max_keys = 0);
 
   // What the linears of a group read.
   const Mat<T>& input_of(LinearGroup group) const noexcept {
@@ -126,8 +131,8 @@ void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, Linears
                    LayerSaved<T>& saved, MatView<T> y);
 
 // Given d_y = ∂loss/∂y, and x and saved as forward left them, calls linears.backward for the four
-// groups and sets d_x unless d_x.data is null. Gradients of norm gains are added to `d_norms`
-// unless it is null. Overwrites saved.gate and saved.up.
+// groups and sets d_x unless d_x.data is null. The batch has whole sequences. Gradients of norm
+// gains are added to `d_norms` unless it is null. Overwrites saved.gate and saved.up.
 template <class T>
 void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
                     LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& batch,

@@ -7,15 +7,28 @@
 
 namespace laos::model {
 
+TokenRows::TokenRows(int64_t rows, int64_t cols, const std::filesystem::path& directory)
+    : rows_(rows), cols_(cols) {
+  if (directory.empty()) {
+    memory_ = Mat<float>(rows, cols);
+    data_ = memory_.data();
+  } else {
+    file_ = io::PagedMemory(directory, rows * cols * static_cast<int64_t>(sizeof(float)));
+    data_ = reinterpret_cast<float*>(file_.data());
+  }
+}
+
 HiddenStates embed(const TensorView& embed_tokens,
-                   const std::vector<std::vector<int32_t>>& sequences) {
+                   const std::vector<std::vector<int32_t>>& sequences,
+                   const std::filesystem::path& directory) {
   const int64_t vocab_size = embed_tokens.shape[0], hidden_size = embed_tokens.shape[1];
   HiddenStates states;
   for (const std::vector<int32_t>& sequence : sequences)
     states.samples.append(std::ssize(sequence));
-  states.rows = Mat<float>(states.samples.num_tokens(), hidden_size);
+  states.rows = TokenRows(states.samples.num_tokens(), hidden_size, directory);
   int64_t row = 0;
   for (const std::vector<int32_t>& sequence : sequences) {
+    const int64_t begin = row;
     for (const int32_t id : sequence) {
       if (id < 0 || id >= vocab_size)
         throw Error(ErrorCode::kData,
@@ -29,30 +42,36 @@ HiddenStates embed(const TensorView& embed_tokens,
               .data = embed_tokens.data + id * hidden_size * size_of(embed_tokens.dtype)},
              states.rows.row(row++));
     }
+    states.rows.drop(begin, row);
   }
   return states;
 }
 
-std::vector<SampleRange> split_by_tokens(const Ragged& samples, int64_t max_tokens) {
-  std::vector<SampleRange> ranges;
-  int64_t first = 0, tokens = 0;
+std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens) {
+  std::vector<Piece> pieces;
   for (int64_t s = 0; s < samples.num_sequences(); ++s) {
-    if (s > first && tokens + samples.length(s) > max_tokens) {
-      ranges.push_back({first, s});
-      first = s;
-      tokens = 0;
+    const int64_t begin = samples.offsets[static_cast<size_t>(s)], length = samples.length(s);
+    const bool fits = !pieces.empty() && pieces.back().batch.past == 0 &&
+                      pieces.back().batch.num_tokens() + length <= max_tokens;
+    if (!fits) pieces.push_back({s, s, begin, {}});
+    pieces.back().last = s + 1;
+    if (length <= max_tokens) {
+      pieces.back().batch.append(length);
+      continue;
     }
-    tokens += samples.length(s);
+    pieces.back().batch.append(max_tokens);
+    for (int64_t past = max_tokens; past < length; past += max_tokens) {
+      pieces.push_back({s, s + 1, begin + past, {.offsets = {0}, .past = past}});
+      pieces.back().batch.append(std::min(max_tokens, length - past));
+    }
   }
-  if (samples.num_sequences() > first) ranges.push_back({first, samples.num_sequences()});
-  return ranges;
+  return pieces;
 }
 
 int64_t largest_piece(const Ragged& samples, int64_t max_tokens) {
   int64_t largest = 0;
-  for (const SampleRange& range : split_by_tokens(samples, max_tokens))
-    largest = std::max(largest, samples.offsets[static_cast<size_t>(range.last)] -
-                                    samples.offsets[static_cast<size_t>(range.first)]);
+  for (const Piece& piece : pieces_of(samples, max_tokens))
+    largest = std::max(largest, piece.batch.num_tokens());
   return largest;
 }
 
@@ -70,21 +89,20 @@ void forward_all(const hf::Config& config, const LayerNorms<float>& norms,
   LAOS_ASSERT(outputs.rows.rows() == inputs.rows.rows());
   const bool in_place = &inputs == &outputs;
   Mat<float> y(in_place ? largest_piece(inputs.samples, max_tokens) : 0, config.hidden_size);
-  for (const SampleRange& range : split_by_tokens(inputs.samples, max_tokens)) {
-    Ragged batch;
-    for (int64_t s = range.first; s < range.last; ++s) batch.append(inputs.samples.length(s));
-    const int64_t begin = inputs.samples.offsets[static_cast<size_t>(range.first)];
-    const int64_t n = batch.num_tokens();
-    const MatView<const float> x = inputs.rows.view().slice_rows(begin, begin + n);
+  for (const Piece& piece : pieces_of(inputs.samples, max_tokens)) {
+    const int64_t begin = piece.begin, n = piece.batch.num_tokens();
+    const MatView<const float> x = std::as_const(inputs.rows).view().slice_rows(begin, begin + n);
     const MatView<float> target = outputs.rows.view().slice_rows(begin, begin + n);
-    layer_forward<float>(config, norms, linears, rope, batch, x, saved,
+    layer_forward<float>(config, norms, linears, rope, piece.batch, x, saved,
                          in_place ? y.view().slice_rows(0, n) : target);
-    if (observe) observe(range, batch, saved);
+    if (observe) observe(piece, piece.batch, saved);
     if (in_place)
       parallel_for_ranges(n, 64, [&](int64_t first, int64_t last) {
         std::copy(y.row(first), y.row(first) + (last - first) * config.hidden_size,
                   target.row(first));
       });
+    inputs.rows.drop(begin, begin + n);
+    outputs.rows.drop(begin, begin + n);
   }
 }
 

@@ -132,7 +132,7 @@ class AnalyzeRun {
     result_.num_tokens = n;
     rope_.emplace(config_, model::longest_sample(states_.samples));
     saved_.emplace(config_, n, false);
-    exact_ = in_basis(states_.rows);
+    exact_ = in_basis(inputs());
     progress_.begin("analyze", config_.num_hidden_layers);
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
       run_layer(i);
@@ -177,17 +177,19 @@ class AnalyzeRun {
            model::in_features(config_, planned.linear);
   }
 
-  Mat<float> in_basis(const Mat<float>& rows) const {
-    Mat<float> result = rows.clone();
+  Mat<float> in_basis(MatView<const float> rows) const {
+    Mat<float> result(rows.rows, rows.cols);
+    std::copy_n(rows.data, result.size(), result.data());
     if (rotation_) rotation_->residual.apply_right(result.view());
     return result;
   }
 
   void forward(const model::LayerWeights& weights, model::LinearsForward<float>& linears,
-               const Mat<float>& x, Mat<float>& y) {
+               MatView<const float> x, MatView<float> y) {
     model::layer_forward<float>(config_, model::norms_of(weights), linears, *rope_, states_.samples,
-                                x.view(), *saved_, y.view());
+                                x, *saved_, y);
   }
+  MatView<const float> inputs() const { return states_.rows.view(); }
 
   std::array<model::Outliers, 4> outliers(const model::OnlineRotation& online) const {
     std::array<model::Outliers, 4> result;
@@ -216,7 +218,8 @@ class AnalyzeRun {
         if (!plan_.reads_activations(step, layer_idx)) continue;
         model::FloatLinears<float> plain(model::views_of(weights));
         model::OnlineLinears linears(online, plain);
-        forward(weights, linears, is_rotated ? exact_ : states_.rows, output);
+        forward(weights, linears, is_rotated ? std::as_const(exact_).view() : inputs(),
+                output.view());
         model::ActivationStats stats(config_, online);
         stats.observe(states_.samples, *saved_);
         for (const smooth::Pair pair : smooth::kAllPairs)
@@ -235,10 +238,10 @@ class AnalyzeRun {
   void run_layer(int64_t layer_idx) {
     const int64_t n = states_.rows.rows();
     model::LayerWeights weights = plan_.checkpoint.load_layer(layer_idx);
-    Mat<float> next(n, config_.hidden_size);
+    model::TokenRows next(n, config_.hidden_size, {});
     {
       model::FloatLinears<float> plain(model::views_of(weights));
-      forward(weights, plain, states_.rows, next);
+      forward(weights, plain, inputs(), next.view());
     }
     const std::array<model::Outliers, 4> before = outliers({});
     model::OnlineRotation online;
@@ -249,10 +252,10 @@ class AnalyzeRun {
     model::OnlineLinears linears(online, plain);
     Mat<float> output(n, config_.hidden_size), added(n, config_.hidden_size);
     for (Mat<float>& variant : variants_) {
-      forward(weights, linears, variant, output);
+      forward(weights, linears, std::as_const(variant).view(), output.view());
       std::swap(variant, output);
     }
-    forward(weights, linears, exact_, output);
+    forward(weights, linears, std::as_const(exact_).view(), output.view());
     const std::array<model::Outliers, 4> after = outliers(online);
     for (int64_t j = 0; j < added.size(); ++j)
       added.data()[j] = output.data()[j] - exact_.data()[j];
@@ -263,7 +266,7 @@ class AnalyzeRun {
       OneGroupLow one_low(weights, group, result_.low);
       model::OnlineLinears low(online, one_low);
       Mat<float> changed(n, config_.hidden_size);
-      forward(weights, low, exact_, changed);
+      forward(weights, low, std::as_const(exact_).view(), changed.view());
       cost.weight_error = one_low.weight_error();
       cost.output_error = one_low.output_error();
       cost.layer_error = model::mean_relative_error(

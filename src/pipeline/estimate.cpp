@@ -63,6 +63,25 @@ constexpr double kEfficiency = 0.6;
 
 }  // namespace
 
+int64_t scratch_bytes(const Plan& plan) {
+  const auto bytes_of = [&](const Samples& samples) {
+    return 4 * plan.checkpoint.config().hidden_size * ragged_of(samples).num_tokens();
+  };
+  int64_t most = 0;
+  for (const PlannedFit& fit : plan.fits) most = std::max(most, bytes_of(*fit.samples));
+  // A layer's inputs and outputs, and both once more where they are rotated after a step that reads
+  // them as they were.
+  if (!plan.reads_activations_from(0)) return most;
+  int64_t copies = 2;
+  bool was_read = false;
+  for (size_t step = 0; step < plan.steps.size(); ++step) {
+    if (std::holds_alternative<RotateStep>(plan.steps[step]) && was_read) copies = 4;
+    for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
+      was_read = was_read || plan.reads_activations(step, i);
+  }
+  return std::max(most, copies * bytes_of(*plan.samples));
+}
+
 Estimate estimate(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
   const auto layers = static_cast<double>(config.num_hidden_layers);
@@ -165,6 +184,7 @@ Estimate estimate(const Plan& plan) {
                       layer_weights + head + 4 * 2 * hidden_rows * hidden_size +
                           std::max(training, forward_pass + gram_bytes)));
   result.disk_bytes = save::planned_bytes(plan.job);
+  result.scratch_bytes = scratch_bytes(plan);
   result.gemm_gflops = measure_gemm_gflops();
   result.seconds = result.flops / (kEfficiency * 1e9 * result.gemm_gflops);
   return result;

@@ -63,6 +63,7 @@ save::WorkPlan work_plan(const Plan& plan) {
   for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
   work.other_bytes = std::ssize(plan.fits) * (4 * hidden_size * hidden_size + 4096) +
                      2 * 4 * tokens * hidden_size;  // the states of two layers for a moment
+  if (plan.options.scratch_path.empty()) work.other_bytes += scratch_bytes(plan);
 
   work.identity["program"] = program();
   work.identity["instruction set"] = active_isa_name() + ", " + linalg::onednn_description();

@@ -379,6 +379,27 @@ bool Plan::reads_activations_from(int64_t layer_idx) const {
   return false;
 }
 
+namespace {
+
+void check_scratch(const Plan& plan) {
+  const std::filesystem::path& path = plan.options.scratch_path;
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error))
+    throw Error(ErrorCode::kIo, {.what = "there is no such directory",
+                                 .where = "--tmp " + path.string(),
+                                 .fix = "make it, or leave --tmp out"});
+  const int64_t needed = scratch_bytes(plan);
+  const std::filesystem::space_info space = std::filesystem::space(path, error);
+  if (!error && space.available < static_cast<uintmax_t>(needed))
+    throw Error(ErrorCode::kResource,
+                {.what = std::to_string(needed) + " bytes are needed for hidden states and " +
+                         std::to_string(space.available) + " are free",
+                 .where = "--tmp " + path.string(),
+                 .fix = "free disk space, or name another directory"});
+}
+
+}  // namespace
+
 Plan make_plan(const QuantOptions& options) {
   Collector collector;
   std::optional<recipe::Recipe> recipe;
@@ -451,6 +472,7 @@ Plan make_plan(const QuantOptions& options) {
         .online = online,
         .global_rotation =
             plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
+    if (!options.scratch_path.empty()) check_scratch(plan);
     if (!options.writes) return;
     // What has problems has no identity yet, and needs none.
     if (collector.empty()) plan.job.work = work_plan(plan);

@@ -33,6 +33,8 @@ struct QuantOptions {
   bool restart = false;  // throw away what an interrupted run finished
   // Hidden states are kept for the next run once this many seconds went into them.
   double keep_states_seconds = 60;
+  // Where hidden states are kept while the run goes on; empty: in the work directory.
+  std::filesystem::path scratch_path;
   // For a plan that is looked at and not run: save_path is not checked, and the dataset is read
   // even where no step needs it.
   bool writes = true;
@@ -79,6 +81,7 @@ struct PlannedFit {
 struct Estimate {
   int64_t peak_ram_bytes = 0;
   int64_t disk_bytes = 0;
+  int64_t scratch_bytes = 0;  // on disk besides, until the end: hidden states
   double flops = 0;
   double gemm_gflops = 0;  // measured now
   double seconds = 0;
@@ -114,6 +117,9 @@ struct Plan {
 // that the format or its consumer refuse, dimensions without a rotation, missing or empty datasets,
 // an output that cannot be written.
 Plan make_plan(const QuantOptions& options);
+
+// Bytes of the files that hold hidden states while the plan runs.
+int64_t scratch_bytes(const Plan& plan);
 
 // Runs a short GEMM to learn the machine's rate.
 Estimate estimate(const Plan& plan);

@@ -78,28 +78,28 @@ void check_weights(const model::Checkpoint& checkpoint, Progress& progress) {
   progress.step(layers + 1, "");
 }
 
-// Stage 1: the float model with folded norms, layer by layer.
+// Stage 1: the float model with folded norms, layer by layer. Hidden states are kept in `scratch`.
 rotation::FitResult fit(const model::Checkpoint& checkpoint, const PlannedFit& planned,
-                        Progress& progress) {
+                        const std::filesystem::path& scratch, Progress& progress) {
   const hf::Config& config = checkpoint.config();
-  model::HiddenStates states = model::embed(checkpoint.embed_tokens(), *planned.samples);
+  model::HiddenStates states = model::embed(checkpoint.embed_tokens(), *planned.samples, scratch);
+  checkpoint.drop_pages();
   rotation::ActivationRows rows(config, planned.options, states.samples, planned.chunks);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
   {
     model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kForwardTokens),
-                                   false);
+                                   false, model::longest_sample(states.samples));
     progress.begin("collect activations", config.num_hidden_layers);
     for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
       model::LayerWeights weights = checkpoint.load_layer(i);
       rotation::fold_norms(weights);
       model::FloatLinears<float> linears(model::views_of(weights));
-      model::forward_all(config, model::norms_of(weights), linears, rope, states, kForwardTokens,
-                         saved, states,
-                         [&](const model::SampleRange&, const model::Ragged& batch,
-                             model::LayerSaved<float>& piece) {
-                           rows.observe(batch, piece);
-                           stop_if_asked(progress);
-                         });
+      model::forward_all(
+          config, model::norms_of(weights), linears, rope, states, kForwardTokens, saved, states,
+          [&](const model::Piece&, const model::Ragged& batch, model::LayerSaved<float>& piece) {
+            rows.observe(batch, piece);
+            stop_if_asked(progress);
+          });
       rows.finish_layer();
       progress.step(i + 1, "");
     }
@@ -180,7 +180,7 @@ class QuantizeRun {
       LAOS_ASSERT((tensor.dtype == DType::kF32 && tensor.shape == Shape{size, size}));
       return fit_from(*note, model::rows_to_f32(tensor, 0, size));
     }
-    rotation::FitResult result = fit(checkpoint_, plan_.fits[index], progress_);
+    rotation::FitResult result = fit(checkpoint_, plan_.fits[index], scratch(), progress_);
     io::ShardedWriter file = work.create(part, {{kRotationPart, DType::kF32, {size, size}}});
     file.write(kRotationPart, std::as_bytes(std::span(std::as_const(result.rotation).data(),
                                                       static_cast<size_t>(size * size))));
@@ -224,12 +224,31 @@ class QuantizeRun {
       inputs_ = {};
       for (const std::vector<int32_t>& sample : *plan_.samples)
         inputs_.samples.append(std::ssize(sample));
-      inputs_.rows = model::rows_to_f32(files.at(kStatesPart), 0, inputs_.samples.num_tokens());
+      inputs_.rows = new_rows(inputs_.samples.num_tokens());
+      const TensorView& states = files.at(kStatesPart);
+      inputs_.rows.for_pieces([&](int64_t begin, int64_t end) {
+        const Mat<float> rows = model::rows_to_f32(states, begin, end);
+        std::copy_n(rows.data(), rows.size(), inputs_.rows.row(begin));
+        files.drop_pages();
+      });
       return kept.back();
     }
-    inputs_ = model::embed(checkpoint_.embed_tokens(), *plan_.samples);
-    if (rotates_first()) rotation_->residual.apply_right(inputs_.rows.view());
+    inputs_ = model::embed(checkpoint_.embed_tokens(), *plan_.samples, scratch());
+    checkpoint_.drop_pages();
+    if (rotates_first())
+      inputs_.rows.for_pieces([&](int64_t begin, int64_t end) {
+        rotation_->residual.apply_right(inputs_.rows.view().slice_rows(begin, end));
+      });
     return 0;
+  }
+
+  // Where hidden states are kept.
+  std::filesystem::path scratch() {
+    return plan_.options.scratch_path.empty() ? writer_.work().directory()
+                                              : plan_.options.scratch_path;
+  }
+  model::TokenRows new_rows(int64_t num_tokens) {
+    return model::TokenRows(num_tokens, config_.hidden_size, scratch());
   }
 
   // Makes the inputs of this layer durable in place of an earlier one's, if that pays.
@@ -240,8 +259,12 @@ class QuantizeRun {
     const std::string part = save::part_name(kStatesPart, layer_idx);
     io::ShardedWriter file =
         work.create(part, {{kStatesPart, DType::kF32, {inputs_.rows.rows(), inputs_.rows.cols()}}});
-    file.write(kStatesPart, std::as_bytes(std::span(std::as_const(inputs_.rows).data(),
-                                                    static_cast<size_t>(inputs_.rows.size()))));
+    inputs_.rows.for_pieces([&](int64_t begin, int64_t end) {
+      file.write_part(
+          kStatesPart, begin * inputs_.rows.cols() * 4,
+          std::as_bytes(std::span(inputs_.rows.row(begin),
+                                  static_cast<size_t>((end - begin) * inputs_.rows.cols()))));
+    });
     work.finish(part, std::move(file), "");
     for (const int64_t i : older) work.forget(save::part_name(kStatesPart, i));
     states_seconds_ = 0;
@@ -251,7 +274,7 @@ class QuantizeRun {
     int64_t first_layer = 0;
     if (needs_states_from(0)) {
       first_layer = first_states();
-      outputs_ = {inputs_.samples, Mat<float>(inputs_.rows.rows(), config_.hidden_size)};
+      outputs_ = {inputs_.samples, new_rows(inputs_.rows.rows())};
     }
     rope_.emplace(config_, std::max<int64_t>(1, model::longest_sample(inputs_.samples)));
     progress_.begin("quantize", config_.num_hidden_layers);
@@ -326,11 +349,12 @@ class QuantizeRun {
   // null.
   void run_float(LayerAtWork& layer, const Observe& observe) {
     const Stopwatch watch;
-    model::LayerSaved<float> saved(
-        config_, model::largest_piece(layer.inputs->samples, kForwardTokens), false);
+    model::LayerSaved<float> saved(config_,
+                                   model::largest_piece(layer.inputs->samples, kForwardTokens),
+                                   false, model::longest_sample(layer.inputs->samples));
     model::FloatLinears<float> plain(model::views_of(layer.weights));
     model::OnlineLinears linears(layer.online, plain);
-    const auto show = [&](const model::SampleRange&, const model::Ragged& batch,
+    const auto show = [&](const model::Piece&, const model::Ragged& batch,
                           model::LayerSaved<float>& piece) {
       if (observe) observe(batch, piece);
       stop_if_asked(progress_);
@@ -372,9 +396,14 @@ class QuantizeRun {
     rotation::rotate_online(layer.online, layer.weights);
   }
 
-  model::HiddenStates rotated(const model::HiddenStates& states) const {
-    model::HiddenStates result{states.samples, states.rows.clone()};
-    rotation_->residual.apply_right(result.rows.view());
+  model::HiddenStates rotated(const model::HiddenStates& states) {
+    model::HiddenStates result{states.samples, new_rows(states.rows.rows())};
+    result.rows.for_pieces([&](int64_t begin, int64_t end) {
+      std::copy_n(states.rows.row(begin), (end - begin) * config_.hidden_size,
+                  result.rows.row(begin));
+      states.rows.drop(begin, end);
+      rotation_->residual.apply_right(result.rows.view().slice_rows(begin, end));
+    });
     return result;
   }
 
@@ -502,6 +531,7 @@ class QuantizeRun {
     const int64_t pieces = (config_.vocab_size + kHeadRows - 1) / kHeadRows;
     progress_.begin("save", 2 * pieces);
     for (int64_t p = 0; p < 2 * pieces; ++p) {
+      checkpoint_.drop_pages();
       const bool head = p >= pieces;
       const int64_t begin = p % pieces * kHeadRows,
                     end = std::min(config_.vocab_size, begin + kHeadRows);
@@ -536,7 +566,7 @@ class QuantizeRun {
 std::optional<rotation::ModelRotation> make_plan_rotation(const Plan& plan, Progress& progress) {
   std::optional<Mat<float>> fitted;
   for (const PlannedFit& planned : plan.fits)
-    fitted = fit(plan.checkpoint, planned, progress).rotation;
+    fitted = fit(plan.checkpoint, planned, plan.options.scratch_path, progress).rotation;
   if (plan.rotate() == nullptr) return std::nullopt;
   return rotation::make_rotation(plan.checkpoint.config(), *plan.rotate(), std::move(fitted));
 }

@@ -70,47 +70,63 @@ int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options
 
 ActivationRows::ActivationRows(const hf::Config& config, FitOptions options,
                                const model::Ragged& samples, int64_t chunks)
-    : hidden_size_(config.hidden_size), options_(std::move(options)), chunks_(chunks) {
+    : hidden_size_(config.hidden_size),
+      options_(std::move(options)),
+      samples_(samples),
+      chunks_(chunks) {
   LAOS_ASSERT(chunks >= 1);
   for (const Linear l : fitted_linears(options_)) {
     const bool mlp = l == Linear::kGateProj || l == Linear::kUpProj;
-    (mlp ? reads_mlp_input_ : reads_attention_input_) = true;
+    (mlp ? mlp_input_ : attention_input_).is_fitted = true;
   }
   for (int64_t s = 0; s < samples.num_sequences(); ++s)
     num_rows_ += std::min(chunks, samples.length(s));
-  num_rows_ *= (reads_attention_input_ ? 1 : 0) + (reads_mlp_input_ ? 1 : 0);
+  num_rows_ *= (attention_input_.is_fitted ? 1 : 0) + (mlp_input_.is_fitted ? 1 : 0);
   num_kept_ = std::min(num_rows_, options_.max_samples);
   rows_ = Mat<float>(config.num_hidden_layers * num_kept_, hidden_size_);
+  for (Reader* reader : {&attention_input_, &mlp_input_})
+    reader->mean.resize(static_cast<size_t>(hidden_size_));
+}
+
+void ActivationRows::add_means(const model::Ragged& batch, const Mat<float>& inputs,
+                               Reader& reader) {
+  for (int64_t s = 0; s < batch.num_sequences(); ++s) {
+    const int64_t first = batch.offsets[static_cast<size_t>(s)];
+    // Positions in the sample, which may have begun in an earlier batch.
+    const int64_t seen = batch.past, last = batch.past + batch.length(s);
+    const int64_t length = samples_.length(reader.sample), parts = std::min(chunks_, length);
+    for (int64_t p = seen * parts / length; p < parts; ++p) {
+      const int64_t begin = p * length / parts, end = (p + 1) * length / parts;
+      if (end <= seen) continue;
+      if (begin >= last) break;
+      // trunc(linspace(0, num_rows - 1, num_kept)): all of them when none is dropped.
+      const int64_t wanted = num_kept_ == 1 ? 0 : kept_ * (num_rows_ - 1) / (num_kept_ - 1);
+      if (begin >= seen) std::fill(reader.mean.begin(), reader.mean.end(), 0.0);
+      // Means of parts that are not kept matter only where it is not known yet.
+      if (row_ == wanted || end > last || begin < seen)
+        for (int64_t i = std::max(begin, seen); i < std::min(end, last); ++i)
+          for (int64_t j = 0; j < hidden_size_; ++j)
+            reader.mean[static_cast<size_t>(j)] += inputs(first + i - seen, j);
+      if (end > last) break;
+      if (row_++ != wanted) continue;
+      ++kept_;
+      float* row = rows_.row(num_taken_++);
+      for (const double sum : reader.mean)
+        *row++ = static_cast<float>(sum / static_cast<double>(end - begin));
+    }
+    if (last == length) ++reader.sample;
+  }
 }
 
 void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float>& saved) {
-  const auto add_means = [&](const Mat<float>& inputs) {
-    std::vector<double> mean(static_cast<size_t>(hidden_size_));
-    for (int64_t s = 0; s < batch.num_sequences(); ++s) {
-      const int64_t first = batch.offsets[static_cast<size_t>(s)], length = batch.length(s);
-      const int64_t parts = std::min(chunks_, length);
-      for (int64_t p = 0; p < parts; ++p) {
-        // trunc(linspace(0, num_rows - 1, num_kept)): all of them when none is dropped.
-        const int64_t wanted = num_kept_ == 1 ? 0 : kept_ * (num_rows_ - 1) / (num_kept_ - 1);
-        if (row_++ != wanted) continue;
-        ++kept_;
-        const int64_t begin = first + p * length / parts, end = first + (p + 1) * length / parts;
-        std::fill(mean.begin(), mean.end(), 0.0);
-        for (int64_t i = begin; i < end; ++i)
-          for (int64_t j = 0; j < hidden_size_; ++j) mean[static_cast<size_t>(j)] += inputs(i, j);
-        float* row = rows_.row(num_taken_++);
-        for (const double sum : mean)
-          *row++ = static_cast<float>(sum / static_cast<double>(end - begin));
-      }
-    }
-  };
-  if (reads_attention_input_) add_means(saved.input_normed);
-  if (reads_mlp_input_) add_means(saved.hidden_normed);
+  if (attention_input_.is_fitted) add_means(batch, saved.input_normed, attention_input_);
+  if (mlp_input_.is_fitted) add_means(batch, saved.hidden_normed, mlp_input_);
 }
 
 void ActivationRows::finish_layer() {
   LAOS_ASSERT(row_ == num_rows_ && kept_ == num_kept_);
   row_ = kept_ = 0;
+  attention_input_.sample = mlp_input_.sample = 0;
 }
 
 Mat<float> ActivationRows::take() {

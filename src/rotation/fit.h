@@ -44,11 +44,19 @@ class ActivationRows {
   Mat<float> take();
 
  private:
+  // What q, k and v read, or what gate and up read, where the current sample has come to.
+  struct Reader {
+    bool is_fitted = false;
+    int64_t sample = 0;             // of the layer
+    std::vector<double> mean = {};  // of the part at work
+  };
+  void add_means(const model::Ragged& batch, const Mat<float>& inputs, Reader& reader);
+
   const int64_t hidden_size_;
   const FitOptions options_;
+  const model::Ragged samples_;
   const int64_t chunks_;
-  bool reads_attention_input_ = false;   // q, k or v is fitted
-  bool reads_mlp_input_ = false;         // gate or up is
+  Reader attention_input_, mlp_input_;
   int64_t num_rows_ = 0, num_kept_ = 0;  // of a layer
   int64_t row_ = 0, kept_ = 0;           // so far in this layer
   Mat<float> rows_;

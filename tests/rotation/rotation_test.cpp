@@ -328,6 +328,35 @@ TEST(ActivationRows, OfChunksAreTheMeansOfEqualPartsOfEachSample) {
       }
 }
 
+TEST(ActivationRows, DoNotDependOnWhereASampleIsCut) {
+  hf::Config config = small_config();
+  config.num_hidden_layers = 1;
+  const model::Ragged samples{{0, 7, 20}};
+  const Mat<float> all = normal_matrix(20, 48, 42);
+  for (const int64_t chunks : {1, 3, 5, 100})
+    for (const int64_t max_samples : {3, 1000}) {
+      const FitOptions options{.layer_type = {"up_proj"}, .max_samples = max_samples};
+      ActivationRows whole(config, options, samples, chunks), cut(config, options, samples, chunks);
+      const auto observe = [&](ActivationRows& rows, const model::Ragged& batch, int64_t begin) {
+        model::LayerSaved<float> saved(config, batch.num_tokens(), false);
+        std::copy_n(all.row(begin), batch.num_tokens() * 48, saved.hidden_normed.data());
+        rows.observe(batch, saved);
+      };
+      observe(whole, samples, 0);
+      whole.finish_layer();
+      for (const auto& [begin, end] :
+           std::vector<std::pair<int64_t, int64_t>>{{0, 7}, {7, 13}, {13, 19}, {19, 20}})
+        observe(cut, {.offsets = {0, end - begin}, .past = begin < 7 ? 0 : begin - 7}, begin);
+      cut.finish_layer();
+      const Mat<float> expected = whole.take(), actual = cut.take();
+      ASSERT_EQ(actual.rows(), expected.rows());
+      EXPECT_EQ(std::memcmp(actual.data(), expected.data(),
+                            static_cast<size_t>(actual.size()) * sizeof(float)),
+                0)
+          << chunks << " chunks, " << max_samples << " kept";
+    }
+}
+
 model::Ragged samples_of(const std::vector<int64_t>& lengths) {
   model::Ragged samples;
   for (const int64_t length : lengths) samples.append(length);
