@@ -14,6 +14,7 @@
 #include "cli/check.h"
 #include "cli/eval.h"
 #include "cli/inspect.h"
+#include "cli/prefixes.h"
 #include "cli/quant.h"
 #include "cli/recipes.h"
 #include "cli/status.h"
@@ -47,22 +48,22 @@ void report_lost_file(int) {
 }
 
 // CLI11 names what it did not expect; a user wants to know what was meant.
-std::string suggestion(const CLI::App& app, int argc, char** argv) {
+std::string suggestion(const CLI::App& app, const std::vector<std::string>& words) {
   const CLI::App* command = &app;
   std::vector<std::string> names;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
     names.push_back(sub->get_name());
-    if (argc > 1 && sub->get_name() == argv[1]) command = sub;
+    if (sub->get_name() == words.front()) command = sub;
   }
   if (command == &app) {
-    const std::string near = argc > 1 ? laos::nearest_name(argv[1], names) : "";
+    const std::string near = laos::nearest_name(words.front(), names);
     return near.empty() ? "see laos --help" : "did you mean `laos " + near + "`?";
   }
   std::vector<std::string> flags;
   for (const CLI::Option* option : command->get_options())
     for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
-  for (int i = 2; i < argc; ++i) {
-    const std::string word = std::string(argv[i]).substr(0, std::string(argv[i]).find('='));
+  for (size_t i = 1; i < words.size(); ++i) {
+    const std::string word = words[i].substr(0, words[i].find('='));
     if (word.rfind("--", 0) != 0 || std::find(flags.begin(), flags.end(), word) != flags.end())
       continue;
     const std::string near = laos::nearest_name(word, flags);
@@ -79,7 +80,8 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   CLI::App app{
       "laos " LAOS_VERSION
-      ": accurate W4A4 quantization of Hugging Face LLM checkpoints on CPUs, for vLLM-Ascend"};
+      ": accurate W4A4 quantization of Hugging Face LLM checkpoints on CPUs, for vLLM-Ascend",
+      "laos"};
   app.set_version_flag("--version", "laos " LAOS_VERSION);
   laos::cli::add_quant_command(app, exit_code);
   laos::cli::add_eval_command(app);
@@ -91,23 +93,24 @@ int main(int argc, char** argv) {
   laos::cli::add_recipes_command(app);
   laos::cli::add_status_command(app);
   laos::cli::add_tokenize_command(app);
+  std::vector<std::string> words(argv + 1, argv + argc);
   try {
     laos::use_isa_from_environment();
-    if (argc == 1) {
+    if (words.empty()) {
       std::cout << app.help();
       return 0;
     }
     app.require_subcommand(1);
-    app.parse(argc, argv);
+    words = laos::cli::complete_flags(app, std::move(words));
+    app.parse(std::vector<std::string>(words.rbegin(), words.rend()));  // takes them from the end
     return exit_code;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    const bool unknown_command = argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty();
-    return report(
-        {laos::ErrorCode::kUsage,
-         {.what = unknown_command ? "there is no command " + std::string(argv[1]) : error.what(),
-          .where = "command line",
-          .fix = suggestion(app, argc, argv)}});
+    const bool unknown_command = words.front()[0] != '-' && app.get_subcommands().empty();
+    return report({laos::ErrorCode::kUsage,
+                   {.what = unknown_command ? "there is no command " + words.front() : error.what(),
+                    .where = "command line",
+                    .fix = suggestion(app, words)}});
   } catch (const laos::Error& error) {
     return report(error);
   } catch (const std::bad_alloc&) {

@@ -146,6 +146,18 @@ TEST_F(QuantCommand, RefusesFlagsThatMakeNoSenseWithExitCodeTwo) {
   expect_refused(run_laos("quantise"), 2, "laos quant");
 }
 
+TEST_F(QuantCommand, CompletesFlagsThatAreCutShort) {
+  const std::string recipe = (directory_ / "recipe.yaml").string();
+  Result result = run_laos("quant --model_p " + model_.string() + " --save " + save_.string() +
+                           " --config=" + recipe + " --model-t tiny --dry --trust False");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("W8A8_DYNAMIC"));
+  result = quant("--model X");
+  expect_refused(result, 2, "--model could be --model-type, --model-path");
+  expect_refused(quant("--quant=w4a4"), 2, "--config_path, --quant_type");
+  expect_refused(quant("--nothing-like-it"), 2, "command line");
+}
+
 TEST_F(QuantCommand, WithoutRecipeOrTypeMeansW8A8ForTheModelType) {
   const std::string paths =
       "quant --model-path " + model_.string() + " --save-path " + save_.string();
