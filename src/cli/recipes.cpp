@@ -24,20 +24,20 @@ std::string join(const std::vector<std::string>& words) {
   return text.empty() ? "-" : text;
 }
 
-std::vector<std::string> model_types_of(const recipe::Recipe& recipe) {
-  std::vector<std::string> types = recipe.metadata.verified_model_types;
+std::vector<std::string> model_types_of(const recipe::Metadata& metadata) {
+  std::vector<std::string> types = metadata.verified_model_types;
   if (types.empty())
-    for (const auto& [type, unused] : recipe.metadata.verified_tags) types.push_back(type);
+    for (const auto& [type, unused] : metadata.verified_tags) types.push_back(type);
   return types;
 }
 
-void print_table(const std::vector<recipe::Recipe>& recipes) {
+void print_table(const std::vector<recipe::RecipeEntry>& recipes) {
   std::vector<Row> rows = {{"model type", "quant type", "recipe", "file"}};
-  for (const recipe::Recipe& recipe : recipes)
-    rows.push_back({join(model_types_of(recipe)),
-                    join(recipe::quant_types_of(recipe)) +
-                        (recipe::profile_of(recipe).empty() ? "" : " --" + profile_of(recipe)),
-                    recipe.metadata.config_id, recipe.path.string()});
+  for (const auto& [path, metadata] : recipes)
+    rows.push_back({join(model_types_of(metadata)),
+                    join(recipe::quant_types_of(metadata)) +
+                        (profile_of(metadata).empty() ? "" : " --" + profile_of(metadata)),
+                    metadata.config_id, path.string()});
   size_t models = 0, types = 0, ids = 0;
   for (const Row& row : rows) {
     models = std::max(models, row.model_types.size());
@@ -50,15 +50,15 @@ void print_table(const std::vector<recipe::Recipe>& recipes) {
                 row.config_id.c_str(), row.path.c_str());
 }
 
-void print_json(const std::vector<recipe::Recipe>& recipes) {
+void print_json(const std::vector<recipe::RecipeEntry>& recipes) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const recipe::Recipe& recipe : recipes)
-    list.push_back({{"config_id", recipe.metadata.config_id},
-                    {"score", recipe.metadata.score},
-                    {"model_types", model_types_of(recipe)},
-                    {"quant_types", recipe::quant_types_of(recipe)},
-                    {"profile", recipe::profile_of(recipe)},
-                    {"path", recipe.path.string()}});
+  for (const auto& [path, metadata] : recipes)
+    list.push_back({{"config_id", metadata.config_id},
+                    {"score", metadata.score},
+                    {"model_types", model_types_of(metadata)},
+                    {"quant_types", recipe::quant_types_of(metadata)},
+                    {"profile", recipe::profile_of(metadata)},
+                    {"path", path.string()}});
   std::printf("%s\n", list.dump(2).c_str());
 }
 
@@ -76,8 +76,8 @@ void add_recipes_command(CLI::App& app) {
                       "directory of recipes that are asked before laos's own");
   command->add_flag("--json", flags->json, "print a JSON list");
   command->callback([flags] {
-    const std::vector<recipe::Recipe> recipes =
-        recipe::load_recipes(recipe_directories(flags->directory));
+    const std::vector<recipe::RecipeEntry> recipes =
+        recipe::list_recipes(recipe_directories(flags->directory));
     if (flags->json)
       print_json(recipes);
     else

@@ -61,6 +61,10 @@ const QuantType& quant_type_named(const std::string& name) {
        .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + "known: " + list});
 }
 
+// The folder of recipes that are for no model in particular (spec 1.2). The published tool asks on
+// standard input before it takes one; laos names it.
+constexpr const char* kDefaultFolder = "default";
+
 using Label = std::map<std::string, std::string>;
 
 int label_number(const Label& label, const std::string& key) {
@@ -84,14 +88,15 @@ bool says(const Label& label, const QuantType& type) {
          label_flag(label, "kv_cache") == type.kv_cache && fa_bit == type.fa_bit;
 }
 
-// The *.yaml files of a directory, and of the folders in it when `depth` is above 0.
+// The *.yaml and *.yml files of a directory, and of the folders in it when `depth` is above 0.
 void append_yaml_files(const std::filesystem::path& directory, int depth,
                        std::vector<std::filesystem::path>& files) {
   std::error_code error;
   std::filesystem::directory_iterator entry(directory, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     std::error_code status_error;
-    if (entry->path().extension() == ".yaml" && entry->is_regular_file(status_error))
+    const std::filesystem::path extension = entry->path().extension();
+    if ((extension == ".yaml" || extension == ".yml") && entry->is_regular_file(status_error))
       files.push_back(entry->path());
     else if (depth > 0 && entry->is_directory(status_error))
       append_yaml_files(entry->path(), depth - 1, files);
@@ -111,13 +116,13 @@ std::string lower(std::string text) {
 
 enum class Fit { kNo, kOtherTags, kYes };
 
-Fit fit_of(const Recipe& recipe, const std::string& model_type,
+Fit fit_of(const Metadata& metadata, const std::string& model_type,
            const std::vector<std::string>& tags) {
-  const std::vector<std::string>& types = recipe.metadata.verified_model_types;
+  const std::vector<std::string>& types = metadata.verified_model_types;
   if (!types.empty())
     return std::find(types.begin(), types.end(), model_type) != types.end() ? Fit::kYes : Fit::kNo;
-  const auto scenarios = recipe.metadata.verified_tags.find(model_type);
-  if (scenarios == recipe.metadata.verified_tags.end()) return Fit::kNo;
+  const auto scenarios = metadata.verified_tags.find(model_type);
+  if (scenarios == metadata.verified_tags.end()) return Fit::kNo;
   if (tags.empty()) return Fit::kYes;
   for (const std::vector<std::string>& scenario : scenarios->second) {
     std::set<std::string> known;
@@ -131,22 +136,22 @@ Fit fit_of(const Recipe& recipe, const std::string& model_type,
 
 }  // namespace
 
-std::vector<Recipe> load_recipes(const std::vector<std::filesystem::path>& directories) {
-  std::vector<Recipe> recipes;
+std::vector<RecipeEntry> list_recipes(const std::vector<std::filesystem::path>& directories) {
+  std::vector<RecipeEntry> recipes;
   std::vector<Problem> problems;
   for (const std::filesystem::path& directory : directories) {
     std::vector<std::filesystem::path> files;
     append_yaml_files(directory, /*depth=*/1, files);
     std::sort(files.begin(), files.end());  // the file system's order is no order
-    std::vector<Recipe> here;
+    std::vector<RecipeEntry> here;
     for (const std::filesystem::path& file : files) {
       try {
-        here.push_back(load_recipe(file));
+        here.push_back(load_entry(file));
       } catch (const Error& error) {
         problems.insert(problems.end(), error.problems().begin(), error.problems().end());
       }
     }
-    std::stable_sort(here.begin(), here.end(), [](const Recipe& a, const Recipe& b) {
+    std::stable_sort(here.begin(), here.end(), [](const RecipeEntry& a, const RecipeEntry& b) {
       return std::tuple(-a.metadata.score, a.metadata.config_id) <
              std::tuple(-b.metadata.score, b.metadata.config_id);
     });
@@ -156,38 +161,40 @@ std::vector<Recipe> load_recipes(const std::vector<std::filesystem::path>& direc
   return recipes;
 }
 
-std::string profile_of(const Recipe& recipe) {
-  const auto found = recipe.metadata.label.find("profile");
-  return found == recipe.metadata.label.end() ? "" : found->second;
+std::string profile_of(const Metadata& metadata) {
+  const auto found = metadata.label.find("profile");
+  return found == metadata.label.end() ? "" : found->second;
 }
 
-std::vector<std::string> quant_types_of(const Recipe& recipe) {
+std::vector<std::string> quant_types_of(const Metadata& metadata) {
   std::vector<std::string> types;
   for (const QuantType& type : kQuantTypes)
-    if (says(recipe.metadata.label, type)) types.emplace_back(type.name);
+    if (says(metadata.label, type)) types.emplace_back(type.name);
   return types;
 }
 
 std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& directories,
                                     const RecipeQuery& query) {
   const QuantType& wanted = quant_type_named(query.quant_type);
-  const std::vector<Recipe> recipes = load_recipes(directories);
-  const Recipe* standby = nullptr;
-  for (const Recipe& recipe : recipes) {
-    if (!says(recipe.metadata.label, wanted) || profile_of(recipe) != query.profile) continue;
-    const Fit fit = fit_of(recipe, query.model_type, query.tags);
+  const std::vector<RecipeEntry> recipes = list_recipes(directories);
+  std::string others;  // files of this quant type that are for something else
+  for (const RecipeEntry& recipe : recipes) {
+    const Metadata& metadata = recipe.metadata;
+    if (!says(metadata.label, wanted) || profile_of(metadata) != query.profile) continue;
+    const Fit fit = fit_of(metadata, query.model_type, query.tags);
     if (fit == Fit::kYes) return recipe.path;
-    if (fit == Fit::kOtherTags && standby == nullptr) standby = &recipe;
+    if (fit == Fit::kOtherTags)
+      others += recipe.path.string() + " is for other tags: leave out --tag to take it; ";
+    else if (recipe.path.parent_path().filename() == kDefaultFolder)
+      others += recipe.path.string() + " is for any model: give it as --config_path to take it; ";
   }
 
   std::map<std::string, std::set<std::string>> types_of;  // quant types by model type
-  for (const Recipe& recipe : recipes) {
-    for (std::string type : quant_types_of(recipe)) {
-      if (!profile_of(recipe).empty()) type += " --" + profile_of(recipe);
-      for (const std::string& model : recipe.metadata.verified_model_types)
-        types_of[model].insert(type);
-      for (const auto& [model, unused] : recipe.metadata.verified_tags)
-        types_of[model].insert(type);
+  for (const auto& [path, metadata] : recipes) {
+    for (std::string type : quant_types_of(metadata)) {
+      if (!profile_of(metadata).empty()) type += " --" + profile_of(metadata);
+      for (const std::string& model : metadata.verified_model_types) types_of[model].insert(type);
+      for (const auto& [model, unused] : metadata.verified_tags) types_of[model].insert(type);
     }
   }
   std::vector<std::string> models;
@@ -202,9 +209,7 @@ std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& di
   }
   const std::string nearest =
       types_of.contains(query.model_type) ? "" : nearest_name(query.model_type, models);
-  std::string fix = nearest.empty() ? "" : "did you mean `" + nearest + "`? ";
-  if (standby != nullptr)
-    fix += standby->path.string() + " is for other tags: leave out --tag to take it all the same; ";
+  std::string fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + others;
   fix += existing.empty() ? "there are no recipes in these directories"
                           : "there are recipes for: " + existing;
   throw Error(ErrorCode::kUsage, {.what = "no recipe for model type `" + query.model_type +

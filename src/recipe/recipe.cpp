@@ -145,20 +145,22 @@ std::string list_supported_pairs(Quantizer quantizer, const std::string& method)
 // ------------------------------------------------------------------------------------------ reader
 
 enum class Pass { kPrior, kMain };
+enum class Depth { kMetadata, kWhole };
 
 class RecipeReader {
  public:
   explicit RecipeReader(Report& report) : report_(report) {}
 
-  Recipe read(const DocumentNode& root) {
+  Recipe read(const DocumentNode& root, Depth depth) {
     Recipe recipe;
     const MapReader top(report_, {&root, ""}, schema::kTop);
     check_characters({&root, ""});
-    if (const auto version = top.require("apiversion"))
-      read_choice(report_, *version, {"modelslim_v1"});
     if (const auto metadata = top.find("metadata"); metadata && require_map(report_, *metadata)) {
       recipe.metadata = read_metadata(*metadata);
     }
+    if (depth == Depth::kMetadata) return recipe;
+    if (const auto version = top.require("apiversion"))
+      read_choice(report_, *version, {"modelslim_v1"});
     if (const auto spec = top.require("spec"); spec && require_map(report_, *spec))
       read_spec(*spec, recipe);
     return recipe;
@@ -351,7 +353,10 @@ class RecipeReader {
     processor.location = report_.locate(value);
     if (*type == "adapt_rotation") {
       const std::optional<int> stage = read_rotation_stage(value, pass);
-      if (!stage) return std::nullopt;
+      if (!stage) {
+        num_unread_fits_ += pass == Pass::kPrior ? 1 : 0;
+        return std::nullopt;
+      }
       if (*stage == 1) processor.what = read_fit(value);
       if (*stage == 2)
         processor.what = read_rotate(MapReader(report_, value, schema::kRotate, &schema::kFit),
@@ -796,7 +801,7 @@ class RecipeReader {
       }
     }
     const bool uses_fitted = rotate != nullptr && std::get<Rotate>(rotate->what).options.use_fitted;
-    if (uses_fitted && fit == nullptr) {
+    if (uses_fitted && fit == nullptr && num_unread_fits_ == 0) {
       report_.problem(rotate->location,
                       "stage 2 of adapt_rotation needs the rotation that stage 1 fits, and "
                       "spec.prior has no stage 1",
@@ -824,6 +829,7 @@ class RecipeReader {
 
   Report& report_;
   size_t num_alternatives_ = 0;  // of all patterns so far
+  int num_unread_fits_ = 0;      // of `prior`, whose stage is missing or wrong
 };
 
 std::string read_file(const std::filesystem::path& path) {
@@ -849,6 +855,20 @@ std::string read_file(const std::filesystem::path& path) {
   return text;
 }
 
+Recipe parse(const std::string& text, const std::string& name, Depth depth) {
+  std::vector<Problem> duplicates;
+  const DocumentNode root = parse_document(text, name, duplicates);
+  Report report(name);
+  for (Problem& duplicate : duplicates) report.problem(std::move(duplicate));
+  Recipe recipe;
+  if (require_map(report, {&root, ""})) recipe = RecipeReader(report).read(root, depth);
+  report.throw_if_any();
+  recipe.path = name;
+  recipe.warnings = report.warnings();
+  recipe.yaml = emit_document(root);
+  return recipe;
+}
+
 }  // namespace
 
 Recipe load_recipe(const std::filesystem::path& path) {
@@ -858,17 +878,11 @@ Recipe load_recipe(const std::filesystem::path& path) {
 }
 
 Recipe parse_recipe(const std::string& text, const std::string& name) {
-  std::vector<Problem> duplicates;
-  const DocumentNode root = parse_document(text, name, duplicates);
-  Report report(name);
-  for (Problem& duplicate : duplicates) report.problem(std::move(duplicate));
-  Recipe recipe;
-  if (require_map(report, {&root, ""})) recipe = RecipeReader(report).read(root);
-  report.throw_if_any();
-  recipe.path = name;
-  recipe.warnings = report.warnings();
-  recipe.yaml = emit_document(root);
-  return recipe;
+  return parse(text, name, Depth::kWhole);
+}
+
+RecipeEntry load_entry(const std::filesystem::path& path) {
+  return {path, parse(read_file(path), path.string(), Depth::kMetadata).metadata};
 }
 
 }  // namespace laos::recipe

@@ -127,16 +127,25 @@ struct Assignment {
 // 100000.
 Assignment assign(const std::vector<Strategy>& strategies, const std::vector<std::string>& names);
 
-// Every recipe of the directories: the *.yaml files of each and of the folders in it, directory
-// after directory, in each by falling score, then by config_id. Directories that do not exist are
-// passed over. Throws Error(kRecipe) with the problems of every file that cannot be read as a
-// recipe, Error(kIo) for a directory that cannot be listed.
-std::vector<Recipe> load_recipes(const std::vector<std::filesystem::path>& directories);
+// A recipe as the choice sees it: what its `spec` asks for is read only when it is taken, so that
+// recipes for other tools and models may stand beside it.
+struct RecipeEntry {
+  std::filesystem::path path;
+  Metadata metadata;
+};
+// Reads the metadata of a recipe. Throws as load_recipe does, but never for `spec` or `apiversion`.
+RecipeEntry load_entry(const std::filesystem::path& path);
+
+// Every recipe of the directories: the *.yaml and *.yml files of each and of the folders in it,
+// directory after directory, in each by falling score, then by config_id. Directories that do not
+// exist are passed over. Throws Error(kRecipe) with the problems of every file whose metadata
+// cannot be read, Error(kIo) for a directory that cannot be listed.
+std::vector<RecipeEntry> list_recipes(const std::vector<std::filesystem::path>& directories);
 
 // The quant types that a recipe's label says: one, or none when it has no such label.
-std::vector<std::string> quant_types_of(const Recipe& recipe);
+std::vector<std::string> quant_types_of(const Metadata& metadata);
 // label.profile, an extension of laos: "" for a published scheme.
-std::string profile_of(const Recipe& recipe);
+std::string profile_of(const Metadata& metadata);
 
 // What a recipe is wanted for.
 struct RecipeQuery {
@@ -146,10 +155,10 @@ struct RecipeQuery {
   std::vector<std::string> tags;
 };
 
-// The first of load_recipes whose label says that quant type and profile and whose
+// The first of list_recipes whose label says that quant type and profile and whose
 // verified_model_types list the model type or, where they list none, whose verified_tags has a
 // scenario of the model type with all of `tags` (case does not matter). Throws Error as
-// load_recipes does, and Error(kUsage) for an unknown quant type and when there is no such recipe,
+// list_recipes does, and Error(kUsage) for an unknown quant type and when there is no such recipe,
 // listing what there is.
 std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& directories,
                                     const RecipeQuery& query);

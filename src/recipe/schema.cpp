@@ -313,7 +313,8 @@ std::optional<Value> MapReader::require(const std::string& key) const {
     if (!has_key(schema_, present.text) && present.text.size() <= 64)
       unknown.push_back(present.text);
   }
-  const std::string nearest = schema_.open ? nearest_name(key, unknown) : "";
+  const std::string nearest = nearest_name(key, unknown);
+  if (!schema_.open && !nearest.empty()) return std::nullopt;
   report_.problem(value_, "`" + key + "` is missing",
                   (nearest.empty() ? "" : "is `" + printable(nearest) + "` meant to be it? ") +
                       "add `" + key + ": ...`");

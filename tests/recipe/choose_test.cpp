@@ -23,10 +23,12 @@ class ChooseRecipe : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(root_); }
 
   // Writes a recipe `file` ("directory/name.yaml") with this metadata.
-  void write(const std::string& file, const std::string& metadata) {
+  void write(const std::string& file, const std::string& metadata,
+             const std::string& spec = "{process: [{type: quarot}]}",
+             const std::string& apiversion = "modelslim_v1") {
     std::filesystem::create_directories((root_ / file).parent_path());
-    std::ofstream(root_ / file) << "apiversion: modelslim_v1\nmetadata: {" << metadata
-                                << "}\nspec: {process: [{type: quarot}]}\n";
+    std::ofstream(root_ / file) << "apiversion: " << apiversion << "\nmetadata: {" << metadata
+                                << "}\nspec: " << spec << "\n";
   }
 
   std::string choose(const std::string& model_type, const std::string& quant_type,
@@ -143,6 +145,30 @@ TEST_F(ChooseRecipe, RefusesAnUnknownQuantTypeWithTheList) {
   EXPECT_THAT(error.problems().at(0).fix,
               HasSubstr("w4a4, w4a8, w4a4c8, w4a4f8, w4a8c8, w8a16, w8a8, w8a8s, w8a8c8, w8a8f8, "
                         "w4a4f4, w16a16s"));
+}
+
+// What `spec` asks for is looked at only when the recipe is taken: recipes for other models and
+// tools may stand in the folder.
+TEST_F(ChooseRecipe, PassesOverRecipesThatLaosDoesNotRun) {
+  write("a/deepseek/1.yaml", "label: {w_bit: 4, a_bit: 4}, verified_model_types: [DeepSeek-V3]",
+        "{process: [{type: flatquant, anything: 1}]}");
+  write("a/multimodal/2.yaml", "label: {w_bit: 4, a_bit: 4}, verified_model_types: [Wan2.1]",
+        "{mine: 1}", "multimodal_vlm_modelslim_v1");
+  write("a/qwen3/3.yml", kW4A4);
+  EXPECT_EQ(choose("Qwen3-8B", "w4a4"), "a/qwen3/3.yml");
+  const std::filesystem::path taken = root_ / choose("DeepSeek-V3", "w4a4");
+  EXPECT_THROW(load_recipe(taken), Error);
+}
+
+TEST_F(ChooseRecipe, NamesARecipeForAnyModelAndTakesItOnlyWhenTold) {
+  write("a/default/any.yaml", "label: {w_bit: 4, a_bit: 4}");
+  write("a/default/other.yaml", "label: {w_bit: 8, a_bit: 8}");
+  const Error error = refusal("Qwen3-9B", "w4a4");
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.problems().at(0).fix,
+              testing::AllOf(HasSubstr("default/any.yaml is for any model: give it as "
+                                       "--config_path"),
+                             testing::Not(HasSubstr("other.yaml"))));
 }
 
 TEST_F(ChooseRecipe, NamesEveryBrokenFile) {

@@ -603,6 +603,8 @@ TEST(Recipe, TakesThePairsThatHaveAFormatAndRefusesTheOthers) {
       if (expected.empty()) {
         const Problem problem = problem_of(text);
         EXPECT_THAT(problem.what, HasSubstr("is not supported"));
+        EXPECT_EQ(problem.where, autoround ? "r.yaml:3:60 spec.process[0].strategies[0].qconfig"
+                                           : "r.yaml:3:43 spec.process[0].qconfig");
         EXPECT_THAT(problem.fix,
                     HasSubstr(autoround ? "weight int4 per_group with act int4 per_token "
                                           "(W4A4_DYNAMIC)"
