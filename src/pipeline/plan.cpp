@@ -305,6 +305,52 @@ void plan_linears(Plan& plan, Problems& problems) {
   }
 }
 
+// Linears that engines fuse have one label. A problem for each way in which they do not, with the
+// layers and with what decided.
+void require_one_label(const std::vector<save::OutputLinear>& linears, const Plan& plan,
+                       Problems& problems) {
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> layers_of;
+  for (const save::FusedConflict& conflict : save::find_fused_conflicts(linears)) {
+    std::string listed, deciders;
+    for (size_t i = 0; i < conflict.members.size(); ++i) {
+      const auto found =
+          std::find_if(plan.linears.begin(), plan.linears.end(), [&](const PlannedLinear& linear) {
+            return linear.name == conflict.layer + "." + conflict.members[i];
+          });
+      LAOS_ASSERT(found != plan.linears.end());
+      listed += (i == 0 ? "" : ", ") + conflict.members[i] + " is " + conflict.labels[i];
+      deciders += "; " + conflict.members[i] + ": " + found->decided_by;
+    }
+    layers_of[{listed, deciders}].push_back(conflict.layer);
+  }
+  for (const auto& [how, layers] : layers_of)
+    problems.add(
+        {.what = "linears that the engine fuses have different labels: " + how.first,
+         .where =
+             layers.front() +
+             (layers.size() == 1 ? "" : " and " + std::to_string(layers.size() - 1) + " more") +
+             how.second,
+         .fix = "give them one scheme"});
+}
+
+// Stage 1 makes activations of one width cheap; says so when none of the linears whose inputs it
+// fits to reads that width (spec 12).
+void warn_of_another_width(const rotation::FitOptions& fit, const recipe::Location& location,
+                           Plan& plan) {
+  const std::vector<Linear> fitted = rotation::fitted_linears(fit);
+  std::set<int> widths;
+  for (const PlannedLinear& linear : plan.linears)
+    if (linear.scheme && linear.scheme->act.bits < 16 &&
+        std::find(fitted.begin(), fitted.end(), linear.linear) != fitted.end())
+      widths.insert(linear.scheme->act.bits);
+  if (widths.empty() || widths.contains(fit.quant_bits)) return;
+  const std::string theirs = "int" + std::to_string(*widths.begin());
+  plan.warnings.push_back(location.text() + ".quant_dtype: stage 1 fits the rotation to int" +
+                          std::to_string(fit.quant_bits) +
+                          " activations, but the linears it looks at get " + theirs +
+                          "; write `quant_dtype: " + theirs + "`");
+}
+
 // What the writer must know of online rotations.
 std::optional<save::OnlineLayout> online_layout(const Plan& plan) {
   const rotation::RotateOptions* rotate = plan.rotate();
@@ -433,8 +479,7 @@ Plan make_plan(const QuantOptions& options) {
                      [&](const PlannedLinear& linear) { return linear.name == name; });
     return found == plan.linears.end() ? std::nullopt : found->scheme;
   };
-  const Problems fused = save::check_fused_groups(save::output_linears(config, scheme_of));
-  for (const Problem& problem : fused.list()) problems.add(problem);
+  require_one_label(save::output_linears(config, scheme_of), plan, problems);
   collector.add(ErrorCode::kRecipe, problems.list());
 
   if (tokenizer) {
@@ -443,6 +488,8 @@ Plan make_plan(const QuantOptions& options) {
       for (size_t i = 0; i < stage.process.size() && !plan.fits.empty(); ++i)
         collector.run([&] {
           PlannedFit& fit = plan.fits.front();  // a recipe has one at most
+          if (problems.list().empty())
+            warn_of_another_width(fit.options, stage.process[i].location, plan);
           fit.samples = datasets.load(stage, plan.dataset_path);
           // Options that fit nothing have been reported.
           if (problems.list().empty()) plan_fit_rows(fit, stage.process[i].location, plan);

@@ -299,29 +299,25 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
   return tensors;
 }
 
-Problems check_fused_groups(const std::vector<OutputLinear>& linears) {
+std::vector<FusedConflict> find_fused_conflicts(const std::vector<OutputLinear>& linears) {
   std::map<std::string, std::string> label_of;
   for (const OutputLinear& linear : linears) label_of[linear.name] = label_text(linear);
 
-  Problems problems;
+  std::vector<FusedConflict> conflicts;
   for (const OutputLinear& linear : linears)
     for (const std::vector<std::string>& group : hf::fused_groups()) {
       if (!linear.name.ends_with("." + group.front())) continue;
-      const std::string layer =
-          linear.name.substr(0, linear.name.size() - group.front().size() - 1);
-      std::string listed;
-      bool is_mixed = false;
+      FusedConflict conflict{
+          linear.name.substr(0, linear.name.size() - group.front().size() - 1), group, {}};
       for (const std::string& member : group) {
-        const auto found = label_of.find(layer + "." + member);
-        const std::string label = found == label_of.end() ? "none" : found->second;
-        is_mixed = is_mixed || label != label_of[linear.name];
-        listed += (listed.empty() ? "" : ", ") + member + " is " + label;
+        const auto found = label_of.find(conflict.layer + "." + member);
+        conflict.labels.push_back(found == label_of.end() ? "none" : found->second);
       }
-      if (is_mixed)
-        problems.add({"linears that the engine fuses have different labels: " + listed, layer,
-                      "give them one scheme"});
+      const auto& labels = conflict.labels;
+      if (!std::equal(labels.begin() + 1, labels.end(), labels.begin()))
+        conflicts.push_back(std::move(conflict));
     }
-  return problems;
+  return conflicts;
 }
 
 int64_t max_shard_bytes(const AscendV1Options& options) {

@@ -61,9 +61,14 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
                                          const SchemeLookup& scheme_of,
                                          const OnlineLayout* online = nullptr);
 
-// Linears that engines fuse (q, k, v; gate, up) must share a label, or no engine loads the
-// checkpoint (spec 10.7): one problem a group that does not, naming layer and labels.
-Problems check_fused_groups(const std::vector<OutputLinear>& linears);
+// Linears that engines fuse into one, and that must share a label for it, but do not.
+struct FusedConflict {
+  std::string layer;                 // "model.layers.3"
+  std::vector<std::string> members;  // their names in it: "mlp.gate_proj", "mlp.up_proj"
+  std::vector<std::string> labels;   // of each; "none" for one that is not among the linears
+};
+// Those of q, k, v and of gate, up that no engine would load (spec 10.7), in order.
+std::vector<FusedConflict> find_fused_conflicts(const std::vector<OutputLinear>& linears);
 
 // Bytes a shard may hold at most, 0 for one file. part_file_size is clamped to what fits.
 int64_t max_shard_bytes(const AscendV1Options& options);

@@ -171,20 +171,20 @@ TEST(AscendV1Plan, DescribesGroupsOnlineRotationsAndTheGlobalOne) {
 }
 
 TEST(AscendV1Plan, FindsLinearsThatEnginesFuseWithDifferentLabels) {
-  EXPECT_TRUE(check_fused_groups(output_linears(tiny_config(), mixed_schemes)).empty());
+  EXPECT_TRUE(find_fused_conflicts(output_linears(tiny_config(), mixed_schemes)).empty());
 
-  const Problems problems = check_fused_groups(output_linears(
+  const std::vector<FusedConflict> conflicts = find_fused_conflicts(output_linears(
       tiny_config(), [](const std::string& linear) -> std::optional<quant::LinearScheme> {
         if (linear == "model.layers.1.self_attn.v_proj") return std::nullopt;
         if (linear == "model.layers.0.mlp.up_proj") return w4a4();
         return w8a8();
       }));
-  ASSERT_EQ(problems.list().size(), 2u);
-  EXPECT_EQ(problems.list()[0].where, "model.layers.0");
-  EXPECT_THAT(problems.list()[0].what,
-              HasSubstr("mlp.gate_proj is W8A8_DYNAMIC, mlp.up_proj is W4A4_DYNAMIC"));
-  EXPECT_EQ(problems.list()[1].where, "model.layers.1");
-  EXPECT_THAT(problems.list()[1].what, HasSubstr("self_attn.v_proj is FLOAT"));
+  ASSERT_EQ(conflicts.size(), 2u);
+  EXPECT_EQ(conflicts[0].layer, "model.layers.0");
+  EXPECT_THAT(conflicts[0].members, testing::ElementsAre("mlp.gate_proj", "mlp.up_proj"));
+  EXPECT_THAT(conflicts[0].labels, testing::ElementsAre("W8A8_DYNAMIC", "W4A4_DYNAMIC"));
+  EXPECT_EQ(conflicts[1].layer, "model.layers.1");
+  EXPECT_THAT(conflicts[1].labels, testing::ElementsAre("W8A8_DYNAMIC", "W8A8_DYNAMIC", "FLOAT"));
 }
 
 TEST(AscendV1Plan, CountsPartFileSizeInGiBWithoutOverflow) {
