@@ -24,15 +24,24 @@ TEST_P(ShapesSlow, PlanRunAndLoad) {
   const std::string shape = GetParam();
   const test::TemporaryDirectory directory;
   test::write_synthetic({.config = test::qwen3_config(shape, 2, 512)}, directory / "model");
-  {
-    std::ofstream calib(directory / "calib.txt");
-    for (int i = 0; i < 20; ++i) calib << "In the beginning was the word number " << i << "; ";
+  // The second has enough tokens for a fitted rotation of this width, and is only planned with.
+  for (const auto& [name, num_words] : {std::pair{"calib.txt", 20}, std::pair{"long.txt", 100}}) {
+    std::ofstream calib(directory / name);
+    for (int i = 0; i < num_words; ++i)
+      calib << "In the beginning was the word number " << i << "; ";
   }
+  const std::string paths =
+      "quant --model_type Qwen3 --model_path " + (directory / "model").string() + " --save_path " +
+      (directory / "out").string() + " --calib-seq-len 64 --dataset " + directory.path().string();
+  const std::string shipped = "recipes/qwen3-" + shape + "-w4a4.yaml";
   std::stringstream text;
-  text << std::ifstream(std::filesystem::path(LAOS_SOURCE_DIR) / "recipes" /
-                        ("qwen3-" + shape + "-w4a4.yaml"))
-              .rdbuf();
+  text << std::ifstream(std::filesystem::path(LAOS_SOURCE_DIR) / shipped).rdbuf();
   std::string recipe = text.str();
+  const test::CommandResult whole =
+      test::run_laos(paths + "/long.txt --config_path " +
+                     (std::filesystem::path(LAOS_SOURCE_DIR) / shipped).string() + " --dry-run");
+  EXPECT_EQ(whole.exit_code, 0) << whole.output;
+
   // Two iterations, and a Hadamard rotation: fitting one takes minutes at this width.
   const size_t prior = recipe.find("  prior:"), process = recipe.find("  process:\n    - {");
   ASSERT_TRUE(prior != std::string::npos && process != std::string::npos);
@@ -45,9 +54,7 @@ TEST_P(ShapesSlow, PlanRunAndLoad) {
   }
   std::ofstream(directory / "recipe.yaml") << recipe;
   const std::string quant =
-      "quant --model_type Qwen3 --model_path " + (directory / "model").string() + " --save_path " +
-      (directory / "out").string() + " --config_path " + (directory / "recipe.yaml").string() +
-      " --dataset " + (directory / "calib.txt").string() + " --calib-seq-len 64";
+      paths + "/calib.txt --config_path " + (directory / "recipe.yaml").string();
   const test::CommandResult plan = test::run_laos(quant + " --dry-run");
   ASSERT_EQ(plan.exit_code, 0) << plan.output;
   EXPECT_THAT(plan.output, HasSubstr("model.layers.0.mlp.up_proj       W4A4_DYNAMIC"));
