@@ -3,7 +3,6 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
-#include <random>
 
 #include "autoround/best_rule.h"
 #include "autoround/kernels/update.h"
@@ -11,19 +10,13 @@
 #include "autoround/train_layer.h"
 #include "core/isa.h"
 #include "core/threads.h"
+#include "support/random.h"
 
 namespace laos::autoround {
 namespace {
 
 using model::Linear;
-
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed, float sigma = 1) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(0, sigma);
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
+using test::normal_matrix;
 
 // Spec Appendix D 5.
 TEST(LearningRate, FallsLinearlyFromFiveOverIters) {

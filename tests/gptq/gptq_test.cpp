@@ -3,17 +3,18 @@
 
 #include <cmath>
 #include <cstring>
-#include <random>
 
 #include "core/threads.h"
 #include "gptq/quantize_layer.h"
 #include "model/hidden_states.h"
+#include "support/random.h"
 
 namespace laos::gptq {
 namespace {
 
 using model::Linear;
 using model::LinearGroup;
+using test::normal_matrix;
 
 hf::Config small_config() {
   hf::Config config;
@@ -23,14 +24,6 @@ hf::Config small_config() {
   config.num_key_value_heads = 2;
   config.head_dim = 8;
   return config;
-}
-
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed, float sigma) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(0, sigma);
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
 }
 
 class GptqLayer : public testing::Test {

@@ -17,18 +17,12 @@
 #include "linalg/kernels/bf16_scalar.h"
 #include "linalg/onednn.h"
 #include "linalg/polar.h"
+#include "support/random.h"
 
 namespace laos::linalg {
 namespace {
 
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
-
+using test::normal_matrix;
 Mat<double> widened(const Mat<float>& matrix) {
   Mat<double> result(matrix.rows(), matrix.cols());
   std::copy_n(matrix.data(), matrix.size(), result.data());

@@ -6,22 +6,15 @@
 #include <cfloat>
 #include <cmath>
 #include <ostream>
-#include <random>
 #include <utility>
 
 #include "linalg/polar.h"
+#include "support/random.h"
 
 namespace laos::model {
 namespace {
 
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
-
+using test::normal_matrix;
 // left ⊗ right as one matrix [size, size] in f64: y = x K.
 Mat<double> dense_of(const KroneckerRotation& rotation) {
   const int64_t m = rotation.left.rows(), n = rotation.cols;

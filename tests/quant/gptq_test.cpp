@@ -9,26 +9,19 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
+#include "support/random.h"
 
 namespace laos::quant {
 namespace {
 
+using test::normal_matrix;
 using MatF64 = std::vector<std::vector<double>>;
-
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
 
 // [tokens, n] inputs as a network has them: a few directions carry most of the energy and channels
 // differ in size.

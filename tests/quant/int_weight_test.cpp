@@ -5,24 +5,17 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <random>
 #include <utility>
 
 #include "core/isa.h"
 #include "quant/kernels/rows.h"
 #include "quant/kernels/rows_scalar.h"
+#include "support/random.h"
 
 namespace laos::quant {
 namespace {
 
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
-
+using test::normal_matrix;
 // Spec Appendix D 3.
 TEST(QuantizeRtn, MatchesTheSpecificationsRow) {
   const float row[] = {0.9f, -2, 0.1f, 3.5f, -3.6f};

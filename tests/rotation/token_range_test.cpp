@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -13,18 +12,12 @@
 #include "linalg/gemm.h"
 #include "linalg/polar.h"
 #include "rotation/fit.h"
+#include "support/random.h"
 
 namespace laos::rotation {
 namespace {
 
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
-
+using test::normal_matrix;
 // The definition, in f64.
 double range_of(const std::vector<double>& z) {
   double sum = 0;

@@ -1,4 +1,5 @@
 #include "smooth/smooth.h"
+#include "support/random.h"
 
 #include <gtest/gtest.h>
 
@@ -13,15 +14,7 @@ namespace {
 
 using model::Linear;
 using model::LinearGroup;
-
-Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed, float mean = 0,
-                         float sigma = 1) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(mean, sigma);
-  Mat<float> matrix(rows, cols);
-  for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = normal(generator);
-  return matrix;
-}
+using test::normal_matrix;
 
 hf::Config small_config() {
   hf::Config config;
@@ -39,13 +32,13 @@ model::LayerWeights random_layer(const hf::Config& config) {
   uint32_t seed = 1;
   for (const Linear l : model::kAllLinears) {
     const int64_t in = model::in_features(config, l);
-    weights[l] = normal_matrix(model::out_features(config, l), in, ++seed, 0,
+    weights[l] = normal_matrix(model::out_features(config, l), in, ++seed,
                                1 / std::sqrt(static_cast<float>(in)));
   }
-  weights.input_layernorm = normal_matrix(1, config.hidden_size, 20, 1, 0.1f);
-  weights.post_attention_layernorm = normal_matrix(1, config.hidden_size, 21, 1, 0.1f);
-  weights.q_norm = normal_matrix(1, config.head_dim, 22, 1, 0.3f);
-  weights.k_norm = normal_matrix(1, config.head_dim, 23, 1, 0.3f);
+  weights.input_layernorm = normal_matrix(1, config.hidden_size, 20, 0.1f, 1);
+  weights.post_attention_layernorm = normal_matrix(1, config.hidden_size, 21, 0.1f, 1);
+  weights.q_norm = normal_matrix(1, config.head_dim, 22, 0.3f, 1);
+  weights.k_norm = normal_matrix(1, config.head_dim, 23, 0.3f, 1);
   return weights;
 }
 
