@@ -1,7 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "core/error.h"
 #include "recipe/recipe.h"
@@ -93,13 +93,13 @@ TEST(Assign, IsFastForALargeModelAndTheMostPatterns) {
       names.push_back("model.layers." + std::to_string(layer) + "." + linear);
     }
   }
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor: others may share it
   const Assignment assignment =
       assign({strategy("a", std::vector<std::string>(40, "model.layers.{100..599}.mlp.*")),
               strategy("b", {"*"})},
              names);
   EXPECT_EQ(assignment.strategy_of.size(), names.size());
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  EXPECT_LT(std::clock() - start, 5 * CLOCKS_PER_SEC);
 }
 
 }  // namespace

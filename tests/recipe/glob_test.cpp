@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "core/error.h"
 
@@ -127,9 +127,9 @@ TEST(ExpandBraces, RefusesNestingThatWouldEndTheStack) {
 TEST(MatchesGlob, TakesNoExponentialTimeForManyStars) {
   std::string pattern;
   for (int i = 0; i < 100; ++i) pattern += "*a";
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor: others may share it
   EXPECT_FALSE(matches_glob(pattern + "b", std::string(1000, 'a')));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_LT(std::clock() - start, 1 * CLOCKS_PER_SEC);
 }
 
 }  // namespace
