@@ -13,6 +13,7 @@
 #include "cli/bench.h"
 #include "cli/check.h"
 #include "cli/eval.h"
+#include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/prefixes.h"
 #include "cli/quant.h"
@@ -85,6 +86,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "laos " LAOS_VERSION);
   laos::cli::add_quant_command(app, exit_code);
   laos::cli::add_eval_command(app);
+  laos::cli::add_generate_command(app);
   laos::cli::add_inspect_command(app, exit_code);
   laos::cli::add_analyze_command(app);
   laos::cli::add_bench_command(app);

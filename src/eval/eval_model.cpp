@@ -9,6 +9,7 @@
 #include "core/threads.h"
 #include "hf/ascendv1.h"
 #include "linalg/gemm.h"
+#include "linalg/row_products.h"
 #include "model/checkpoint.h"
 #include "model/kernels/elementwise.h"
 #include "model/online_rotation.h"
@@ -24,6 +25,23 @@ namespace {
 // Tokens that run through a layer at a time.
 constexpr int64_t kMaxTokens = 2048;
 
+// The norms of a layer, in the order of model::LayerNorms.
+std::string norm_name(int64_t layer_idx, size_t i) {
+  constexpr const char* kNames[] = {"input_layernorm", "post_attention_layernorm",
+                                    "self_attn.q_norm", "self_attn.k_norm"};
+  return "model.layers." + std::to_string(layer_idx) + "." + kNames[i];
+}
+
+model::LayerNorms<float> norms_of(const std::array<Mat<float>, 4>& norms) noexcept {
+  return {norms[0].data(), norms[1].data(), norms[2].data(), norms[3].data()};
+}
+
+int64_t bytes_of(const io::TensorFiles& files) {
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : files.tensors()) bytes += tensor.size_bytes();
+  return bytes;
+}
+
 class FloatLayer : public EvalLayer {
  public:
   explicit FloatLayer(model::LayerWeights weights)
@@ -36,6 +54,34 @@ class FloatLayer : public EvalLayer {
   model::FloatLinears<float> linears_;
 };
 
+// Weights as the checkpoint holds them.
+class ResidentFloatLayer : public EvalLayer, private model::LinearsForward<float> {
+ public:
+  ResidentFloatLayer(const io::TensorFiles& files, int64_t layer_idx) {
+    const auto find = [&](const std::string& name) -> const TensorView& {
+      const TensorView* tensor = files.find(name + ".weight");
+      LAOS_ASSERT(tensor != nullptr);
+      return *tensor;
+    };
+    for (const Linear l : model::kAllLinears)
+      weights_[static_cast<size_t>(l)] = linalg::RowWeight(find(model::name_of(layer_idx, l)));
+    for (size_t i = 0; i < norms_.size(); ++i) norms_[i] = to_f32(find(norm_name(layer_idx, i)));
+  }
+  model::LayerNorms<float> norms() const override { return norms_of(norms_); }
+  model::LinearsForward<float>& linears() override { return *this; }
+
+ private:
+  void forward(LinearGroup group, MatView<const float> x,
+               std::span<const MatView<float>> ys) override {
+    const std::span<const Linear> linears = model::linears_of(group);
+    for (size_t i = 0; i < linears.size(); ++i)
+      weights_[static_cast<size_t>(linears[i])].multiply(x, ys[i]);
+  }
+
+  std::array<linalg::RowWeight, model::kNumLinears> weights_;
+  std::array<Mat<float>, 4> norms_;
+};
+
 class FloatModel : public EvalModel {
  public:
   explicit FloatModel(model::Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
@@ -43,9 +89,13 @@ class FloatModel : public EvalModel {
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
     return std::make_unique<FloatLayer>(checkpoint_.load_layer(layer_idx));
   }
+  std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
+    return std::make_unique<ResidentFloatLayer>(checkpoint_.files(), layer_idx);
+  }
   TensorView embed_tokens() const override { return checkpoint_.embed_tokens(); }
   TensorView lm_head() const override { return checkpoint_.lm_head(); }
   Mat<float> final_norm() const override { return checkpoint_.final_norm(); }
+  int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
 
  private:
   model::Checkpoint checkpoint_;
@@ -74,9 +124,11 @@ const LabelPath* path_of(const std::string& label) {
 class MixedLinears : public model::LinearsForward<float> {
  public:
   struct Entry {
-    int act_bits = 0;  // of `dynamic`
+    Mat<int8_t> codes;  // unpacked, where the checkpoint holds them packed
+    int act_bits = 0;   // of `dynamic`
     std::optional<quant::IntLinear> dynamic;
     std::optional<quant::StaticLinear> fixed;
+    std::optional<linalg::RowWeight> rows;  // in place of `real`, where each row is to be its own
     Mat<float> real;
   };
   std::array<Entry, model::kNumLinears> entries;
@@ -96,6 +148,8 @@ class MixedLinears : public model::LinearsForward<float> {
           tokens_bits = entry.act_bits;
         }
         entry.dynamic->forward(tokens, ys[i]);
+      } else if (entry.rows) {
+        entry.rows->multiply(x, ys[i]);
       } else {
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x,
                      std::as_const(entry.real).view(), 0.0f, ys[i]);
@@ -114,14 +168,12 @@ Mat<float> square(const std::vector<float>& values) {
 
 class QuantizedLayer : public EvalLayer {
  public:
-  QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx) {
-    const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
+  QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx, bool resident) {
     for (const Linear l : model::kAllLinears)
-      load(checkpoint, model::name_of(layer_idx, l), mixed_.entries[static_cast<size_t>(l)]);
-    const char* norm_names[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
-                                "self_attn.k_norm"};
+      load(checkpoint, model::name_of(layer_idx, l), resident,
+           mixed_.entries[static_cast<size_t>(l)]);
     for (size_t i = 0; i < norms_.size(); ++i)
-      norms_[i] = to_f32(checkpoint.weight(prefix + norm_names[i]));
+      norms_[i] = to_f32(checkpoint.weight(norm_name(layer_idx, i)));
 
     const std::string o_proj = model::name_of(layer_idx, Linear::kOProj),
                       down_proj = model::name_of(layer_idx, Linear::kDownProj);
@@ -135,30 +187,42 @@ class QuantizedLayer : public EvalLayer {
           model::KroneckerRotation{.left = square(m), .right = std::move(right), .cols = cols});
     }
   }
-  model::LayerNorms<float> norms() const override {
-    return {norms_[0].data(), norms_[1].data(), norms_[2].data(), norms_[3].data()};
-  }
+  model::LayerNorms<float> norms() const override { return norms_of(norms_); }
   model::LinearsForward<float>& linears() override { return linears_; }
 
  private:
-  static void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name,
+  // The codes [out, in] where they lie, or unpacked into `unpacked`.
+  static MatView<const int8_t> codes_of(const hf::AscendV1Checkpoint& checkpoint,
+                                        const std::string& name, Mat<int8_t>& unpacked) {
+    const TensorView& weight = checkpoint.weight(name);
+    if (hf::linear_parts(checkpoint.label(name)).front().dims != hf::LinearPart::Dims::kHalfOutIn)
+      return {reinterpret_cast<const int8_t*>(weight.data), weight.shape[0], weight.shape[1],
+              weight.shape[1]};
+    unpacked = checkpoint.codes(name);
+    return std::as_const(unpacked).view();
+  }
+  static void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name, bool resident,
                    MixedLinears::Entry& entry) {
     const LabelPath& path = *path_of(checkpoint.label(name));
-    const Mat<int8_t> codes =
-        path.label == std::string(quant::kFloatLabel) ? Mat<int8_t>() : checkpoint.codes(name);
+    const bool is_float = path.label == std::string(quant::kFloatLabel);
+    const MatView<const int8_t> codes =
+        is_float ? MatView<const int8_t>{} : codes_of(checkpoint, name, entry.codes);
     if (path.kind == LabelPath::Kind::kStatic) {
       const quant::StaticRange input = {.scale = checkpoint.values(name, "input_scale").front(),
                                         .offset = checkpoint.values(name, "input_offset").front()};
-      entry.fixed.emplace(codes.view(), input, checkpoint.values(name, "deq_scale"),
+      entry.fixed.emplace(codes, input, checkpoint.values(name, "deq_scale"),
                           checkpoint.quant_bias(name));
     } else if (path.kind == LabelPath::Kind::kDynamic) {
       entry.act_bits = path.act_bits;
-      entry.dynamic.emplace(codes.view(), checkpoint.values(name, "weight_scale"));
-    } else if (checkpoint.label(name) == quant::kFloatLabel) {
-      entry.real = to_f32(checkpoint.weight(name));
+      entry.dynamic.emplace(codes, checkpoint.values(name, "weight_scale"));
+    } else if (is_float && resident) {
+      entry.rows.emplace(checkpoint.weight(name));
     } else {
-      entry.real = quant::dequantize(
-          {.spec = {}, .q = codes.clone(), .scale = checkpoint.values(name, "weight_scale")});
+      entry.real = is_float ? to_f32(checkpoint.weight(name))
+                            : quant::dequantize({.spec = {},
+                                                 .q = checkpoint.codes(name),
+                                                 .scale = checkpoint.values(name, "weight_scale")});
+      if (resident) entry.rows.emplace(std::move(entry.real));
     }
   }
 
@@ -187,11 +251,15 @@ class QuantizedModel : public EvalModel {
   }
   const hf::Config& config() const override { return checkpoint_.config(); }
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
-    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx);
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, false);
+  }
+  std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, true);
   }
   TensorView embed_tokens() const override { return checkpoint_.weight("model.embed_tokens"); }
   TensorView lm_head() const override { return checkpoint_.weight("lm_head"); }
   Mat<float> final_norm() const override { return to_f32(checkpoint_.weight("model.norm")); }
+  int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
 
  private:
   hf::AscendV1Checkpoint checkpoint_;

@@ -20,15 +20,19 @@ class EvalLayer {
   virtual model::LinearsForward<float>& linears() = 0;
 };
 
-// Weights are read a layer at a time.
+// Weights are read a layer at a time. Layers must not outlive the model, whose files they may read.
 class EvalModel {
  public:
   virtual ~EvalModel() = default;
   virtual const hf::Config& config() const = 0;
   virtual std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const = 0;
+  // The same for running token by token: weights stay where and as the checkpoint's files hold
+  // them, and what a token gets does not depend, bit for bit, on the tokens that run beside it.
+  virtual std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const = 0;
   virtual TensorView embed_tokens() const = 0;  // [vocab_size, hidden_size], a float dtype
   virtual TensorView lm_head() const = 0;       // likewise
   virtual Mat<float> final_norm() const = 0;    // [1, hidden_size]
+  virtual int64_t weight_bytes() const = 0;     // of all tensors in the checkpoint's files
 };
 
 // Opens a Hugging Face float checkpoint or an AscendV1 directory (told by its description file).

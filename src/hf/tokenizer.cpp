@@ -546,6 +546,10 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   return utf8_lossy(bytes);
 }
 
+std::optional<std::string_view> Tokenizer::bytes_of(int32_t id) const noexcept {
+  return impl_->token_bytes.find(id);
+}
+
 int64_t Tokenizer::vocab_size() const noexcept { return impl_->token_bytes.num_ids(); }
 
 }  // namespace laos::hf

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +31,8 @@ class Tokenizer {
   // The text of `ids`, special tokens included. Bytes that are not UTF-8 become U+FFFD, as in the
   // Hugging Face library. Throws Error(kData) on an id that is no token.
   std::string decode(std::span<const int32_t> ids) const;
+  // The bytes that token `id` stands for, valid as long as this; nothing when no token has the id.
+  std::optional<std::string_view> bytes_of(int32_t id) const noexcept;
   // Largest id + 1.
   int64_t vocab_size() const noexcept;
 

@@ -4,48 +4,45 @@
 #include <atomic>
 
 #include "core/threads.h"
+#include "linalg/kernels/dot.h"
 #include "linalg/onednn.h"
+#include "linalg/row_products.h"
 
 namespace laos::linalg {
+namespace {
 
-S8Weight::S8Weight(MatView<const int8_t> codes) : low_(codes.rows, codes.cols) {
+// Rows of x from which on oneDNN, which packs the weight first, is the faster one.
+constexpr int64_t kManyRows = 32;
+
+bool within_4_bits(MatView<const int8_t> codes) {
   std::atomic<bool> wide{false};
-  parallel_for(codes.rows, [&](int64_t i) {
-    const int8_t* source = codes.row(i);
-    std::copy_n(source, codes.cols, low_.row(i));
-    const auto [least, most] = std::minmax_element(source, source + codes.cols);
-    if (codes.cols > 0 && (*least < -8 || *most > 7)) wide.store(true, std::memory_order_relaxed);
-  });
-  if (!wide || int8_products_are_exact()) return;
-  high_ = Mat<int8_t>(codes.rows, codes.cols);
-  parallel_for(codes.rows, [&](int64_t i) {
-    int8_t* low = low_.row(i);
-    int8_t* high = high_.row(i);
-    for (int64_t j = 0; j < codes.cols; ++j) {
-      high[j] = static_cast<int8_t>(low[j] >> 4);  // floor: codes = 16 * high + low, low in 0..15
-      low[j] = static_cast<int8_t>(low[j] & 15);
+  parallel_for_ranges(codes.rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end && !wide.load(std::memory_order_relaxed); ++i) {
+      const auto [least, most] = std::minmax_element(codes.row(i), codes.row(i) + codes.cols);
+      if (codes.cols > 0 && (*least < -8 || *most > 7)) wide.store(true, std::memory_order_relaxed);
     }
   });
+  return !wide;
 }
+
+}  // namespace
+
+S8Weight::S8Weight(MatView<const int8_t> codes)
+    : codes_(codes), onednn_is_exact_(int8_products_are_exact() || within_4_bits(codes)) {}
 
 void S8Weight::multiply(MatView<const int8_t> x, MatView<int32_t> y) const {
   LAOS_ASSERT(x.cols == cols() && y.rows == x.rows && y.cols == rows());
   LAOS_ASSERT(cols() < 131072);
-  // Integer sums are exact in any order, so oneDNN may use all threads as it likes.
-  const auto product = [&](const Mat<int8_t>& w, float beta) {
-    onednn_s8s8s32(x.rows, rows(), cols(), x.data, x.stride, w.data(), cols(), beta, y.data,
-                   y.stride);
-  };
-  if (high_.size() == 0) {
-    product(low_, 0.0f);
+  if (onednn_is_exact_ && x.rows >= kManyRows) {
+    // Integer sums are exact in any order, so oneDNN may use all threads as it likes.
+    onednn_s8s8s32(x.rows, rows(), cols(), x.data, x.stride, codes_.data, codes_.stride, 0.0f,
+                   y.data, y.stride);
     return;
   }
-  product(high_, 0.0f);
-  parallel_for(y.rows, [&](int64_t i) {
-    int32_t* row = y.row(i);
-    for (int64_t j = 0; j < y.cols; ++j) row[j] *= 16;
+  parallel_for_ranges(rows(), rows_of_task(rows(), cols(), 1), [&](int64_t begin, int64_t end) {
+    kernels::dot_s8(x.data, x.stride, x.rows, codes_.row(begin), codes_.stride, end - begin, cols(),
+                    y.data + begin, y.stride);
   });
-  product(low_, 1.0f);
 }
 
 }  // namespace laos::linalg

@@ -7,22 +7,22 @@
 
 namespace laos::linalg {
 
-// An int8 weight [n, k] laid out for exact products on this machine. Where oneDNN's int8 kernel
-// would saturate, codes beyond 4 bits are split as 16 * high + low with 4-bit parts and multiplied
-// twice.
+// An int8 weight [n, k], read where it is, in exact products. Many rows of x go through oneDNN
+// where its int8 kernel is exact (see int8_products_are_exact, or all codes within 4 bits); all
+// others through kernels/dot.h. Both give the same bits.
 class S8Weight {
  public:
-  // `codes` [n, k] is copied.
+  // `codes` must outlive this.
   explicit S8Weight(MatView<const int8_t> codes);
 
-  int64_t rows() const noexcept { return low_.rows(); }
-  int64_t cols() const noexcept { return low_.cols(); }
+  int64_t rows() const noexcept { return codes_.rows; }
+  int64_t cols() const noexcept { return codes_.cols; }
   // y [m, n] = x [m, k] * codesᵀ, int32, exact while k * 128 * 128 < 2^31 (k < 131072).
   void multiply(MatView<const int8_t> x, MatView<int32_t> y) const;
 
  private:
-  Mat<int8_t> low_;
-  Mat<int8_t> high_;  // empty when not split
+  MatView<const int8_t> codes_;
+  bool onednn_is_exact_ = true;
 };
 
 }  // namespace laos::linalg

@@ -119,9 +119,9 @@ class IntLinears : public model::LinearsForward<float> {
   IntLinears(const model::LayerWeights& weights, const quant::LinearScheme& scheme)
       : act_(scheme.act) {
     for (const Linear l : model::kAllLinears) {
-      quant::IntWeight weight = quant::quantize_rtn(weights[l].view(), scheme.weight);
-      linears_[static_cast<size_t>(l)].emplace(std::as_const(weight.q).view(),
-                                               std::move(weight.scale));
+      quant::IntWeight& weight = weights_[static_cast<size_t>(l)];
+      weight = quant::quantize_rtn(weights[l].view(), scheme.weight);
+      linears_[static_cast<size_t>(l)].emplace(std::as_const(weight.q).view(), weight.scale);
     }
   }
   void forward(model::LinearGroup group, MatView<const float> x,
@@ -134,6 +134,7 @@ class IntLinears : public model::LinearsForward<float> {
 
  private:
   quant::ActSpec act_;
+  std::array<quant::IntWeight, model::kNumLinears> weights_;
   std::array<std::optional<quant::IntLinear>, model::kNumLinears> linears_;
 };
 

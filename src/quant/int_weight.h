@@ -50,7 +50,7 @@ StaticRange static_range(float min, float max, const ActSpec& spec, DType scale_
 // An integer weight ready for integer products with dynamic activations.
 class IntLinear {
  public:
-  // `codes` [out, in] and `scale` [out * num_groups] are copied; num_groups divides in.
+  // `codes` [out, in] are read where they are and must outlive this; num_groups divides in.
   IntLinear(MatView<const int8_t> codes, std::vector<float> scale);
   // y [num_tokens, out] = sum over groups of x_scale * w_scale * (x_q w_qᵀ), each product exact in
   // int32.
@@ -64,7 +64,7 @@ class IntLinear {
 // A per-channel int8 weight with what the format stores for static activations (spec 10.2, W8A8).
 class StaticLinear {
  public:
-  // `codes` [out, in], deq_scale and quant_bias [out]; copied.
+  // `codes` [out, in] are read where they are and must outlive this; deq_scale, quant_bias [out].
   StaticLinear(MatView<const int8_t> codes, StaticRange input, std::vector<float> deq_scale,
                std::vector<int32_t> quant_bias);
   // y [num_tokens, out] = deq_scale * (x_q w_qᵀ + quant_bias), the sum exact in int32, for

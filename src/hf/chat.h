@@ -1,0 +1,29 @@
+// The chat format of Qwen3 (its tokenizer's chat_template) for plain turns: no tools.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hf/tokenizer.h"
+
+namespace laos::hf {
+
+struct ChatMessage {
+  std::string role;  // "system", "user" or "assistant"
+  std::string content;
+};
+
+inline constexpr const char* kChatStart = "<|im_start|>";
+inline constexpr const char* kChatEnd = "<|im_end|>";
+
+// The text that asks the model for the next assistant turn. Of earlier assistant turns the thinking
+// (up to </think>) is left out, as the template does. Without `thinking` the turn begins with an
+// empty thought. Throws Error(kData) when there are no messages, the last is not the user's, or a
+// role is another one.
+std::string chat_prompt(const std::vector<ChatMessage>& messages, bool thinking);
+
+// The id of kChatEnd. Throws Error(kUnsupported) unless kChatStart and kChatEnd are tokens: then
+// the model was not made for this format.
+int32_t chat_end_token(const Tokenizer& tokenizer);
+
+}  // namespace laos::hf
