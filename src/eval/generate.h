@@ -13,10 +13,10 @@
 namespace laos::eval {
 
 struct GenerateOptions {
-  Sampling sampling;
-  int64_t max_new_tokens = 128;   // of each prompt
-  std::vector<int32_t> stop_ids;  // a token that ends a text and is no part of it
-  int64_t batch = 8;              // prompts that run at a time
+  Sampling sampling = {};
+  int64_t max_new_tokens = 128;        // of each prompt
+  std::vector<int32_t> stop_ids = {};  // a token that ends a text and is no part of it
+  int64_t batch = 8;                   // prompts that run at a time
   // Off: everything is computed again for every token. For tests: the tokens are the same.
   bool kv_cache = true;
 };

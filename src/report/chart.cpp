@@ -97,7 +97,8 @@ std::string frame_of(const Chart& chart, const Axis& axis, size_t count, double 
     stride = s;
     if (count <= 9 * s) break;
   }
-  for (size_t i = 0; i < count; i += stride)
+  // Numbers that count from 1 are labelled where they are multiples of the stride.
+  for (size_t i = chart.first_x == 1 && chart.x_step == 1 ? stride - 1 : 0; i < count; i += stride)
     svg +=
         format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid\">%s</text>",
                kLeft + (static_cast<double>(i) + (points ? 0 : 0.5)) * slot, kHeight - kBottom + 13,

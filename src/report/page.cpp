@@ -33,9 +33,9 @@ p { margin: 6px 0 10px; max-width: 75ch; } .dim { color: var(--dim); overflow-wr
 .cards div { background: var(--card); border-radius: 6px; padding: 8px 12px; }
 .cards b { display: block; font-size: 1.15rem; font-variant-numeric: tabular-nums; } .cards span { color: var(--dim); font-size: .84rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 18px 26px; margin: 10px 0; }
-.plots > :only-child { max-width: 640px; }
+.plots > :only-child { max-width: 512px; }
 figure { margin: 0; min-width: 0; break-inside: avoid; } figcaption { font-size: .9rem; } figcaption span { color: var(--dim); }
-svg { display: block; width: 100%; height: auto; } svg text { font-size: 10px; fill: var(--dim); font-variant-numeric: tabular-nums; }
+svg { display: block; width: 100%; height: auto; overflow: visible; } svg text { font-size: 10px; fill: var(--dim); font-variant-numeric: tabular-nums; }
 svg .name { font-size: 10.5px; } .mid { text-anchor: middle; } .end { text-anchor: end; }
 .grid { stroke: var(--line); stroke-width: 1; } .mark { stroke: var(--dim); stroke-dasharray: 3 3; }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; }

@@ -25,7 +25,7 @@ const std::string kTiny = kRoot + "/models/qwen3-tiny";
 
 // Its standard output.
 CommandResult generate(const std::string& arguments, const std::string& model = kTiny) {
-  return run_laos("generate --model-path " + model + " " + arguments + " 2>/dev/null");
+  return run_laos("generate --model-path " + model + " " + arguments + " 2>/dev/null )", "( ");
 }
 
 TEST(GenerateCommand, StreamsTheTextAndNothingElseToStdout) {
@@ -55,7 +55,7 @@ TEST(GenerateCommand, IsTheSameWithoutCacheOnAnyThreadsAndForASeed) {
   EXPECT_NE(generate(sampled + "--seed 8").output, generate(sampled).output);
 }
 
-class GenerateQuantized : public testing::Test {
+class SlowGenerateQuantized : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     directory_ = new test::TemporaryDirectory;
@@ -71,7 +71,7 @@ class GenerateQuantized : public testing::Test {
   static inline test::TemporaryDirectory* directory_ = nullptr;
 };
 
-TEST_F(GenerateQuantized, IsTheSameWithoutCacheAndStandsBesideItsBaseline) {
+TEST_F(SlowGenerateQuantized, IsTheSameWithoutCacheAndStandsBesideItsBaseline) {
   const std::string arguments =
       "--prompt 'And God said' --max-new-tokens 24 --json --baseline " + kTiny + " ";
   for (const std::string recipe : {"w4a4-rtn", "w8a8"}) {
