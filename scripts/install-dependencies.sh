@@ -17,6 +17,8 @@ packages=(
   libpcre2-dev          # the tokenizer's split expression
   libutf8proc-dev       # the tokenizer's Unicode normalisation
   libssl-dev            # SHA-256 of what is written
+  libopenmpi-dev        # ranks on several machines (laos quant under mpirun)
+  openmpi-bin           # mpirun, which starts them
   libgtest-dev          # tests
   libgmock-dev          # matchers for tests
   libbenchmark-dev      # benchmarks

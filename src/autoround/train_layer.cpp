@@ -111,7 +111,44 @@ std::vector<int64_t> evaluation_samples(int64_t n) {
   return samples;
 }
 
+// The samples of each iteration in turn.
+class Draws {
+ public:
+  Draws(int64_t num_samples, uint32_t seed, int64_t layer_idx) : num_samples_(num_samples) {
+    std::seed_seq stream{seed, static_cast<uint32_t>(layer_idx)};
+    generator_.seed(stream);
+  }
+  std::vector<int64_t> next() {
+    std::vector<int64_t> samples = random_permutation(generator_, num_samples_);
+    samples.resize(static_cast<size_t>(std::min(num_samples_, kSamplesPerIteration)));
+    return samples;
+  }
+
+ private:
+  int64_t num_samples_;
+  std::mt19937 generator_;
+};
+
 }  // namespace
+
+std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_samples, uint32_t seed,
+                                  int64_t layer_idx) {
+  std::vector<bool> seen(static_cast<size_t>(num_samples), false);
+  int64_t left = num_samples;
+  const auto add = [&](const std::vector<int64_t>& samples) {
+    for (const int64_t s : samples) {
+      if (!seen[static_cast<size_t>(s)]) --left;
+      seen[static_cast<size_t>(s)] = true;
+    }
+  };
+  add(evaluation_samples(num_samples));
+  Draws draws(num_samples, seed, layer_idx);
+  for (int64_t k = 0; k < options.iters && left > 0; ++k) add(draws.next());
+  std::vector<int64_t> samples;
+  for (int64_t s = 0; s < num_samples; ++s)
+    if (seen[static_cast<size_t>(s)]) samples.push_back(s);
+  return samples;
+}
 
 int64_t largest_batch(const model::Ragged& samples) {
   std::vector<int64_t> lengths;
@@ -144,15 +181,12 @@ LayerResult train_layer(const hf::Config& config, const model::LayerWeights& wei
   LayerReport& report = result.report;
   report.rounding_loss = runner.evaluate(held);
 
-  std::seed_seq stream{seed, static_cast<uint32_t>(layer_idx)};
-  std::mt19937 generator(stream);
+  Draws draws(num_samples, seed, layer_idx);
   BestRule rule;
   TrainableLinears::Snapshot& best = result.weights;  // iteration 1 is plain rounding, saved above
   report.kept_iteration = 1;
   for (int64_t k = 0; k < options.iters; ++k) {
-    std::vector<int64_t> samples = random_permutation(generator, num_samples);
-    samples.resize(static_cast<size_t>(std::min(num_samples, kSamplesPerIteration)));
-    const double loss = runner.forward(samples);
+    const double loss = runner.forward(draws.next());
     if (!std::isfinite(loss))
       throw Error(ErrorCode::kNumeric,
                   {.what = "the loss of iteration " + std::to_string(k + 1) + " is not finite",

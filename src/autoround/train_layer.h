@@ -42,6 +42,10 @@ LayerResult train_layer(const hf::Config& config, const model::LayerWeights& wei
                         uint32_t seed, int64_t layer_idx, const TrainProgress& progress = nullptr,
                         const ActBits& untrained = {});
 
+// The samples that train_layer looks at, in order: those it draws and those it evaluates on.
+std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_samples, uint32_t seed,
+                                  int64_t layer_idx);
+
 // Tokens of the largest batch that train_layer can draw from `samples`.
 int64_t largest_batch(const model::Ragged& samples);
 

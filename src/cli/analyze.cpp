@@ -12,9 +12,11 @@
 
 #include "cli/data_path.h"
 #include "cli/flags.h"
+#include "cli/job.h"
 #include "cli/progress.h"
 #include "core/threads.h"
 #include "io/file.h"
+#include "pipeline/agree.h"
 #include "pipeline/analyze.h"
 
 namespace laos::cli {
@@ -158,18 +160,27 @@ void run_analyze(const AnalyzeFlags& flags) {
   quant.calib_seq_len = flags.calib_seq_len;
   quant.writes = false;
   quant.reads_dataset = true;
-  const pipeline::Plan plan = pipeline::make_plan(quant);
-  for (const std::string& warning : plan.warnings)
+  cluster::Cluster& ranks = job();
+  for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
     std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
-  TerminalProgress progress;
+  if (!is_first_rank()) ranks.barrier();
+  const pipeline::Plan plan = pipeline::make_plan(quant);
+  if (is_first_rank()) {
+    for (const std::string& warning : plan.warnings)
+      std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+    ranks.barrier();
+  }
+  pipeline::agree_on_plan(plan, ranks);
+  TerminalProgress progress(is_first_rank());
   pipeline::Analysis analysis;
   try {
-    analysis = pipeline::analyze(plan, options, progress);
+    analysis = pipeline::analyze(plan, options, progress, ranks);
   } catch (...) {
     progress.finish();
     throw;
   }
   progress.finish();
+  if (!is_first_rank()) return;
   const double share = low_share_of(flags, analysis);
   const std::vector<bool> high = pipeline::choose_high(analysis, share);
   if (flags.json)

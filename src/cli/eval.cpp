@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,9 +12,11 @@
 #include <vector>
 
 #include "cli/flags.h"
+#include "cli/job.h"
 #include "core/threads.h"
 #include "eval/metrics.h"
 #include "hf/dataset.h"
+#include "pipeline/agree.h"
 
 namespace laos::cli {
 namespace {
@@ -200,31 +203,66 @@ void print_text(const std::vector<Result>& results, const Result* baseline,
   std::printf("\n");
 }
 
+// The scores of all ranks' windows, at the first rank.
+eval::TokenScores gathered(cluster::Cluster& ranks, const eval::TokenScores& own) {
+  if (ranks.size() == 1) return own;
+  std::string text;
+  for (const std::vector<double>* values : {&own.nll, &own.baseline_nll, &own.kl, &own.agrees}) {
+    const size_t count = values->size();
+    text.append(reinterpret_cast<const char*>(&count), sizeof count);
+    text.append(reinterpret_cast<const char*>(values->data()), count * sizeof(double));
+  }
+  eval::TokenScores all;
+  for (const std::string& from : ranks.gather(text)) {
+    eval::TokenScores scores;
+    const char* at = from.data();
+    for (std::vector<double>* values :
+         {&scores.nll, &scores.baseline_nll, &scores.kl, &scores.agrees}) {
+      size_t count = 0;
+      std::memcpy(&count, at, sizeof count);
+      values->resize(count);
+      if (count > 0) std::memcpy(values->data(), at + sizeof count, count * sizeof(double));
+      at += sizeof count + count * sizeof(double);
+    }
+    all.append(scores);
+  }
+  return all;
+}
+
 void run_eval(const EvalFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   check_flags(flags);
+  cluster::Cluster& ranks = job();
+  for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
+    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  if (ranks.rank() != 0) ranks.barrier();  // what is wrong is found by the first
   std::vector<std::unique_ptr<eval::EvalModel>> models;
   for (const std::string& path : flags.model_paths) models.push_back(eval::open_eval_model(path));
   std::unique_ptr<eval::EvalModel> baseline;
   if (!flags.baseline.empty()) baseline = eval::open_eval_model(flags.baseline);
   const eval::Windows windows = read_windows(flags, models.front()->config());
+  if (ranks.rank() == 0) ranks.barrier();
 
+  // Each rank has a share of the windows; the first one puts the scores together.
+  const model::SampleRange range =
+      eval::share_windows(windows, ranks.size())[static_cast<size_t>(ranks.rank())];
+  const eval::Windows share(windows.begin() + range.first, windows.begin() + range.last);
   eval::ScoredHidden base_hidden;
-  if (baseline) base_hidden = eval::scored_hidden(*baseline, windows);
+  if (baseline && !share.empty()) base_hidden = eval::scored_hidden(*baseline, share);
   std::vector<Result> results;
   Result base_result{.path = flags.baseline, .score = {}, .divergence = {}};
   for (size_t i = 0; i < models.size(); ++i) {
-    const eval::ScoredHidden hidden = eval::scored_hidden(*models[i], windows);
-    results.push_back({.path = flags.model_paths[i], .score = {}, .divergence = {}});
-    if (baseline) {
-      const eval::Comparison c = eval::compare(hidden, base_hidden, windows);
-      results.back().score = c.model;
-      results.back().divergence = c.divergence;
-      base_result.score = c.baseline;
-    } else {
-      results.back().score = eval::score(hidden, windows);
-    }
+    eval::TokenScores scores;
+    if (!share.empty())
+      scores = eval::score_tokens(eval::scored_hidden(*models[i], share),
+                                  baseline ? &base_hidden : nullptr, share);
+    scores = gathered(ranks, scores);
+    if (ranks.rank() != 0) continue;
+    const eval::Comparison c = eval::summarize(std::move(scores), windows);
+    results.push_back({.path = flags.model_paths[i], .score = c.model, .divergence = c.divergence});
+    base_result.score = c.baseline;
   }
+  if (ranks.rank() != 0) return;
   const Result* shown_baseline = baseline ? &base_result : nullptr;
   if (flags.json)
     print_json(results, shown_baseline);

@@ -15,6 +15,7 @@
 #include "cli/eval.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
+#include "cli/job.h"
 #include "cli/prefixes.h"
 #include "cli/quant.h"
 #include "cli/recipes.h"
@@ -31,12 +32,11 @@ constexpr int kUsage = 2;     // a command line that makes no sense
 constexpr int kSignal = 128;  // and the number of the signal that asked to stop
 
 int report(const laos::Error& error) {
-  if (error.code() == laos::ErrorCode::kStopped) {
-    std::cerr << "laos: " << error.what() << '\n';
-    return kSignal + laos::cli::stop_signal();
-  }
-  std::cerr << "laos: error: " << error.what() << '\n';
-  return error.code() == laos::ErrorCode::kUsage ? kUsage : kFailed;
+  if (error.code() == laos::ErrorCode::kStopped)
+    return laos::cli::end_in_error("laos: " + std::string(error.what()) + "\n",
+                                   kSignal + laos::cli::stop_signal());
+  return laos::cli::end_in_error("laos: error: " + std::string(error.what()) + "\n",
+                                 error.code() == laos::ErrorCode::kUsage ? kUsage : kFailed);
 }
 
 // A mapped file that shrinks, or whose disk fails, ends in this signal wherever it is read.
@@ -46,6 +46,18 @@ void report_lost_file(int) {
       "  fix: look at the model's files; the same command goes on from the last finished layer\n";
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kText, sizeof kText - 1);
   ::_exit(kFailed);
+}
+
+// Several processes that a launcher started do one command, or refuse it; from here on one of them
+// talks.
+void join_ranks(const std::string& command) {
+  const bool is_alone = laos::cli::job().size() == 1;
+  if (is_alone || command == "quant" || command == "eval" || command == "analyze") return;
+  throw laos::Error(laos::ErrorCode::kUsage,
+                    {.what = "several ranks were started, and only quant, eval and analyze share "
+                             "their work",
+                     .where = "command line",
+                     .fix = "run laos " + command + " without mpirun"});
 }
 
 // CLI11 names what it did not expect; a user wants to know what was meant.
@@ -103,8 +115,10 @@ int main(int argc, char** argv) {
       return 0;
     }
     app.require_subcommand(1);
+    if (laos::cluster::started_ranks() > 1) join_ranks(words.front());
     words = laos::cli::complete_flags(app, std::move(words));
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));  // takes them from the end
+    laos::cli::leave_job();
     return exit_code;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version

@@ -23,7 +23,8 @@ std::string duration_text(double seconds) {
 
 bool TerminalProgress::stop() { return stop_signal() != 0; }
 
-TerminalProgress::TerminalProgress() : is_terminal_(isatty(STDERR_FILENO) != 0) {}
+TerminalProgress::TerminalProgress(bool talks)
+    : talks_(talks), is_terminal_(talks && isatty(STDERR_FILENO) != 0) {}
 
 void TerminalProgress::begin(const std::string& part, int64_t num_steps) {
   part_ = part;
@@ -62,6 +63,19 @@ void TerminalProgress::iteration(int64_t layer_idx, int64_t iteration, int64_t i
   draw(note);
 }
 
+void TerminalProgress::share(double share, int64_t layer_idx, int64_t iteration, int64_t iters,
+                             double loss) {
+  fraction_ = share;
+  if (!is_terminal_) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - drawn_ < std::chrono::milliseconds(100) && iteration != iters) return;
+  char note[128];
+  std::snprintf(note, sizeof note, "here: layer %lld  iteration %lld/%lld  loss %.5f",
+                static_cast<long long>(layer_idx + 1), static_cast<long long>(iteration),
+                static_cast<long long>(iters), loss);
+  draw(note);
+}
+
 void TerminalProgress::finish() const {
   if (is_terminal_) std::fputs("\r\033[K", stderr);
 }
@@ -84,6 +98,7 @@ void TerminalProgress::draw(const std::string& note) {
 }
 
 void TerminalProgress::print_line(const std::string& line) const {
+  if (!talks_) return;
   std::fprintf(stderr, is_terminal_ ? "\r\033[K%s\n" : "%s\n", line.c_str());
   std::fflush(stderr);
 }

@@ -16,10 +16,13 @@
 #include "cli/compute_dtype.h"
 #include "cli/data_path.h"
 #include "cli/flags.h"
+#include "cli/job.h"
 #include "cli/progress.h"
 #include "cli/stop.h"
 #include "core/threads.h"
 #include "io/file.h"
+#include "pipeline/agree.h"
+#include "pipeline/division.h"
 #include "pipeline/record.h"
 
 namespace laos::cli {
@@ -38,6 +41,8 @@ struct QuantFlags {
   bool debug = false;
   bool restart = false;
   bool strict = false, no_health = false;
+  bool local_model = false;
+  int ranks = 0;
   std::string health_text;
   bool fast = false, balanced = false, full = false;
 };
@@ -49,6 +54,19 @@ std::string bytes_text(double bytes) {
   char text[32];
   std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
   return text;
+}
+
+// "0, 2, 4-7"
+std::string ranges_text(const std::vector<int64_t>& sorted) {
+  std::string text;
+  for (size_t i = 0; i < sorted.size();) {
+    size_t last = i;
+    while (last + 1 < sorted.size() && sorted[last + 1] == sorted[last] + 1) ++last;
+    text += (text.empty() ? "" : ", ") + std::to_string(sorted[i]);
+    if (last > i) text += "-" + std::to_string(sorted[last]);
+    i = last + 1;
+  }
+  return text.empty() ? "none" : text;
 }
 
 // The only device is this machine's processor, perhaps with an index as in "cpu:0".
@@ -107,7 +125,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
                               : flags.full     ? "full"
                                                : "";
   const std::string quant_type = flags.quant_type.empty() ? "w8a8" : flags.quant_type;
-  if (flags.config_path.empty() && flags.quant_type.empty())
+  if (flags.config_path.empty() && flags.quant_type.empty() && is_first_rank())
     std::fprintf(stderr, "laos: neither --config_path nor --quant_type is given: w8a8 is meant\n");
   options.recipe_path =
       flags.config_path.empty()
@@ -126,9 +144,40 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.calib_seq_len = flags.calib_seq_len;
   options.seed = flags.seed;
   options.restart = flags.restart;
+  options.local_model = flags.local_model;
   options.compute = compute_type_of(flags.compute_dtype);
   options.scratch_path = flags.scratch_path;
   return options;
+}
+
+// Who does what, and what it costs, when the job is shared.
+void print_ranks(const pipeline::Plan& plan, int num_ranks, double gemm_gflops) {
+  const pipeline::PlanCosts costs = pipeline::costs_of(plan);
+  const std::vector<bool> none(costs.layers.size(), false);
+  const pipeline::Division division = pipeline::divide(plan, costs, none, num_ranks);
+  const std::vector<pipeline::RankPrice> prices = pipeline::price(plan, costs, division);
+  double all = 0, most = 0;
+  int64_t wire = 0;
+  std::printf("\n%-4s  %-24s  %8s  %8s  %9s  %9s  %9s  %9s\n", "rank", "layers", "tokens", "work",
+              "peak RAM", "states", "sends", "receives");
+  const auto bytes = [](int64_t count) { return bytes_text(static_cast<double>(count)); };
+  for (size_t r = 0; r < prices.size(); ++r) {
+    const pipeline::RankPrice& p = prices[r];
+    all += p.flops;
+    most = std::max(most, p.flops);
+    wire += p.sent_bytes;
+    std::printf("%-4zu  %-24s  %8lld  %8s  %9s  %9s  %9s  %9s\n", r, ranges_text(p.layers).c_str(),
+                static_cast<long long>(p.tokens),
+                duration_text(pipeline::seconds_of(p.flops, gemm_gflops)).c_str(),
+                bytes(p.peak_ram_bytes).c_str(), bytes(p.state_bytes).c_str(),
+                bytes(p.sent_bytes).c_str(), bytes(p.received_bytes).c_str());
+  }
+  const double mean = all / static_cast<double>(prices.size());
+  std::printf("ranks     %d, in %zu waves of layers; the busiest has %.2f of the mean\n", num_ranks,
+              division.waves.size(), most / mean);
+  std::printf("time      about %s, with every rank like this machine\n",
+              duration_text(pipeline::seconds_of(prices.front().job_flops, gemm_gflops)).c_str());
+  std::printf("wire      %s in all\n", bytes_text(static_cast<double>(wire)).c_str());
 }
 
 void print_warnings(const pipeline::Plan& plan) {
@@ -206,7 +255,7 @@ std::string parts_text(const save::WorkStatus& status) {
 pipeline::RunResult run_plan(const pipeline::Plan& plan, TerminalProgress& progress) {
   const StopOnSignals stop_on_signals;
   try {
-    return pipeline::run(plan, progress);
+    return pipeline::run(plan, progress, job());
   } catch (const Error& error) {
     progress.finish();
     if (error.code() != ErrorCode::kStopped) throw;
@@ -222,6 +271,19 @@ pipeline::RunResult run_plan(const pipeline::Plan& plan, TerminalProgress& progr
   }
 }
 
+void print_rank_records(const std::vector<report::Rank>& ranks) {
+  if (ranks.empty()) return;
+  double busiest = 0, sum = 0, sent = 0;
+  for (const report::Rank& rank : ranks) {
+    const double busy = rank.seconds - rank.wait_seconds;
+    busiest = std::max(busiest, busy);
+    sum += busy;
+    sent += static_cast<double>(rank.sent_bytes);
+  }
+  std::printf("ranks     %zu; the busiest worked %.1f s, %.2f of the mean; %s sent\n", ranks.size(),
+              busiest, busiest * static_cast<double>(ranks.size()) / sum, bytes_text(sent).c_str());
+}
+
 // What the finished checkpoint is checked on, if at all: read before the run, which must not end in
 // a missing file.
 std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
@@ -234,23 +296,46 @@ std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
 
 void run_quant(const QuantFlags& flags, int& exit_code) {
   if (flags.threads > 0) set_num_threads(flags.threads);
-  const pipeline::Plan plan = pipeline::make_plan(options_of(flags));
-  print_warnings(plan);
+  if (flags.ranks > 0 && !flags.dry_run)
+    throw Error(ErrorCode::kUsage, {.what = "--ranks says for how many ranks a plan is priced",
+                                    .where = "command line",
+                                    .fix = "add --dry-run, or start that many: mpirun -n " +
+                                           std::to_string(flags.ranks) + " laos quant ..."});
+  cluster::Cluster& ranks = job();
+  const bool is_first = is_first_rank();
+  for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
+    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  pipeline::QuantOptions options = options_of(flags);
+  // What is wrong is found by the first; the others need not look at the output.
+  if (!is_first) ranks.barrier();
+  options.writes = is_first;
+  pipeline::Plan plan = pipeline::make_plan(options);
+  if (is_first) {
+    print_warnings(plan);
+    ranks.barrier();
+  }
+  pipeline::agree_on_plan(plan, ranks);
   if (flags.dry_run) {
-    print_plan(plan, pipeline::estimate(plan));
+    if (!is_first) return;
+    const pipeline::Estimate estimate = pipeline::estimate(plan);
+    print_plan(plan, estimate);
+    const int num_ranks = flags.ranks > 0 ? flags.ranks : ranks.size();
+    if (num_ranks > 1) print_ranks(plan, num_ranks, estimate.gemm_gflops);
     return;
   }
-  const std::optional<pipeline::HealthText> health_text = health_text_of(flags, plan);
-  TerminalProgress progress;
+  const std::optional<pipeline::HealthText> health_text =
+      is_first ? health_text_of(flags, plan) : std::nullopt;
+  TerminalProgress progress(is_first);
   const auto watch = [start = std::chrono::steady_clock::now()] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  if (!plan.options.restart)
+  if (!plan.options.restart && is_first)
     if (const save::WorkStatus kept = save::work_status(plan.options.save_path); kept.has_work)
       std::fprintf(stderr, "laos: going on with an interrupted run; finished: %s\n",
                    parts_text(kept).c_str());
   const pipeline::RunResult result = run_plan(plan, progress);
   progress.finish();
+  if (!is_first) return;
   if (flags.debug) write_debug_info(plan, result);
   const double seconds = watch();
   for (const rotation::FitResult& fit : result.fits) {
@@ -271,6 +356,7 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
               bytes_text(static_cast<double>(save::planned_bytes(plan.job))).c_str());
   std::printf("time      %.1f s (rotation %.1f, layers %.1f, save %.1f)\n", seconds,
               result.fit_seconds, result.quantize_seconds, result.save_seconds);
+  print_rank_records(result.ranks);
   std::printf("peak RSS  %s\n",
               bytes_text(static_cast<double>(pipeline::peak_rss_bytes())).c_str());
 
@@ -334,6 +420,13 @@ void add_quant_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_flag(both_spellings("--dry-run"), flags->dry_run,
                     "print the plan and what it will cost, and stop");
+  command
+      ->add_option("--ranks", flags->ranks,
+                   "with --dry-run: also who does what among so many ranks (mpirun -n)")
+      ->check(CLI::Range(1, 100000));
+  command->add_flag(both_spellings("--local-model"), flags->local_model,
+                    "under mpirun: --model-path is each machine's own copy of the model, not a "
+                    "directory they share");
   command->add_flag("--restart", flags->restart,
                     "begin again where an interrupted run would be gone on with");
   command->add_option(

@@ -23,7 +23,6 @@ using model::LinearGroup;
 namespace {
 
 // Tokens that run through a layer at a time.
-constexpr int64_t kMaxTokens = 2048;
 
 // The norms of a layer, in the order of model::LayerNorms.
 std::string norm_name(int64_t layer_idx, size_t i) {
@@ -288,12 +287,12 @@ model::HiddenStates final_hidden(const EvalModel& model,
   const hf::Config& config = model.config();
   model::HiddenStates states = model::embed(model.embed_tokens(), sequences);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
-  model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kMaxTokens), false,
+  model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kEvalTokens), false,
                                  model::longest_sample(states.samples));
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::unique_ptr<EvalLayer> layer = model.load_layer(i);
-    model::forward_all(config, layer->norms(), layer->linears(), rope, states, kMaxTokens, saved,
-                       states);
+    model::forward_all(config, layer->norms(), layer->linears(), rope, states, kEvalTokens, saved,
+                       &states);
   }
   normalize_final(model, states);
   return states;

@@ -40,6 +40,9 @@ class EvalModel {
 // label without an integer path.
 std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory);
 
+// Tokens that run through a model at once, or a window of more.
+inline constexpr int64_t kEvalTokens = 2048;
+
 // Applies the final norm to every row.
 void normalize_final(const EvalModel& model, model::HiddenStates& states);
 

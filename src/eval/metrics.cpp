@@ -41,6 +41,12 @@ std::vector<int32_t> targets_of(const Windows& windows) {
   return targets;
 }
 
+model::Ragged lengths_of(const Windows& windows) {
+  model::Ragged lengths;
+  for (const Window& window : windows) lengths.append(std::ssize(window.ids));
+  return lengths;
+}
+
 std::vector<int64_t> sizes_of(const Windows& windows) {
   std::vector<int64_t> sizes;
   for (const Window& window : windows) sizes.push_back(window.num_scored());
@@ -88,8 +94,24 @@ struct Pass {
   std::vector<double> kl;
 };
 
-Pass run(const ScoredHidden& model, const ScoredHidden* baseline,
-         const std::vector<int32_t>& targets) {
+// Scored tokens whose logits exist at a time, [begin, end): within a piece that ran through the
+// model at once, as many as there may be. Sums of a product may be ordered by its number of rows,
+// which must not depend on what other pieces there are.
+std::vector<std::pair<int64_t, int64_t>> token_blocks(const Windows& windows) {
+  std::vector<std::pair<int64_t, int64_t>> blocks;
+  int64_t row = 0;
+  for (const model::SampleRange& piece : model::whole_pieces(lengths_of(windows), kEvalTokens)) {
+    int64_t end = row;
+    for (int64_t w = piece.first; w < piece.last; ++w)
+      end += windows[static_cast<size_t>(w)].num_scored();
+    for (; row < end; row = blocks.back().second)
+      blocks.emplace_back(row, std::min(end, row + kTokenBlock));
+  }
+  return blocks;
+}
+
+Pass run(const ScoredHidden& model, const ScoredHidden* baseline, const Windows& windows) {
+  const std::vector<int32_t> targets = targets_of(windows);
   const int64_t n = model.rows.rows(), vocab_size = model.lm_head.shape[0];
   LAOS_ASSERT(n == std::ssize(targets) && (baseline == nullptr || baseline->rows.rows() == n));
   Pass pass;
@@ -98,6 +120,7 @@ Pass run(const ScoredHidden& model, const ScoredHidden* baseline,
     pass.baseline.resize(static_cast<size_t>(n));
     pass.kl.resize(static_cast<size_t>(n), 0.0);
   }
+  const std::vector<std::pair<int64_t, int64_t>> blocks = token_blocks(windows);
   Mat<float> logits(std::min(kTokenBlock, n), kVocabBlock), base_logits;
   if (baseline != nullptr) base_logits = Mat<float>(logits.rows(), kVocabBlock);
   for (int64_t first_id = 0; first_id < vocab_size; first_id += kVocabBlock) {
@@ -106,8 +129,8 @@ Pass run(const ScoredHidden& model, const ScoredHidden* baseline,
     Mat<float> base_head;
     if (baseline != nullptr)
       base_head = model::rows_to_f32(baseline->lm_head, first_id, first_id + count);
-    for (int64_t begin = 0; begin < n; begin += kTokenBlock) {
-      const int64_t end = std::min(n, begin + kTokenBlock);
+    for (const auto& [begin_row, end_row] : blocks) {
+      const int64_t begin = begin_row, end = end_row;  // for lambdas
       const MatView<float> block = logits.view().slice_rows(0, end - begin).slice_cols(0, count);
       linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
                    model.rows.view().slice_rows(begin, end), head.view(), 0.0f, block);
@@ -197,36 +220,77 @@ ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& fi
   return result;
 }
 
+void TokenScores::append(const TokenScores& later) {
+  const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  add(nll, later.nll);
+  add(baseline_nll, later.baseline_nll);
+  add(kl, later.kl);
+  add(agrees, later.agrees);
+}
+
+std::vector<model::SampleRange> share_windows(const Windows& windows, int count) {
+  const model::Ragged lengths = lengths_of(windows);
+  const std::vector<model::SampleRange> pieces = model::whole_pieces(lengths, kEvalTokens);
+  std::vector<model::SampleRange> shares;
+  size_t piece = 0;
+  for (int i = 0; i < count; ++i) {
+    const int64_t first = shares.empty() ? 0 : shares.back().last;
+    // Pieces are of about one size.
+    const size_t end = pieces.size() * static_cast<size_t>(i + 1) / static_cast<size_t>(count);
+    int64_t last = first;
+    for (; piece < end; ++piece) last = pieces[piece].last;
+    shares.push_back({first, last});
+  }
+  return shares;
+}
+
+TokenScores score_tokens(const ScoredHidden& model, const ScoredHidden* baseline,
+                         const Windows& windows) {
+  if (baseline != nullptr && model.lm_head.shape[0] != baseline->lm_head.shape[0])
+    throw Error(ErrorCode::kShape,
+                {.what = "vocabularies of " + std::to_string(model.lm_head.shape[0]) + " and " +
+                         std::to_string(baseline->lm_head.shape[0]) + " tokens",
+                 .where = "model and baseline",
+                 .fix = "compare checkpoints of the same model"});
+  Pass pass = run(model, baseline, windows);
+  TokenScores scores;
+  scores.nll = nll_of(pass.model);
+  scores.baseline_nll = nll_of(pass.baseline);
+  scores.kl = std::move(pass.kl);
+  for (size_t i = 0; i < pass.baseline.size(); ++i)
+    scores.agrees.push_back(pass.model[i].top == pass.baseline[i].top ? 1 : 0);
+  return scores;
+}
+
+Comparison summarize(TokenScores scores, const Windows& windows) {
+  const std::vector<int64_t> sizes = sizes_of(windows);
+  Comparison result;
+  result.model = summarize(scores.nll, sizes);
+  if (scores.baseline_nll.empty()) return result;
+  result.baseline = summarize(scores.baseline_nll, sizes);
+  std::vector<double> increase;
+  for (size_t i = 0; i < scores.nll.size(); ++i)
+    increase.push_back(scores.nll[i] - scores.baseline_nll[i]);
+  Divergence& d = result.divergence;
+  d.kl = mean_over_windows(scores.kl, sizes);
+  d.top1_agreement = mean_over_windows(scores.agrees, sizes);
+  d.nll_increase = mean_over_windows(increase, sizes);
+  std::sort(scores.kl.begin(), scores.kl.end());
+  d.kl_median = percentile(scores.kl, 0.5);
+  d.kl_p99 = percentile(scores.kl, 0.99);
+  d.kl_max = scores.kl.back();
+  return result;
+}
+
 Score score(const ScoredHidden& model, const Windows& windows) {
-  return summarize(nll_of(run(model, nullptr, targets_of(windows)).model), sizes_of(windows));
+  return summarize(score_tokens(model, nullptr, windows), windows).model;
 }
 
 Comparison compare(const ScoredHidden& model, const ScoredHidden& baseline,
                    const Windows& windows) {
-  if (model.lm_head.shape[0] != baseline.lm_head.shape[0])
-    throw Error(ErrorCode::kShape,
-                {.what = "vocabularies of " + std::to_string(model.lm_head.shape[0]) + " and " +
-                         std::to_string(baseline.lm_head.shape[0]) + " tokens",
-                 .where = "model and baseline",
-                 .fix = "compare checkpoints of the same model"});
-  Pass pass = run(model, &baseline, targets_of(windows));
-  const std::vector<int64_t> sizes = sizes_of(windows);
-  const std::vector<double> nll = nll_of(pass.model), base_nll = nll_of(pass.baseline);
-  Comparison result{summarize(nll, sizes), summarize(base_nll, sizes), {}};
-  std::vector<double> agreed, increase;
-  for (size_t i = 0; i < nll.size(); ++i) {
-    agreed.push_back(pass.model[i].top == pass.baseline[i].top ? 1 : 0);
-    increase.push_back(nll[i] - base_nll[i]);
-  }
-  Divergence& d = result.divergence;
-  d.kl = mean_over_windows(pass.kl, sizes);
-  d.top1_agreement = mean_over_windows(agreed, sizes);
-  d.nll_increase = mean_over_windows(increase, sizes);
-  std::sort(pass.kl.begin(), pass.kl.end());
-  d.kl_median = percentile(pass.kl, 0.5);
-  d.kl_p99 = percentile(pass.kl, 0.99);
-  d.kl_max = pass.kl.back();
-  return result;
+  return summarize(score_tokens(model, &baseline, windows), windows);
 }
 
 Score score(const EvalModel& model, const Windows& windows) {

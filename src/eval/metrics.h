@@ -61,6 +61,27 @@ ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows);
 ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,
                            const Windows& windows);
 
+// What a pass over the vocabulary says of each scored token, in order; every figure is made of
+// these. Those beside a baseline are empty without one.
+struct TokenScores {
+  std::vector<double> nll;
+  std::vector<double> baseline_nll, kl,
+      agrees;  // agrees: 1 where both hold the same token likeliest
+
+  // Of windows behind those of this.
+  void append(const TokenScores& later);
+};
+// `windows` are those of the hidden states. Throws Error(kShape) when the vocabularies differ.
+TokenScores score_tokens(const ScoredHidden& model, const ScoredHidden* baseline,
+                         const Windows& windows);
+// Throws Error(kNumeric) as below.
+Comparison summarize(TokenScores scores, const Windows& windows);
+
+// Ranges of windows, `count` of them one after the other: each of whole pieces that run through the
+// model at once, so that the scores of the ranges put together are those of all windows, bit for
+// bit. Some may be empty.
+std::vector<model::SampleRange> share_windows(const Windows& windows, int count);
+
 // Both throw Error(kNumeric) when logits are not finite. `windows` are those of the hidden states.
 Score score(const ScoredHidden& model, const Windows& windows);
 // Throws Error(kShape) when the vocabularies differ. A model compared with itself diverges by

@@ -186,20 +186,35 @@ std::string read_text(const std::filesystem::path& path, int64_t max_bytes) {
   return text;
 }
 
-std::string read_head(const std::filesystem::path& path, int64_t max_bytes) {
+namespace {
+
+std::string read_some(const std::filesystem::path& path, int64_t max_bytes, bool from_end) {
   const RegularFile file = open_regular(path);
   const Descriptor descriptor(file.fd);
   std::string text(static_cast<size_t>(std::min(file.size, max_bytes)), '\0');
+  const int64_t begin = from_end ? file.size - std::ssize(text) : 0;
   size_t filled = 0;
   while (filled < text.size()) {
-    const ssize_t count = without_interrupts(
-        [&] { return ::read(file.fd, text.data() + filled, text.size() - filled); });
+    const ssize_t count = without_interrupts([&] {
+      return ::pread(file.fd, text.data() + filled, text.size() - filled,
+                     begin + static_cast<int64_t>(filled));
+    });
     if (count < 0) fail("read", path, errno);
     if (count == 0) break;  // shorter by now
     filled += static_cast<size_t>(count);
   }
   text.resize(filled);
   return text;
+}
+
+}  // namespace
+
+std::string read_head(const std::filesystem::path& path, int64_t max_bytes) {
+  return read_some(path, max_bytes, false);
+}
+
+std::string read_tail(const std::filesystem::path& path, int64_t max_bytes) {
+  return read_some(path, max_bytes, true);
 }
 
 void read_pieces(const std::filesystem::path& path,

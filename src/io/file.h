@@ -36,6 +36,8 @@ std::string read_text(const std::filesystem::path& path, int64_t max_bytes);
 
 // The file's first `max_bytes` bytes, or all of a smaller one. Throws Error(kIo).
 std::string read_head(const std::filesystem::path& path, int64_t max_bytes);
+// Likewise the last.
+std::string read_tail(const std::filesystem::path& path, int64_t max_bytes);
 
 // Calls `take` with the file's bytes from front to back, some at a time. Throws Error(kIo).
 void read_pieces(const std::filesystem::path& path,

@@ -104,6 +104,20 @@ std::string onednn_description() {
   return text;
 }
 
+void limit_onednn_isa(const std::string& hwy_target) {
+  // Asking oneDNN what it uses would settle it.
+  static const std::map<std::string, dnnl_cpu_isa_t> isas = {
+      {"SSE2", dnnl_cpu_isa_sse41},
+      {"SSSE3", dnnl_cpu_isa_sse41},
+      {"SSE4", dnnl_cpu_isa_sse41},
+      {"AVX2", dnnl_cpu_isa_avx2},
+      {"AVX3", dnnl_cpu_isa_avx512_core},
+      {"AVX3_DL", dnnl_cpu_isa_avx512_core_vnni},
+      {"AVX3_ZEN4", dnnl_cpu_isa_avx512_core_bf16}};
+  if (const auto found = isas.find(hwy_target); found != isas.end())
+    (void)dnnl_set_max_cpu_isa(found->second);
+}
+
 void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                   const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
                   int64_t ldc) {

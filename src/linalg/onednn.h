@@ -10,6 +10,10 @@ namespace laos::linalg {
 // Version and instruction set, which decide how sums are ordered: "oneDNN 2.6.0, isa 0x3ff".
 std::string onednn_description();
 
+// Makes oneDNN use no more of the processor than a Highway target of this name does. Has no effect
+// after its first product, and none for names that say nothing about it ("scalar", Arm's).
+void limit_onednn_isa(const std::string& hwy_target);
+
 // Row-major c = alpha * op(a) * op(b) + beta * c on the calling thread's OpenMP setting; strides in
 // elements. Throws Error(kInternal) when oneDNN refuses.
 void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,

@@ -68,6 +68,13 @@ std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens) {
   return pieces;
 }
 
+std::vector<SampleRange> whole_pieces(const Ragged& samples, int64_t max_tokens) {
+  std::vector<SampleRange> ranges;
+  for (const Piece& piece : pieces_of(samples, max_tokens))
+    if (piece.batch.past == 0) ranges.push_back({piece.first, piece.last});
+  return ranges;
+}
+
 int64_t largest_piece(const Ragged& samples, int64_t max_tokens) {
   int64_t largest = 0;
   for (const Piece& piece : pieces_of(samples, max_tokens))
@@ -85,16 +92,18 @@ int64_t longest_sample(const Ragged& samples) {
 void forward_all(const hf::Config& config, const LayerNorms<float>& norms,
                  LinearsForward<float>& linears, const Rope<float>& rope,
                  const HiddenStates& inputs, int64_t max_tokens, LayerSaved<float>& saved,
-                 HiddenStates& outputs, const ObserveLayer& observe) {
-  LAOS_ASSERT(outputs.rows.rows() == inputs.rows.rows());
-  const bool in_place = &inputs == &outputs;
-  Mat<float> y(in_place ? largest_piece(inputs.samples, max_tokens) : 0, config.hidden_size);
+                 HiddenStates* outputs, const ObserveLayer& observe) {
+  LAOS_ASSERT(outputs == nullptr || outputs->rows.rows() == inputs.rows.rows());
+  const bool in_place = &inputs == outputs;
+  const bool straight = outputs != nullptr && !in_place;
+  Mat<float> y(straight ? 0 : largest_piece(inputs.samples, max_tokens), config.hidden_size);
   for (const Piece& piece : pieces_of(inputs.samples, max_tokens)) {
     const int64_t begin = piece.begin, n = piece.batch.num_tokens();
     const MatView<const float> x = std::as_const(inputs.rows).view().slice_rows(begin, begin + n);
-    const MatView<float> target = outputs.rows.view().slice_rows(begin, begin + n);
+    const MatView<float> target =
+        outputs == nullptr ? MatView<float>{} : outputs->rows.view().slice_rows(begin, begin + n);
     layer_forward<float>(config, norms, linears, rope, piece.batch, x, saved,
-                         in_place ? y.view().slice_rows(0, n) : target);
+                         straight ? target : y.view().slice_rows(0, n));
     if (observe) observe(piece, piece.batch, saved);
     if (in_place)
       parallel_for_ranges(n, 64, [&](int64_t first, int64_t last) {
@@ -102,7 +111,7 @@ void forward_all(const hf::Config& config, const LayerNorms<float>& norms,
                   target.row(first));
       });
     inputs.rows.drop(begin, begin + n);
-    outputs.rows.drop(begin, begin + n);
+    if (outputs != nullptr) outputs->rows.drop(begin, begin + n);
   }
 }
 

@@ -93,15 +93,24 @@ struct Piece {
 // Pieces of at most `max_tokens` tokens, in order.
 std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens);
 
-// Runs a layer over all samples in pieces: outputs.rows = layer(inputs). `saved` must be large
+// Samples [first, last), in order, none of which shares a piece with any other range: the pieces of
+// some of these ranges are the same with and without the others.
+struct SampleRange {
+  int64_t first;
+  int64_t last;
+};
+std::vector<SampleRange> whole_pieces(const Ragged& samples, int64_t max_tokens);
+
+// Runs a layer over all samples in pieces: outputs->rows = layer(inputs). `saved` must be large
 // enough for largest_piece and longest_sample, `rope` for the latter; inputs and outputs may be the
-// same object. `observe`, when not null, is called with each piece and what forward saved.
+// same object, and outputs null when nobody wants them. `observe`, when not null, is called with
+// each piece and what forward saved.
 using ObserveLayer =
     std::function<void(const Piece& piece, const Ragged& batch, LayerSaved<float>& saved)>;
 void forward_all(const hf::Config& config, const LayerNorms<float>& norms,
                  LinearsForward<float>& linears, const Rope<float>& rope,
                  const HiddenStates& inputs, int64_t max_tokens, LayerSaved<float>& saved,
-                 HiddenStates& outputs, const ObserveLayer& observe = nullptr);
+                 HiddenStates* outputs, const ObserveLayer& observe = nullptr);
 
 // Tokens of the largest piece that forward_all will run at once.
 int64_t largest_piece(const Ragged& samples, int64_t max_tokens);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -117,16 +118,18 @@ eval::Windows windows_of(const Plan& plan, int64_t tokens) {
 
 class AnalyzeRun {
  public:
-  AnalyzeRun(const Plan& plan, const AnalyzeOptions& options, Progress& progress)
+  AnalyzeRun(const Plan& plan, const AnalyzeOptions& options, Progress& progress,
+             cluster::Cluster& cluster)
       : plan_(plan),
         options_(options),
         progress_(progress),
+        cluster_(cluster),
         config_(plan.checkpoint.config()),
         windows_(windows_of(plan, options.tokens)) {}
 
   Analysis run() {
     find_widths();
-    rotation_ = make_plan_rotation(plan_, progress_);
+    rotation_ = make_plan_rotation(plan_, progress_, cluster_);
     states_ = model::embed(plan_.checkpoint.embed_tokens(), eval::ids_of(windows_));
     const int64_t n = states_.samples.num_tokens();
     result_.num_tokens = n;
@@ -139,6 +142,7 @@ class AnalyzeRun {
       progress_.step(i + 1, "");
     }
     if (options_.kl) measure_kl();
+    collect();
     return std::move(result_);
   }
 
@@ -263,6 +267,11 @@ class AnalyzeRun {
       GroupCost cost = planned_cost(layer_idx, group);
       cost.before = before[static_cast<size_t>(group)];
       cost.after = after[static_cast<size_t>(group)];
+      cost.kl = kNaN;
+      if (!is_mine(result_.groups.size())) {
+        result_.groups.push_back(cost);
+        continue;
+      }
       OneGroupLow one_low(weights, group, result_.low);
       model::OnlineLinears low(online, one_low);
       Mat<float> changed(n, config_.hidden_size);
@@ -272,7 +281,6 @@ class AnalyzeRun {
       cost.layer_error = model::mean_relative_error(
           std::as_const(changed).view(), std::as_const(output).view(), std::as_const(added).view());
       cost.stream_error = mean_relative_square(changed, output);
-      cost.kl = kNaN;
       result_.groups.push_back(cost);
       if (options_.kl && cost.is_candidate) variants_.push_back(std::move(changed));
     }
@@ -315,8 +323,9 @@ class AnalyzeRun {
         eval::scored_hidden(*model, final_of(std::move(exact_)), windows_);
     progress_.begin("measure KL", std::ssize(variants_));
     auto variant = variants_.begin();
-    for (GroupCost& cost : result_.groups) {
-      if (!cost.is_candidate) continue;
+    for (size_t g = 0; g < result_.groups.size(); ++g) {
+      GroupCost& cost = result_.groups[g];
+      if (!cost.is_candidate || !is_mine(g)) continue;
       cost.kl = eval::compare(eval::scored_hidden(*model, final_of(std::move(*variant)), windows_),
                               exact, windows_)
                     .divergence.kl.value;
@@ -325,9 +334,40 @@ class AnalyzeRun {
     }
   }
 
+  // Every rank carries the float model; groups at the low width, one after the other, are theirs in
+  // turn, each with its way to the model's end.
+  bool is_mine(size_t group) const noexcept {
+    return static_cast<int>(group % static_cast<size_t>(cluster_.size())) == cluster_.rank();
+  }
+
+  // What each rank measured of its groups, to rank 0.
+  void collect() {
+    using Measured = std::array<double, 5>;
+    std::vector<Measured> mine;
+    for (size_t g = 0; g < result_.groups.size(); ++g) {
+      const GroupCost& c = result_.groups[g];
+      if (is_mine(g))
+        mine.push_back({c.weight_error, c.output_error, c.layer_error, c.stream_error, c.kl});
+    }
+    const std::vector<std::string> texts = cluster_.gather(
+        std::string(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(Measured)));
+    for (size_t g = 0; g < result_.groups.size() && !texts.empty(); ++g) {
+      const size_t ranks = texts.size();
+      Measured m;
+      std::memcpy(&m, texts[g % ranks].data() + g / ranks * sizeof m, sizeof m);
+      GroupCost& c = result_.groups[g];
+      c.weight_error = m[0];
+      c.output_error = m[1];
+      c.layer_error = m[2];
+      c.stream_error = m[3];
+      c.kl = m[4];
+    }
+  }
+
   const Plan& plan_;
   const AnalyzeOptions& options_;
   Progress& progress_;
+  cluster::Cluster& cluster_;
   const hf::Config& config_;
   const eval::Windows windows_;
   Analysis result_;
@@ -357,8 +397,9 @@ const char* name_of(LinearGroup group) noexcept {
   return "down";
 }
 
-Analysis analyze(const Plan& plan, const AnalyzeOptions& options, Progress& progress) {
-  return AnalyzeRun(plan, options, progress).run();
+Analysis analyze(const Plan& plan, const AnalyzeOptions& options, Progress& progress,
+                 cluster::Cluster& cluster) {
+  return AnalyzeRun(plan, options, progress, cluster).run();
 }
 
 std::vector<bool> choose_high(const Analysis& analysis, double low_share) {

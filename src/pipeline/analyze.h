@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/cluster.h"
 #include "model/outliers.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
@@ -61,7 +62,9 @@ struct Analysis {
 // the tokens' hidden states; with `kl`, of those once more for each group of the model. Throws
 // Error: kUnsupported for static activations at either width and where nothing can be chosen, kData
 // without a dataset, and as pipeline::run does.
-Analysis analyze(const Plan& plan, const AnalyzeOptions& options, Progress& progress);
+// Ranks of a job share the groups; the figures are those of one rank, and at rank 0.
+Analysis analyze(const Plan& plan, const AnalyzeOptions& options, Progress& progress,
+                 cluster::Cluster& cluster);
 
 // Which candidates should have the high width so that at least `low_share` of all linear weights
 // have the low one, at the least sum of costs: true = high, one entry a group. Throws Error(kUsage)

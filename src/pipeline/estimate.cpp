@@ -3,6 +3,7 @@
 
 #include "autoround/train_layer.h"
 #include "linalg/gemm.h"
+#include "pipeline/division.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
 #include "rotation/fit.h"
@@ -11,10 +12,12 @@
 namespace laos::pipeline {
 namespace {
 
-model::Ragged ragged_of(const Samples& samples) {
-  model::Ragged ragged;
-  for (const std::vector<int32_t>& sample : samples) ragged.append(std::ssize(sample));
-  return ragged;
+double pairs_of(const model::Ragged& samples) {  // causal query-key pairs
+  double pairs = 0;
+  for (int64_t s = 0; s < samples.num_sequences(); ++s)
+    pairs +=
+        0.5 * static_cast<double>(samples.length(s)) * static_cast<double>(samples.length(s) + 1);
+  return pairs;
 }
 
 // GFLOP/s of an f32 product large enough to run at full rate.
@@ -60,12 +63,123 @@ double gptq_flops(const Plan& plan, size_t step, int64_t layer_idx,
 
 // The share of the GEMM rate that a whole run reaches; docs/accuracy.md has the measurement.
 constexpr double kEfficiency = 0.6;
+// Reading, rounding, checking and writing a weight, in operations of that rate.
+constexpr double kOperationsPerWeight = 100;
+
+}  // namespace
+
+PlanCosts costs_of(const Plan& plan) {
+  const hf::Config& config = plan.checkpoint.config();
+  const auto hidden_size = static_cast<double>(config.hidden_size);
+  const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
+  double params = 0, qkv_params = 0;  // linear weights of a layer
+  for (const model::Linear l : model::kAllLinears) {
+    const double size = static_cast<double>(model::out_features(config, l)) *
+                        static_cast<double>(model::in_features(config, l));
+    params += size;
+    if (l == model::Linear::kQProj || l == model::Linear::kKProj || l == model::Linear::kVProj)
+      qkv_params += size;
+  }
+  PlanCosts costs;
+  // One product a linear, and q kᵀ and p v.
+  costs.per_token = 2 * params;
+  costs.per_pair = 4 * q_size;
+  // Two products a linear (one for q/k/v), five in attention.
+  const auto backward = [&](double tokens, double pairs) {
+    return (4 * params - 2 * qkv_params) * tokens + 10 * q_size * pairs;
+  };
+  const auto layers = static_cast<double>(config.num_hidden_layers);
+  for (const PlannedFit& fit : plan.fits) {
+    const model::Ragged samples = lengths_of(*fit.samples);
+    costs.fit_pass += layers * costs.forward_of(samples.num_tokens(), pairs_of(samples));
+    const auto rows =
+        static_cast<double>(rotation::num_fit_rows(config, fit.options, samples, fit.chunks));
+    const double squared = hidden_size * hidden_size, cubed = squared * hidden_size;
+    const auto steps = static_cast<double>(fit.options.steps);
+    if (fit.options.objective == rotation::FitObjective::kTokenRange) {
+      // A step: a batch rotated, its gradient, the turn, and two Newton-Schulz steps.
+      const double batch = std::min<double>(rows, rotation::kRangeBatchRows);
+      costs.fit += steps * (4 * batch * squared + 10 * cubed);
+      costs.fit_bytes =
+          std::max(costs.fit_bytes, 4 * ((1.5 * rows + 3 * batch) * hidden_size + 6 * squared));
+    } else {
+      // About 15 steps of 2 products make a polar factor.
+      costs.fit += steps * (4 * rows * squared + 60 * cubed);
+      costs.fit_bytes = std::max(costs.fit_bytes, 4 * (4 * rows * hidden_size + 8 * squared));
+    }
+  }
+
+  const model::Ragged samples = lengths_of(*plan.samples);
+  const auto tokens = static_cast<double>(samples.num_tokens());
+  const auto count = std::max(1.0, static_cast<double>(samples.num_sequences()));
+  const double drawn =
+      std::min(8.0, count) / count;  // share of the set that an iteration draws, on average
+  const double evaluated = 3 * std::min(32.0, count) / count;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    LayerCost& cost = costs.layers.emplace_back();
+    cost.pass = costs.forward_of(samples.num_tokens(), pairs_of(samples));
+    cost.rotate = plan.rotate() != nullptr ? 2 * params * hidden_size : 0;
+    cost.steps = kOperationsPerWeight * params;
+    cost.passed = plan.reads_activations_from(i + 1);
+    for (size_t step = 0; step < plan.steps.size(); ++step) {
+      if (!plan.reads_activations(step, i)) continue;
+      const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
+      if (train == nullptr) {
+        ++cost.looks;
+        if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
+            round != nullptr && round->gptq)
+          cost.steps += gptq_flops(plan, step, i, *round->gptq, tokens, costs.gram_bytes);
+        continue;
+      }
+      cost.passed = true;
+      const auto iters = static_cast<double>(train->options.iters);
+      cost.steps += (iters * drawn + evaluated) * cost.pass +
+                    iters * drawn * backward(tokens, pairs_of(samples));
+      costs.batch_tokens = static_cast<double>(autoround::largest_batch(samples));
+    }
+  }
+  return costs;
+}
+
+namespace {
+
+// What a rank holds beside hidden states, at its peak.
+double other_bytes(const Plan& plan, const PlanCosts& costs, double hidden_rows) {
+  const hf::Config& config = plan.checkpoint.config();
+  const double params = costs.per_token / 2;
+  const auto hidden_size = static_cast<double>(config.hidden_size),
+             intermediate_size = static_cast<double>(config.intermediate_size);
+  const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
+  const double kv_size = static_cast<double>(config.num_key_value_heads * config.head_dim);
+  const model::Ragged samples = lengths_of(*plan.samples);
+  const double piece =
+      std::min(hidden_rows, std::max<double>(static_cast<double>(kForwardTokens),
+                                             static_cast<double>(model::longest_sample(samples))));
+  const double saved_row = 4 * hidden_size + 5 * q_size + 5 * kv_size + 4 * intermediate_size;
+  const double training =
+      4 * (costs.batch_tokens * (saved_row + 6 * hidden_size) + 2 * params) + 2 * params;
+  const double forward_pass = 4 * piece * saved_row;
+  const double layer_weights =
+      4 * params + 4 * params;  // at rest, and one linear's copies while it is rotated
+  const double head = 4.0 * 2 * static_cast<double>(kHeadRows) * hidden_size;
+  return 64e6 + std::max(costs.fit_bytes, layer_weights + head +
+                                              std::max(training, forward_pass + costs.gram_bytes));
+}
+
+double most_rows(const Plan& plan) {
+  double rows = 0;
+  for (const PlannedFit& fit : plan.fits)
+    rows = std::max(rows, static_cast<double>(lengths_of(*fit.samples).num_tokens()));
+  if (plan.reads_activations_from(0))
+    rows = std::max(rows, static_cast<double>(lengths_of(*plan.samples).num_tokens()));
+  return rows;
+}
 
 }  // namespace
 
 int64_t scratch_bytes(const Plan& plan) {
   const auto bytes_of = [&](const Samples& samples) {
-    return 4 * plan.checkpoint.config().hidden_size * ragged_of(samples).num_tokens();
+    return 4 * plan.checkpoint.config().hidden_size * lengths_of(samples).num_tokens();
   };
   int64_t most = 0;
   for (const PlannedFit& fit : plan.fits) most = std::max(most, bytes_of(*fit.samples));
@@ -83,111 +197,30 @@ int64_t scratch_bytes(const Plan& plan) {
 }
 
 Estimate estimate(const Plan& plan) {
-  const hf::Config& config = plan.checkpoint.config();
-  const auto layers = static_cast<double>(config.num_hidden_layers);
-  const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
-  double params = 0, qkv_params = 0;  // linear weights of a layer
-  for (const model::Linear l : model::kAllLinears) {
-    const double size = static_cast<double>(model::out_features(config, l)) *
-                        static_cast<double>(model::in_features(config, l));
-    params += size;
-    if (l == model::Linear::kQProj || l == model::Linear::kKProj || l == model::Linear::kVProj)
-      qkv_params += size;
-  }
-  const auto pairs_of = [](const model::Ragged& samples) {  // causal query-key pairs
-    double pairs = 0;
-    for (int64_t s = 0; s < samples.num_sequences(); ++s)
-      pairs +=
-          0.5 * static_cast<double>(samples.length(s)) * static_cast<double>(samples.length(s) + 1);
-    return pairs;
-  };
-  // Forward: one product a linear, and q kᵀ and p v. Backward: two a linear (one for q/k/v), five
-  // in attention.
-  const auto forward = [&](double tokens, double pairs) {
-    return 2 * params * tokens + 4 * q_size * pairs;
-  };
-  const auto backward = [&](double tokens, double pairs) {
-    return (4 * params - 2 * qkv_params) * tokens + 10 * q_size * pairs;
-  };
-
+  const PlanCosts costs = costs_of(plan);
   Estimate result;
-  const double hidden_size = static_cast<double>(config.hidden_size);
-  double hidden_rows = 0, fit_bytes = 0;
-  for (const PlannedFit& fit : plan.fits) {
-    const model::Ragged samples = ragged_of(*fit.samples);
-    const auto tokens = static_cast<double>(samples.num_tokens());
-    result.flops += layers * forward(tokens, pairs_of(samples));
-    const auto rows =
-        static_cast<double>(rotation::num_fit_rows(config, fit.options, samples, fit.chunks));
-    const double squared = hidden_size * hidden_size, cubed = squared * hidden_size;
-    const auto steps = static_cast<double>(fit.options.steps);
-    if (fit.options.objective == rotation::FitObjective::kTokenRange) {
-      // A step: a batch rotated, its gradient, the turn, and two Newton-Schulz steps.
-      const double batch = std::min<double>(rows, rotation::kRangeBatchRows);
-      result.flops += steps * (4 * batch * squared + 10 * cubed);
-      fit_bytes = std::max(fit_bytes, 4 * ((1.5 * rows + 3 * batch) * hidden_size + 6 * squared));
-    } else {
-      // About 15 steps of 2 products make a polar factor.
-      result.flops += steps * (4 * rows * squared + 60 * cubed);
-      fit_bytes = std::max(fit_bytes, 4 * (4 * rows * hidden_size + 8 * squared));
-    }
-    hidden_rows = std::max(hidden_rows, tokens);
-  }
-  if (plan.rotate() != nullptr) result.flops += 2 * layers * params * hidden_size;
-
-  const model::Ragged samples = ragged_of(*plan.samples);
-  const auto tokens = static_cast<double>(samples.num_tokens());
-  double batch_tokens = 0, gram_bytes = 0;
-  if (plan.reads_activations_from(0) && samples.num_sequences() > 0) {
-    const auto count = static_cast<double>(samples.num_sequences());
-    const double drawn =
-        std::min(8.0, count) / count;  // share of the set that an iteration draws, on average
-    const double evaluated = 3 * std::min(32.0, count) / count;
-    // Layers whose float outputs the next reading layer needs, and further passes for statistics.
-    double passes = 0;
-    for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-      const double in_layer = plan.reads_activations_from(i + 1) ? 1 : 0;
-      double readers = 0;
-      for (size_t step = 0; step < plan.steps.size(); ++step) {
-        if (!plan.reads_activations(step, i)) continue;
-        ++readers;
-        if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
-            round != nullptr && round->gptq)
-          result.flops += gptq_flops(plan, step, i, *round->gptq, tokens, gram_bytes);
-        const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
-        if (train == nullptr) continue;
-        const auto iters = static_cast<double>(train->options.iters);
-        result.flops += (iters * drawn + evaluated) * forward(tokens, pairs_of(samples)) +
-                        iters * drawn * backward(tokens, pairs_of(samples));
-        batch_tokens = static_cast<double>(autoround::largest_batch(samples));
-      }
-      passes += std::max(in_layer, readers);
-    }
-    result.flops += passes * forward(tokens, pairs_of(samples));
-    hidden_rows = std::max(hidden_rows, tokens);
-  }
-
-  const auto intermediate_size = static_cast<double>(config.intermediate_size);
-  const double kv_size = static_cast<double>(config.num_key_value_heads * config.head_dim);
-  const double piece =
-      std::min(hidden_rows, std::max<double>(static_cast<double>(kForwardTokens),
-                                             static_cast<double>(model::longest_sample(samples))));
-  const double saved_row = 4 * hidden_size + 5 * q_size + 5 * kv_size + 4 * intermediate_size;
-  const double training =
-      4 * (batch_tokens * (saved_row + 6 * hidden_size) + 2 * params) + 2 * params;
-  const double forward_pass = 4 * piece * saved_row;
-  const double layer_weights =
-      4 * params + 4 * params;  // at rest, and one linear's copies while it is rotated
-  const double head = 4.0 * 2 * static_cast<double>(kHeadRows) * hidden_size;
+  result.flops = costs.fit_pass + costs.fit;
+  for (const LayerCost& cost : costs.layers)
+    // The first look of a layer's steps is the pass as well.
+    result.flops +=
+        std::max(cost.looks, cost.passed ? 1.0 : 0.0) * cost.pass + cost.rotate + cost.steps;
+  const double rows = most_rows(plan);
   result.peak_ram_bytes = static_cast<int64_t>(
-      64e6 + std::max(fit_bytes + 4 * 2 * hidden_rows * hidden_size,
-                      layer_weights + head + 4 * 2 * hidden_rows * hidden_size +
-                          std::max(training, forward_pass + gram_bytes)));
+      other_bytes(plan, costs, rows) +
+      4 * 2 * rows * static_cast<double>(plan.checkpoint.config().hidden_size));
   result.disk_bytes = save::planned_bytes(plan.job);
   result.scratch_bytes = scratch_bytes(plan);
   result.gemm_gflops = measure_gemm_gflops();
-  result.seconds = result.flops / (kEfficiency * 1e9 * result.gemm_gflops);
+  result.seconds = seconds_of(result.flops, result.gemm_gflops);
   return result;
+}
+
+double seconds_of(double flops, double gemm_gflops) {
+  return flops / (kEfficiency * 1e9 * gemm_gflops);
+}
+
+double rank_bytes(const Plan& plan, const PlanCosts& costs) {
+  return other_bytes(plan, costs, most_rows(plan));
 }
 
 }  // namespace laos::pipeline

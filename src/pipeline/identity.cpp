@@ -32,7 +32,9 @@ std::string checksum_of(const Samples& samples) {
   return std::to_string(samples.size()) + " samples, sha256 " + sum.hex();
 }
 
-void add_model_files(const fs::path& directory, std::map<std::string, std::string>& identity) {
+// Copies differ in their times of change; their ends are compared instead.
+void add_model_files(const fs::path& directory, bool is_copy,
+                     std::map<std::string, std::string>& identity) {
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
@@ -41,9 +43,13 @@ void add_model_files(const fs::path& directory, std::map<std::string, std::strin
     const fs::path& path = entry->path();
     const auto changed = fs::last_write_time(path, error).time_since_epoch().count();
     if (error) break;
-    identity["model file " + path.filename().string()] =
-        std::to_string(fs::file_size(path, error)) + " bytes, changed " + std::to_string(changed) +
-        ", sha256 of the first MiB " + io::sha256(io::read_head(path, kHeadBytes));
+    std::string& text = identity["model file " + path.filename().string()];
+    text = std::to_string(fs::file_size(path, error)) + " bytes, sha256 of the first MiB " +
+           io::sha256(io::read_head(path, kHeadBytes));
+    if (is_copy)
+      text += ", of the last " + io::sha256(io::read_tail(path, kHeadBytes));
+    else
+      text += ", changed " + std::to_string(changed);
   }
   if (error)
     throw Error(ErrorCode::kIo, {.what = "cannot look at the model's files: " + error.message(),
@@ -76,7 +82,7 @@ save::WorkPlan work_plan(const Plan& plan) {
     work.identity["calibration data of stage " + std::to_string(i + 1)] =
         checksum_of(*plan.fits[i].samples);
   work.identity["calibration data"] = checksum_of(*plan.samples);
-  add_model_files(plan.options.model_path, work.identity);
+  add_model_files(plan.options.model_path, plan.options.local_model, work.identity);
   return work;
 }
 

@@ -30,7 +30,8 @@ struct QuantOptions {
   uint32_t seed = 42;
   // Operands of the products of training. Everything else is computed in f32.
   linalg::ComputeType compute = linalg::ComputeType::kF32;
-  bool restart = false;  // throw away what an interrupted run finished
+  bool local_model = false;  // model_path is a machine's own copy, like those of others
+  bool restart = false;      // throw away what an interrupted run finished
   // Hidden states are kept for the next run once this many seconds went into them.
   double keep_states_seconds = 60;
   // Where hidden states are kept while the run goes on; empty: in the work directory.

@@ -108,6 +108,15 @@ int64_t peak_rss_bytes() {
   return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
                            const autoround::TrainableLinears::Snapshot& quantized,
                            std::vector<autoround::LayerReport> trained, double seconds) {
@@ -172,6 +181,7 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
     }
   }
   record.layers = result.records;
+  record.ranks = result.ranks;
   record.timings = {.total = seconds,
                     .fit = result.fit_seconds,
                     .layers = result.quantize_seconds,

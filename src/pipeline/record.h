@@ -15,6 +15,8 @@ namespace laos::pipeline {
 
 // Highest resident memory of this process so far, in bytes.
 int64_t peak_rss_bytes();
+// Processor time of all its threads so far.
+double cpu_seconds();
 
 // What run.json says of a decoder layer: `weights` are float as they were before they became
 // `quantized`, `trained` what each autoround_quant reports.

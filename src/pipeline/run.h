@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "autoround/train_layer.h"
+#include "cluster/cluster.h"
 #include "pipeline/plan.h"
 #include "report/run_record.h"
 #include "rotation/fit.h"
@@ -32,6 +33,10 @@ class Progress {
   // An iteration of training layer `layer_idx`; loss is the mean absolute error per element.
   virtual void iteration(int64_t /*layer_idx*/, int64_t /*iteration*/, int64_t /*iters*/,
                          double /*loss*/) {}
+  // The same where several ranks work: the whole job is done to this share, as far as this rank can
+  // tell.
+  virtual void share(double /*share*/, int64_t /*layer_idx*/, int64_t /*iteration*/,
+                     int64_t /*iters*/, double /*loss*/) {}
   // Asked after every step and iteration: true makes run() throw Error(kStopped) there.
   virtual bool stop() { return false; }
 };
@@ -42,6 +47,7 @@ struct RunResult {
   std::vector<autoround::LayerReport> layers;  // of every decoder layer
   int64_t layers_kept = 0;                     // of those, finished by an earlier run
   std::vector<report::Layer> records;          // likewise, with all that run.json says of it
+  std::vector<report::Rank> ranks;             // what each did, when there are several
   double fit_seconds = 0;
   double quantize_seconds = 0;
   double save_seconds = 0;
@@ -54,9 +60,13 @@ struct RunResult {
 // kNumeric for NaN or infinity in a weight (found before anything is trained), kIo and kResource
 // from writing, kStopped.
 RunResult run(const Plan& plan, Progress& progress);
+// The same by all ranks of a job, each of which calls it with the same plan: the bytes are those of
+// one rank. Ranks other than 0 get no result worth looking at.
+RunResult run(const Plan& plan, Progress& progress, cluster::Cluster& cluster);
 
-// The rotation of a plan, fitted as the plan says; nullopt when nothing is rotated. Throws Error as
-// rotation::fit_rotation.
-std::optional<rotation::ModelRotation> make_plan_rotation(const Plan& plan, Progress& progress);
+// The rotation of a plan, fitted as the plan says by all ranks; nullopt when nothing is rotated.
+// Throws Error as rotation::fit_rotation.
+std::optional<rotation::ModelRotation> make_plan_rotation(const Plan& plan, Progress& progress,
+                                                          cluster::Cluster& cluster);
 
 }  // namespace laos::pipeline

@@ -171,7 +171,7 @@ class Page {
         "<link rel=\"icon\" href=\"data:,\">\n<title>" +
         escaped(title) + "</title>\n<style>" + kStyle + "</style></head>\n<body><main>\n";
     page += header() + health() + layers_apart() + bits() + training() + outliers() + weights() +
-            time_and_memory() + recipe() + environment();
+            time_and_memory() + ranks() + recipe() + environment();
     page += "<footer>laos " + escaped(r_.laos_version) +
             ". The figures of this page stand in <code>run.json</code> beside it; <code>laos "
             "report DIR</code> makes it again.</footer>\n</main></body></html>\n";
@@ -535,6 +535,41 @@ class Page {
            (r_.layers.empty() ? ""
                               : plots(to_figure(seconds) + to_figure(memory)) +
                                     table.folded("Table: time and memory per layer"));
+  }
+
+  std::string ranks() const {
+    if (r_.ranks.empty()) return "";
+    Table table({{"rank"},
+                 {"machine", false},
+                 {"threads"},
+                 {"layers"},
+                 {"float pass"},
+                 {"layers' time"},
+                 {"waiting"},
+                 {"processor time"},
+                 {"sent"},
+                 {"received"},
+                 {"peak memory"}});
+    double busiest = 0, sum = 0, wire = 0;
+    for (size_t i = 0; i < r_.ranks.size(); ++i) {
+      const Rank& rank = r_.ranks[i];
+      busiest = std::max(busiest, rank.seconds - rank.wait_seconds);
+      sum += rank.seconds - rank.wait_seconds;
+      wire += static_cast<double>(rank.sent_bytes);
+      table.row({std::to_string(i), escaped(rank.host), std::to_string(rank.threads),
+                 std::to_string(rank.layers), duration_text(rank.pass_seconds),
+                 duration_text(rank.layer_seconds), duration_text(rank.wait_seconds),
+                 duration_text(rank.cpu_seconds),
+                 bytes_text(rank.sent_bytes), bytes_text(rank.received_bytes),
+                 bytes_text(rank.peak_rss_bytes)});
+    }
+    const auto count = static_cast<double>(r_.ranks.size());
+    return heading("Ranks") +
+           paragraph(format("The job was shared by %zu processes. The busiest worked %.2f of "
+                            "their mean; ",
+                            r_.ranks.size(), sum > 0 ? busiest * count / sum : 1.0) +
+                     bytes_text(wire) + " went over the wire.") +
+           table.html();
   }
 
   std::string recipe() const {

@@ -74,6 +74,20 @@ void fields(F& field, Layer& l) {
   field("training", l.training);
 }
 template <class F>
+void fields(F& field, Rank& r) {
+  field("host", r.host);
+  field("threads", r.threads);
+  field("layers", r.layers);
+  field("seconds", r.seconds);
+  field("pass_seconds", r.pass_seconds);
+  field("layer_seconds", r.layer_seconds);
+  field("wait_seconds", r.wait_seconds);
+  field("cpu_seconds", r.cpu_seconds);
+  field("sent_bytes", r.sent_bytes);
+  field("received_bytes", r.received_bytes);
+  field("peak_rss_bytes", r.peak_rss_bytes);
+}
+template <class F>
 void fields(F& field, Fit& f) {
   field("best_step", f.best_step);
   field("orthogonality", f.orthogonality);
@@ -137,6 +151,7 @@ void fields(F& field, RunRecord& r) {
   field("peak_rss_bytes", r.peak_rss_bytes);
   field("checkpoint_bytes", r.checkpoint_bytes);
   field("health", r.health);
+  field("ranks", r.ranks);
   field("fits", r.fits);
   field("layers", r.layers);
 }
@@ -251,6 +266,7 @@ constexpr int64_t kMaxRunBytes = int64_t{256} << 20;
 
 std::string to_json(const RunRecord& record) { return text_of(record); }
 std::string to_json(const Layer& layer) { return text_of(layer); }
+std::string to_json(const Rank& rank) { return text_of(rank); }
 
 RunRecord run_record_from_json(const std::string& text, const std::string& name) {
   auto record = value_of<RunRecord>(text, name);
@@ -263,6 +279,9 @@ RunRecord run_record_from_json(const std::string& text, const std::string& name)
 }
 Layer layer_from_json(const std::string& text, const std::string& name) {
   return value_of<Layer>(text, name);
+}
+Rank rank_from_json(const std::string& text, const std::string& name) {
+  return value_of<Rank>(text, name);
 }
 
 void write_run(const std::filesystem::path& directory, const RunRecord& record) {

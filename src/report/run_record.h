@@ -57,6 +57,20 @@ struct Layer {
   std::vector<autoround::LayerReport> training;  // of each autoround_quant, in turn
 };
 
+// What a process of a job of several did.
+struct Rank {
+  std::string host;
+  int64_t threads = 0;
+  int64_t layers = 0;        // that it made
+  double seconds = 0;        // from the start until all layers were finished
+  double pass_seconds = 0;   // of them, carrying its share of the samples through the float layers
+  double layer_seconds = 0;  // of them, making layers
+  double wait_seconds = 0;   // of them, waiting for other ranks and their bytes
+  double cpu_seconds = 0;    // processor time of all threads
+  int64_t sent_bytes = 0, received_bytes = 0;
+  int64_t peak_rss_bytes = 0;
+};
+
 struct Fit {
   int64_t best_step = 0;
   double orthogonality = 0;
@@ -85,6 +99,7 @@ struct RunRecord {
   std::vector<std::string> warnings;
   std::vector<Fit> fits;
   std::vector<Layer> layers;
+  std::vector<Rank> ranks;  // empty when one process did it all
   Timings timings;
   int64_t peak_rss_bytes = 0, checkpoint_bytes = 0;
   std::optional<Health> health;
@@ -94,11 +109,13 @@ struct RunRecord {
 // written with replacement characters.
 std::string to_json(const RunRecord& record);
 std::string to_json(const Layer& layer);
+std::string to_json(const Rank& rank);
 // The inverse; absent keys keep their defaults and unknown ones are passed over, so that other
 // versions' records can be read. Throws Error(kFormat) naming `name`: not JSON, wrong types,
 // another format.
 RunRecord run_record_from_json(const std::string& text, const std::string& name);
 Layer layer_from_json(const std::string& text, const std::string& name);
+Rank rank_from_json(const std::string& text, const std::string& name);
 
 // Writes run.json and report.html into `directory`; each appears whole. Throws Error(kIo),
 // Error(kResource).

@@ -69,7 +69,8 @@ int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options
 }
 
 ActivationRows::ActivationRows(const hf::Config& config, FitOptions options,
-                               const model::Ragged& samples, int64_t chunks)
+                               const model::Ragged& samples, int64_t chunks,
+                               const model::SampleRange* share)
     : hidden_size_(config.hidden_size),
       options_(std::move(options)),
       samples_(samples),
@@ -79,13 +80,35 @@ ActivationRows::ActivationRows(const hf::Config& config, FitOptions options,
     const bool mlp = l == Linear::kGateProj || l == Linear::kUpProj;
     (mlp ? mlp_input_ : attention_input_).is_fitted = true;
   }
-  for (int64_t s = 0; s < samples.num_sequences(); ++s)
-    num_rows_ += std::min(chunks, samples.length(s));
-  num_rows_ *= (attention_input_.is_fitted ? 1 : 0) + (mlp_input_.is_fitted ? 1 : 0);
+  const int64_t num_inputs = (attention_input_.is_fitted ? 1 : 0) + (mlp_input_.is_fitted ? 1 : 0);
+  const model::SampleRange own =
+      share != nullptr ? *share : model::SampleRange{0, samples.num_sequences()};
+  for (int64_t s = 0; s < samples.num_sequences(); ++s) {
+    num_rows_ += num_inputs * std::min(chunks, samples.length(s));
+    if (s < own.first) first_row_ = num_rows_;
+    if (s < own.last) last_row_ = num_rows_;
+  }
   num_kept_ = std::min(num_rows_, options_.max_samples);
-  rows_ = Mat<float>(config.num_hidden_layers * num_kept_, hidden_size_);
+  first_sample_ = own.first;
+  while (first_kept_ < num_kept_ && wanted(first_kept_) < first_row_) ++first_kept_;
+  last_kept_ = first_kept_;
+  while (last_kept_ < num_kept_ && wanted(last_kept_) < last_row_) ++last_kept_;
+  rows_ = Mat<float>(config.num_hidden_layers * (last_kept_ - first_kept_), hidden_size_);
   for (Reader* reader : {&attention_input_, &mlp_input_})
     reader->mean.resize(static_cast<size_t>(hidden_size_));
+  begin_layer();
+}
+
+// trunc(linspace(0, num_rows - 1, num_kept)): all of them when none is dropped.
+int64_t ActivationRows::wanted(int64_t kept) const noexcept {
+  if (num_kept_ == 1) return kept == 0 ? 0 : num_rows_;
+  return kept * (num_rows_ - 1) / (num_kept_ - 1);
+}
+
+void ActivationRows::begin_layer() noexcept {
+  row_ = first_row_;
+  kept_ = first_kept_;
+  attention_input_.sample = mlp_input_.sample = first_sample_;
 }
 
 void ActivationRows::add_means(const model::Ragged& batch, const Mat<float>& inputs,
@@ -99,16 +122,15 @@ void ActivationRows::add_means(const model::Ragged& batch, const Mat<float>& inp
       const int64_t begin = p * length / parts, end = (p + 1) * length / parts;
       if (end <= seen) continue;
       if (begin >= last) break;
-      // trunc(linspace(0, num_rows - 1, num_kept)): all of them when none is dropped.
-      const int64_t wanted = num_kept_ == 1 ? 0 : kept_ * (num_rows_ - 1) / (num_kept_ - 1);
+      const int64_t wanted_row = wanted(kept_);
       if (begin >= seen) std::fill(reader.mean.begin(), reader.mean.end(), 0.0);
       // Means of parts that are not kept matter only where it is not known yet.
-      if (row_ == wanted || end > last || begin < seen)
+      if (row_ == wanted_row || end > last || begin < seen)
         for (int64_t i = std::max(begin, seen); i < std::min(end, last); ++i)
           for (int64_t j = 0; j < hidden_size_; ++j)
             reader.mean[static_cast<size_t>(j)] += inputs(first + i - seen, j);
       if (end > last) break;
-      if (row_++ != wanted) continue;
+      if (row_++ != wanted_row) continue;
       ++kept_;
       float* row = rows_.row(num_taken_++);
       for (const double sum : reader.mean)
@@ -124,9 +146,8 @@ void ActivationRows::observe(const model::Ragged& batch, model::LayerSaved<float
 }
 
 void ActivationRows::finish_layer() {
-  LAOS_ASSERT(row_ == num_rows_ && kept_ == num_kept_);
-  row_ = kept_ = 0;
-  attention_input_.sample = mlp_input_.sample = 0;
+  LAOS_ASSERT(row_ == last_row_ && kept_ == last_kept_);
+  begin_layer();
 }
 
 Mat<float> ActivationRows::take() {

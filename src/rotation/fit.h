@@ -32,15 +32,24 @@ int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options
 // kept, spread evenly.
 class ActivationRows {
  public:
-  // `samples`: all that a layer will see.
+  // `samples`: all that a layer will see. With a `share` of them, of whole pieces, only those are
+  // observed and only the rows that they give are collected.
   ActivationRows(const hf::Config& config, FitOptions options, const model::Ragged& samples,
-                 int64_t chunks);
+                 int64_t chunks, const model::SampleRange* share = nullptr);
+
+  // Of the rows kept of a layer, [first, last) come from the share.
+  struct RowRange {
+    int64_t first, last;
+  };
+  RowRange kept_rows() const noexcept { return {first_kept_, last_kept_}; }
+  int64_t rows_per_layer() const noexcept { return num_kept_; }
 
   // Adds the rows of a piece of the current layer's samples, as forward_all observes them.
   void observe(const model::Ragged& batch, model::LayerSaved<float>& saved);
   void finish_layer();
 
-  // [num_fit_rows, hidden_size], when all layers are finished.
+  // [num_fit_rows, hidden_size], or those of the share layer by layer, when all layers are
+  // finished.
   Mat<float> take();
 
  private:
@@ -50,6 +59,8 @@ class ActivationRows {
     int64_t sample = 0;             // of the layer
     std::vector<double> mean = {};  // of the part at work
   };
+  int64_t wanted(int64_t kept) const noexcept;
+  void begin_layer() noexcept;
   void add_means(const model::Ragged& batch, const Mat<float>& inputs, Reader& reader);
 
   const int64_t hidden_size_;
@@ -57,8 +68,10 @@ class ActivationRows {
   const model::Ragged samples_;
   const int64_t chunks_;
   Reader attention_input_, mlp_input_;
-  int64_t num_rows_ = 0, num_kept_ = 0;  // of a layer
-  int64_t row_ = 0, kept_ = 0;           // so far in this layer
+  int64_t num_rows_ = 0, num_kept_ = 0;                      // of a layer
+  int64_t first_sample_ = 0, first_row_ = 0, last_row_ = 0;  // of the share
+  int64_t first_kept_ = 0, last_kept_ = 0;
+  int64_t row_ = 0, kept_ = 0;  // so far in this layer
   Mat<float> rows_;
   int64_t num_taken_ = 0;
 };

@@ -467,10 +467,7 @@ void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
 
 AscendV1Writer::AscendV1Writer(AscendV1Job job) : job_(std::move(job)) {
   check_output_path(job_, planned_bytes(job_) + planned_work_bytes(job_));
-  for (size_t i = 0; i < job_.tensors.size(); ++i) {
-    const bool is_new = index_of_.emplace(job_.tensors[i].spec.name, i).second;
-    LAOS_ASSERT(is_new);
-  }
+  index_tensors();
   work_ = std::make_unique<WorkDirectory>(job_.save_path, job_.work);
   weights_ = std::make_unique<io::ShardedWriter>(work_->directory(), shard_plan(job_));
   if (job_.global_rotation > 0) {
@@ -482,7 +479,19 @@ AscendV1Writer::AscendV1Writer(AscendV1Job job) : job_(std::move(job)) {
   }
 }
 
+AscendV1Writer::AscendV1Writer(AscendV1Job job, const std::string& state)
+    : job_(std::move(job)), work_(WorkDirectory::join(job_.save_path, state)) {
+  index_tensors();
+}
+
 AscendV1Writer::~AscendV1Writer() = default;
+
+void AscendV1Writer::index_tensors() {
+  for (size_t i = 0; i < job_.tensors.size(); ++i) {
+    const bool is_new = index_of_.emplace(job_.tensors[i].spec.name, i).second;
+    LAOS_ASSERT(is_new);
+  }
+}
 
 std::vector<io::TensorSpec> AscendV1Writer::tensors_of(int64_t layer_idx) const {
   const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
@@ -494,7 +503,8 @@ std::vector<io::TensorSpec> AscendV1Writer::tensors_of(int64_t layer_idx) const 
 
 void AscendV1Writer::write_part(const std::string& name, int64_t offset,
                                 std::span<const std::byte> bytes) {
-  weights_->write_part(name, offset, bytes);
+  LAOS_ASSERT(weights_ || layer_);
+  if (weights_) weights_->write_part(name, offset, bytes);
   if (layer_) layer_->write_part(name, offset, bytes);
 }
 

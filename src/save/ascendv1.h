@@ -110,6 +110,9 @@ class AscendV1Writer {
   // the disk space of all weights. Throws Error as that does, and
   // Error(kIo) when another process writes to the same save_path.
   explicit AscendV1Writer(AscendV1Job job);
+  // In a process that joins the one which writes the checkpoint: only layers can be written, and
+  // each is kept for that one. `state` is its work().state(). Throws as WorkDirectory::join.
+  AscendV1Writer(AscendV1Job job, const std::string& state);
   ~AscendV1Writer();
   AscendV1Writer(const AscendV1Writer&) = delete;
   AscendV1Writer& operator=(const AscendV1Writer&) = delete;
@@ -150,11 +153,12 @@ class AscendV1Writer {
   const OutputTensor& find(const std::string& name) const;
   std::vector<io::TensorSpec> tensors_of(int64_t layer_idx) const;
   void write_part(const std::string& name, int64_t offset, std::span<const std::byte> bytes);
+  void index_tensors();
 
   AscendV1Job job_;
   std::unique_ptr<WorkDirectory> work_;
   // Destroyed before work_, whose directory they are in.
-  std::unique_ptr<io::ShardedWriter> weights_;
+  std::unique_ptr<io::ShardedWriter> weights_;   // null in a process that joined
   std::unique_ptr<io::ShardedWriter> rotation_;  // null when the job has none
   std::unique_ptr<io::ShardedWriter> layer_;     // null outside of a layer
   int64_t layer_idx_ = 0;

@@ -182,7 +182,37 @@ WorkDirectory::WorkDirectory(const fs::path& save_path, const WorkPlan& plan)
   }
 }
 
+WorkDirectory::WorkDirectory(const fs::path& save_path, std::string state, Joined)
+    : save_path_(real_path(save_path)),
+      directory_(save_path_ / kDirectory),
+      parts_(directory_ / kParts),
+      joined_state_(std::move(state)) {
+  check_state_is(joined_state_);
+}
+
+std::unique_ptr<WorkDirectory> WorkDirectory::join(const fs::path& save_path,
+                                                   const std::string& state) {
+  return std::unique_ptr<WorkDirectory>(new WorkDirectory(save_path, state, Joined{}));
+}
+
 WorkDirectory::~WorkDirectory() { close(); }
+
+std::string WorkDirectory::state() const {
+  return io::read_text(directory_ / kState, kMaxStateBytes);
+}
+
+void WorkDirectory::check_state_is(const std::string& expected) const {
+  std::string seen;
+  try {
+    seen = state();
+  } catch (const Error&) {
+  }
+  if (seen != expected)
+    throw Error(ErrorCode::kIo,
+                {.what = "this machine does not see in the save path what the first rank put there",
+                 .where = directory_.string(),
+                 .fix = "write to a directory that all machines share"});
+}
 
 void WorkDirectory::open(const WorkPlan& plan) {
   for (fs::path path = save_path_; !fs::exists(status_of(path)); path = path.parent_path())
@@ -241,7 +271,8 @@ void WorkDirectory::clear_staging() {
   std::vector<fs::path> paths;
   for (fs::directory_iterator entry(directory_, error), end; !error && entry != end;
        entry.increment(error))
-    if (entry->path() != parts_ && (done_.empty() || entry->path().filename() != kState))
+    if (entry->path() != parts_ &&
+        ((done_.empty() && !is_shared_) || entry->path().filename() != kState))
       paths.push_back(entry->path());
   for (const fs::path& path : paths) fs::remove_all(path, error);
   if (error) fail_io("cannot clear the directory", directory_, error.value());
@@ -249,8 +280,9 @@ void WorkDirectory::clear_staging() {
 
 void WorkDirectory::close() noexcept {
   std::error_code error;
-  if (is_owner_ && done_.empty()) fs::remove_all(directory_, error);
-  if (is_owner_ && !done_.empty()) {
+  const bool keep = !done_.empty() || (is_shared_ && !marked_parts(parts_).empty());
+  if (is_owner_ && !keep) fs::remove_all(directory_, error);
+  if (is_owner_ && keep) {
     try {
       clear_staging();
     } catch (...) {  // the next run does it
@@ -277,6 +309,8 @@ io::ShardedWriter WorkDirectory::create(const std::string& part,
 void WorkDirectory::finish(const std::string& part, io::ShardedWriter tensors,
                            const std::string& note) {
   LAOS_ASSERT(!done_.contains(part));
+  // Who joined may outlive the job by a moment; its parts must not end up in another's.
+  if (!joined_state_.empty()) check_state_is(joined_state_);
   tensors.commit();
   const Json marker = {{"sha256", io::sha256_of_file(file_of(part))}, {"note", note}};
   io::write_text_atomically(parts_ / (part + kMarkerSuffix), marker.dump(1) + "\n");

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -50,11 +51,18 @@ int64_t work_bytes(const std::filesystem::path& save_path);
 
 // The directory under its lock. Destroyed before finish_all(), it keeps finished parts and nothing
 // else; without any it goes, and save_path with it if it was made here. For one thread.
+//
+// Other processes of the same job join() it: they finish parts in it, and the one that holds the
+// lock takes them up when it is told of them.
 class WorkDirectory {
  public:
   // Creates save_path and the directory where they are missing, and takes what an earlier run
   // finished; parts whose bytes are not those written are forgotten. Throws as check_work.
   WorkDirectory(const std::filesystem::path& save_path, const WorkPlan& plan);
+  // Beside the process that holds the lock. `state` is what its state() says. Throws Error(kIo)
+  // when this machine does not see the same directory.
+  static std::unique_ptr<WorkDirectory> join(const std::filesystem::path& save_path,
+                                             const std::string& state);
   ~WorkDirectory();
   WorkDirectory(const WorkDirectory&) = delete;
   WorkDirectory& operator=(const WorkDirectory&) = delete;
@@ -72,6 +80,13 @@ class WorkDirectory {
   // checksum and `note` (UTF-8).
   void finish(const std::string& part, io::ShardedWriter tensors, const std::string& note);
 
+  // The directory's own description of the run.
+  std::string state() const;
+  // From here on a part may be finished by a process that joined, told of or not.
+  void share() noexcept { is_shared_ = true; }
+  // Takes up a part that a process finished which joined.
+  void take_up(const std::string& part, const std::string& note) { done_[part] = note; }
+
   // Removes a finished part that another has replaced.
   void forget(const std::string& part);
   // Indices of the finished parts of a kind, in order.
@@ -80,9 +95,15 @@ class WorkDirectory {
   // From here on save_path holds a result and stays.
   void keep_save_path() noexcept { created_.clear(); }
   // The checkpoint is whole: parts are no longer needed and go with the rest.
-  void finish_all() noexcept { done_.clear(); }
+  void finish_all() noexcept {
+    done_.clear();
+    is_shared_ = false;
+  }
 
  private:
+  struct Joined {};
+  WorkDirectory(const std::filesystem::path& save_path, std::string state, Joined);
+  void check_state_is(const std::string& state) const;
   void open(const WorkPlan& plan);
   void take_finished_parts();
   void clear_staging();
@@ -93,6 +114,8 @@ class WorkDirectory {
   std::map<std::string, std::string> done_;     // part -> note
   int lock_ = -1;
   bool is_owner_ = false;
+  bool is_shared_ = false;
+  std::string joined_state_;  // empty for the owner
 };
 
 }  // namespace laos::save

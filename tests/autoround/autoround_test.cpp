@@ -144,7 +144,7 @@ struct Problem {
     model::FloatLinears<float> linears(model::views_of(weights));
     model::LayerSaved<float> saved(config, inputs.rows.rows(), false);
     model::forward_all(config, model::norms_of(weights), linears, rope(), inputs, 1000, saved,
-                       targets);
+                       &targets);
   }
   model::Rope<float> rope() const { return model::Rope<float>(config, 64); }
   LayerResult train(const TrainOptions& options, uint32_t seed = 42) const {
@@ -388,7 +388,7 @@ TEST(ActAware, LowersTheErrorOfTheLayerThatRoundsItsActivations) {
                                    Mat<float>(problem.inputs.rows.rows(), 32)};
     model::LayerSaved<float> saved(problem.config, problem.inputs.rows.rows(), false);
     model::forward_all(problem.config, model::norms_of(problem.weights), linears, problem.rope(),
-                       problem.inputs, 1000, saved, outputs);
+                       problem.inputs, 1000, saved, &outputs);
     double error = 0;
     for (int64_t i = 0; i < outputs.rows.size(); ++i)
       error += std::abs(double{outputs.rows.data()[i]} - problem.targets.rows.data()[i]);

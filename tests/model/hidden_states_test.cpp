@@ -67,7 +67,7 @@ void run(const HiddenStates& inputs, int64_t max_tokens, HiddenStates& outputs,
   const Rope<float> rope(config, longest_sample(inputs.samples));
   LayerSaved<float> saved(config, largest_piece(inputs.samples, max_tokens), false,
                           longest_sample(inputs.samples));
-  forward_all(config, norms_of(weights), linears, rope, inputs, max_tokens, saved, outputs,
+  forward_all(config, norms_of(weights), linears, rope, inputs, max_tokens, saved, &outputs,
               [&](const Piece&, const Ragged& batch, LayerSaved<float>& piece) {
                 if (stats != nullptr) stats->observe(batch, piece);
               });

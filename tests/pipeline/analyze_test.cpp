@@ -1,3 +1,4 @@
+#include "cluster/alone.h"
 #include "pipeline/analyze.h"
 
 #include <gmock/gmock.h>
@@ -32,7 +33,8 @@ class Analyze : public testing::Test {
   }
   Analysis analyze_tokens(const Plan& plan, AnalyzeOptions options) {
     Progress progress;
-    return analyze(plan, options, progress);
+    cluster::Alone alone;
+    return analyze(plan, options, progress, alone);
   }
 
   test::TemporaryDirectory directory_;

@@ -26,6 +26,9 @@ TEST(RunRecord, IsTheSameAfterJsonAndBack) {
   EXPECT_NEAR(back.health->figures.layers[2].before[3].kurtosis,
               record.health->figures.layers[2].before[3].kurtosis, 1e-4);
   EXPECT_EQ(back.recipe.text, record.recipe.text);
+  ASSERT_EQ(back.ranks.size(), 2u);
+  EXPECT_EQ(back.ranks[1].host, "node1");
+  EXPECT_EQ(back.ranks[1].received_bytes, record.ranks[1].received_bytes);
   EXPECT_EQ(to_json(layer_from_json(to_json(record.layers[0]), "layer")),
             to_json(record.layers[0]));
 }
@@ -73,11 +76,19 @@ TEST(RunRecord, RefusesWhatIsNoRecordNamingThePlace) {
   EXPECT_THAT(message(R"({"peak_rss_bytes": 1.5})"), HasSubstr("whole number"));
 }
 
+TEST(Page, ShowsRanksWhereThereAreSeveral) {
+  RunRecord record = test::run_record(2);
+  EXPECT_THAT(to_html(record), HasSubstr("<h2>Ranks"));
+  EXPECT_THAT(to_html(record), HasSubstr("node1"));
+  record.ranks.clear();
+  EXPECT_THAT(to_html(record), Not(HasSubstr("<h2>Ranks")));
+}
+
 TEST(Page, EscapesAllTextOfTheRecord) {
   const std::string evil = "</style></script><script>alert(1)</script>\"'&<img src=x onerror=y>";
   RunRecord record = test::run_record(2);
   record.laos_version = record.recipe.config_id = record.recipe.path = record.recipe.text =
-      record.recipe.dataset = record.model.directory = record.model.type = record.model.dtype =
+      record.ranks[0].host = record.recipe.dataset = record.model.directory = record.model.type = record.model.dtype =
           record.environment.cpu = record.environment.system = record.environment.instruction_set =
               record.health->source = evil;
   record.warnings = record.libraries = {evil};

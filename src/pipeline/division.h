@@ -1,0 +1,82 @@
+// Who does what when several ranks share a run. Nothing in here changes a byte of the result.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/hidden_states.h"
+#include "pipeline/plan.h"
+
+namespace laos::pipeline {
+
+// What the steps of a layer must have of the float model.
+struct LayerNeeds {
+  std::vector<int64_t> samples;  // whose inputs, in order; empty: none look
+  bool all = false;              // these are all of them
+  bool outputs = false;          // and of the same samples
+};
+LayerNeeds needs_of(const Plan& plan, int64_t layer_idx);
+
+// Operations of one layer.
+struct LayerCost {
+  double pass = 0;      // all samples through the float layer, once
+  double rotate = 0;    // of its weights
+  double looks = 0;     // passes that its steps make themselves
+  double steps = 0;     // what its steps do besides
+  bool passed = false;  // its float outputs are needed, by its own steps or behind it
+};
+// Of the whole plan.
+struct PlanCosts {
+  double fit_pass = 0;  // samples of stage 1 through all layers
+  double fit = 0;       // fitting, after that
+  std::vector<LayerCost> layers;
+  double forward_of(int64_t tokens, double pairs) const {
+    return per_token * static_cast<double>(tokens) + per_pair * pairs;
+  }
+  double per_token = 0, per_pair = 0;  // of a pass: a token, and two of them that attend
+  // At once, in bytes: what fitting holds; Gram matrices of a layer. And tokens of a batch.
+  double fit_bytes = 0, gram_bytes = 0, batch_tokens = 0;
+};
+PlanCosts costs_of(const Plan& plan);
+// Expected on a machine of this rate.
+double seconds_of(double flops, double gemm_gflops);
+// At most, of a rank, beside its hidden states.
+double rank_bytes(const Plan& plan, const PlanCosts& costs);
+
+// Ranks carry shares of the samples, in whole pieces, through the float layers. They do so for a
+// wave of layers; then each works on those layers of the wave that it owns.
+struct Division {
+  struct Wave {
+    int64_t begin, end;  // layers
+  };
+  std::vector<model::SampleRange> fit_samples, samples;  // of each rank
+  std::vector<Wave> waves;
+  std::vector<int> owner;  // of each layer; -1: finished already
+};
+
+// Layers with states to keep that a rank may own in one wave: each costs it the memory of their
+// inputs and outputs.
+inline constexpr int64_t kMostStates = 2;
+
+// Waves and owners such that the slowest ranks of all waves together take least, by cost.
+Division divide(const Plan& plan, const PlanCosts& costs, const std::vector<bool>& finished,
+                int num_ranks);
+
+// Of one rank, expected.
+struct RankPrice {
+  std::vector<int64_t> layers;
+  int64_t tokens = 0;    // of the main stage, carried through the float layers
+  double flops = 0;      // its own work
+  double job_flops = 0;  // with its waiting for others: equal for all ranks
+  int64_t peak_ram_bytes = 0;
+  int64_t state_bytes = 0;  // of hidden states at once, in files
+  int64_t sent_bytes = 0, received_bytes = 0;
+};
+std::vector<RankPrice> price(const Plan& plan, const PlanCosts& costs, const Division& division);
+
+// Contiguous shares of samples in whole pieces of forward_all, as equal as can be in tokens.
+std::vector<model::SampleRange> share_samples(const model::Ragged& samples, const PlanCosts& costs,
+                                              int num_ranks);
+model::Ragged lengths_of(const Samples& samples);
+
+}  // namespace laos::pipeline

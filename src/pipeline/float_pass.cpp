@@ -1,0 +1,115 @@
+#include "pipeline/float_pass.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "pipeline/stopwatch.h"
+
+namespace laos::pipeline {
+namespace {
+
+// Whether no step looks at activations before they are rotated.
+bool plan_rotates_first(const Plan& plan) {
+  for (size_t step = 0; step < plan.steps.size(); ++step) {
+    if (std::holds_alternative<RotateStep>(plan.steps[step])) return true;
+    for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
+      if (plan.reads_activations(step, i)) return false;
+  }
+  return false;
+}
+
+int64_t longest_of(const Samples& samples) {
+  int64_t longest = 1;
+  for (const std::vector<int32_t>& sample : samples)
+    longest = std::max(longest, std::ssize(sample));
+  return longest;
+}
+
+}  // namespace
+
+void stop_if_asked(Progress& progress) {
+  if (progress.stop())
+    throw Error(ErrorCode::kStopped,
+                {.what = "stopped before the checkpoint was whole", .where = "", .fix = ""});
+}
+
+FloatPass::FloatPass(const Plan& plan, const rotation::ModelRotation* rotation,
+                     std::filesystem::path scratch, Progress& progress)
+    : plan_(plan),
+      rotation_(rotation),
+      scratch_(std::move(scratch)),
+      progress_(progress),
+      config_(plan.checkpoint.config()),
+      rotates_first_(plan_rotates_first(plan)),
+      rope_(config_, longest_of(*plan.samples)) {}
+
+model::HiddenStates FloatPass::embed(const Samples& samples) const {
+  model::HiddenStates states = model::embed(plan_.checkpoint.embed_tokens(), samples, scratch_);
+  plan_.checkpoint.drop_pages();
+  if (rotates_first_)
+    for (int64_t s = 0; s < states.samples.num_sequences(); ++s) rotate_sample(states, s);
+  return states;
+}
+
+FloatLayer FloatPass::load(int64_t layer_idx) const {
+  FloatLayer layer{.weights = plan_.checkpoint.load_layer(layer_idx)};
+  if (rotates_first_) rotate(layer_idx, layer);
+  return layer;
+}
+
+void FloatPass::rotate(int64_t layer_idx, FloatLayer& layer) const {
+  LAOS_ASSERT(rotation_ != nullptr);
+  rotation::fold_norms(layer.weights);
+  rotation::rotate_layer(config_, *rotation_, layer.weights);
+  layer.online = rotation_->online_of(layer_idx);
+  rotation::rotate_online(layer.online, layer.weights);
+}
+
+model::HiddenStates FloatPass::rotated(const model::HiddenStates& states,
+                                       const std::vector<int64_t>* present) const {
+  model::HiddenStates result{states.samples, new_rows(states.rows.rows())};
+  const auto take = [&](int64_t s) {
+    const MatView<const float> from = states.of_sample(s);
+    std::copy_n(from.data, from.rows * from.cols, result.of_sample(s).data);
+    states.rows.drop(states.samples.offsets[static_cast<size_t>(s)],
+                     states.samples.offsets[static_cast<size_t>(s + 1)]);
+    rotate_sample(result, s);
+  };
+  if (present == nullptr)
+    for (int64_t s = 0; s < states.samples.num_sequences(); ++s) take(s);
+  else
+    for (const int64_t s : *present) take(s);
+  return result;
+}
+
+// Each sample by itself, whatever others there are: sums of a product may be ordered by its number
+// of rows.
+void FloatPass::rotate_sample(model::HiddenStates& states, int64_t sample) const {
+  LAOS_ASSERT(rotation_ != nullptr);
+  constexpr int64_t kRows = 1024;
+  const int64_t begin = states.samples.offsets[static_cast<size_t>(sample)],
+                end = states.samples.offsets[static_cast<size_t>(sample + 1)];
+  for (int64_t row = begin; row < end; row += kRows)
+    rotation_->residual.apply_right(states.rows.view().slice_rows(row, std::min(end, row + kRows)));
+  states.rows.drop(begin, end);
+}
+
+void FloatPass::forward(const FloatLayer& layer, const model::HiddenStates& inputs,
+                        model::HiddenStates* outputs, const Observe& observe) {
+  const Stopwatch watch;
+  model::LayerSaved<float> saved(config_, model::largest_piece(inputs.samples, kForwardTokens),
+                                 false, model::longest_sample(inputs.samples));
+  model::FloatLinears<float> plain(model::views_of(layer.weights));
+  model::OnlineLinears linears(layer.online, plain);
+  const auto show = [&](const model::Piece&, const model::Ragged& batch,
+                        model::LayerSaved<float>& piece) {
+    if (observe) observe(batch, piece);
+    stop_if_asked(progress_);
+  };
+  model::forward_all(config_, model::norms_of(layer.weights), linears, rope_, inputs,
+                     kForwardTokens, saved, outputs, show);
+  seconds_ += watch.seconds();
+}
+
+}  // namespace laos::pipeline

@@ -1,0 +1,76 @@
+// The float model run over calibration samples a layer at a time: what the steps of a plan look at.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "model/hidden_states.h"
+#include "model/online_rotation.h"
+#include "pipeline/plan.h"
+#include "pipeline/run.h"
+#include "rotation/rotation.h"
+
+namespace laos::pipeline {
+
+// Throws Error(kStopped) when `progress` says to stop.
+void stop_if_asked(Progress& progress);
+
+// A decoder layer in float, and what is rotated while it runs.
+struct FloatLayer {
+  model::LayerWeights weights;
+  model::OnlineRotation online = {};
+};
+
+// Hidden states of the float model are one chain from the embedding on, in one basis: the rotated
+// one where no step looks at activations before they are rotated, else the model's own. They depend
+// on the plan and on the samples alone, not on what steps make of the layers passed, and each
+// sample's on that sample and its neighbours of the same piece of kForwardTokens tokens alone: any
+// set of whole pieces gives the same bytes as all of them. `plan`, `rotation` and `progress` must
+// outlive this; `rotation` is null when the plan does not rotate.
+class FloatPass {
+ public:
+  // Hidden states are kept in `scratch`.
+  FloatPass(const Plan& plan, const rotation::ModelRotation* rotation,
+            std::filesystem::path scratch, Progress& progress);
+
+  bool rotates_first() const noexcept { return rotates_first_; }
+  model::TokenRows new_rows(int64_t num_tokens) const {
+    return model::TokenRows(num_tokens, config_.hidden_size, scratch_);
+  }
+  // What enters the first layer.
+  model::HiddenStates embed(const Samples& samples) const;
+  // A layer in the basis of the chain, for passing through it.
+  FloatLayer load(int64_t layer_idx) const;
+  // From the model's own basis to the rotated one.
+  void rotate(int64_t layer_idx, FloatLayer& layer) const;
+  // A copy, of all samples or of those in `present`, in order; of the others nothing is there.
+  model::HiddenStates rotated(const model::HiddenStates& states,
+                              const std::vector<int64_t>* present = nullptr) const;
+
+  using Observe = std::function<void(const model::Ragged&, const model::LayerSaved<float>&)>;
+  // The layer over all samples of `inputs`: its outputs unless `outputs` is null, and what
+  // `observe` wants to see unless that is. `layer` is in the basis of `inputs`.
+  void forward(const FloatLayer& layer, const model::HiddenStates& inputs,
+               model::HiddenStates* outputs, const Observe& observe = nullptr);
+  // Of the longest sample.
+  const model::Rope<float>& rope() const noexcept { return rope_; }
+  // Spent in forward() since it was last asked.
+  double take_seconds() noexcept { return std::exchange(seconds_, 0); }
+
+ private:
+  void rotate_sample(model::HiddenStates& states, int64_t sample) const;
+
+  const Plan& plan_;
+  const rotation::ModelRotation* rotation_;
+  const std::filesystem::path scratch_;
+  Progress& progress_;
+  const hf::Config& config_;
+  const bool rotates_first_;
+  const model::Rope<float> rope_;
+  double seconds_ = 0;
+};
+
+}  // namespace laos::pipeline
