@@ -64,11 +64,11 @@ row range-laos published 'rotation by token range, AutoRound, 100 iterations' qw
 row balanced-hadamard 'all but `down_proj`' 'Hadamard rotation, smoothed, GPTQ' qwen3-tiny-w4a4-balanced "$hadamard"
 row balanced 'all but `down_proj`' '`--balanced`: rotation by token range, smoothed, GPTQ' qwen3-tiny-w4a4-balanced
 row full-laos every 'LAOS as published, 400 iterations' qwen3-tiny-w4a4-full-autoround
-row full-gptq-hadamard every 'Hadamard rotation, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-gptq \
-  "$hadamard"
-row full-gptq every 'rotation by token range, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-gptq
-row full every '`--full`: rotation by token range, smoothed, AutoRound on quantized activations, 80 iterations' \
-  qwen3-tiny-w4a4-full
+row full-trained every 'rotation by token range, smoothed, AutoRound on quantized activations, 80 iterations' \
+  qwen3-tiny-w4a4-full-trained
+row full-hadamard every 'Hadamard rotation, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full "$hadamard"
+row full-no-refit every 'rotation by token range, smoothed, GPTQ' qwen3-tiny-w4a4-full '/refit: true/d'
+row full every '`--full`: rotation by token range, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full
 
 # KL against operations, both logarithmic; one colour a scheme.
 awk -F '\t' '
