@@ -118,7 +118,8 @@ void require_hadamard(int64_t size, int64_t block_size, const std::string& dimen
     problems.add({.what = key + " " + std::to_string(block) + " does not divide " + dimension +
                           " " + std::to_string(size),
                   .where = location.text(),
-                  .fix = "use -1, or a power of two that divides it"});
+                  .fix = std::string(key == "block_size" ? "use -1, or a" : "use a") +
+                         " power of two that divides it"});
   else if (linalg::hadamard_order(block) == 0)
     problems.add(
         {.what = "no Hadamard matrix is known for " + dimension + " " + std::to_string(size),
@@ -151,10 +152,13 @@ void require_online(const hf::Config& config, const rotation::RotateOptions& opt
   require_hadamard(config.num_attention_heads, options.max_tp_size, "num_attention_heads", location,
                    problems, "max_tp_size");
   if (const auto factors = rotation::kronecker_factors(config.intermediate_size)) {
-    require_hadamard(factors->first, options.max_tp_size, "the first factor of intermediate_size",
+    require_hadamard(factors->first, options.max_tp_size, "intermediate_size's first factor",
                      location, problems, "max_tp_size");
-    require_hadamard(factors->second, -1, "the second factor of intermediate_size", location,
-                     problems);
+    if (linalg::hadamard_order(factors->second) == 0)
+      problems.add({.what = "no Hadamard matrix is known for intermediate_size's second factor " +
+                            std::to_string(factors->second),
+                    .where = location.text(),
+                    .fix = "write online: false"});
   } else {
     problems.add(
         {.what = "intermediate_size " + std::to_string(config.intermediate_size) +

@@ -53,6 +53,7 @@ struct Case {
   bool warns = false;
   std::function<void(hf::Config&)> config = nullptr;
   std::function<void(const fs::path& directory)> damage = nullptr;
+  const char* fix = "";  // part of what to do
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
@@ -168,7 +169,13 @@ const Case kCases[] = {
      "names layer 2; the model has 2", "recipe.yaml:13:7 spec.process[0]"},
     {"OnlineHeadsThatDoNotDivide", kStage2,
      "{type: adapt_rotation, stage: 2, online: true, max_tp_size: 8}",
-     "max_tp_size 8 does not divide num_attention_heads 4", "recipe.yaml:13:7 spec.process[0]"},
+     "max_tp_size 8 does not divide num_attention_heads 4", "recipe.yaml:13:7 spec.process[0]",
+     ErrorCode::kRecipe, false, nullptr, nullptr, "use a power of two that divides it"},
+    {"OnlineFactorWithoutHadamard", kStage2,
+     "{type: adapt_rotation, stage: 2, online: true, max_tp_size: 1}",
+     "no Hadamard matrix is known for intermediate_size's second factor 68",
+     "recipe.yaml:13:7 spec.process[0]", ErrorCode::kRecipe, false,
+     [](hf::Config& config) { config.intermediate_size = 136; }, nullptr, "write online: false"},
     {"OnlineFactorsThatAreNone", kStage2,
      "{type: adapt_rotation, stage: 2, online: true, down_proj_online_layers: [0]}",
      "intermediate_size 138 has no two Hadamard factors", "recipe.yaml:13:7 spec.process[0]",
@@ -241,7 +248,8 @@ TEST_P(PlanRow, IsRefusedOrSaidAtItsPlace) {
     EXPECT_THAT(error.problems(),
                 Contains(testing::AllOf(testing::Field(&Problem::what, HasSubstr(c.what)),
                                         testing::Field(&Problem::where, HasSubstr(c.where)),
-                                        testing::Field(&Problem::fix, testing::Not("")))))
+                                        testing::Field(&Problem::fix, testing::Not("")),
+                                        testing::Field(&Problem::fix, HasSubstr(c.fix)))))
         << error.what();
   }
   EXPECT_FALSE(fs::is_directory(directory_ / "out"));
