@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How a job divides: the plan's prediction for a large model, and real runs of the bundled one.
 #
-#   bench/scaling.sh BUILD_DIRECTORY
+#   ITERS=20 bench/scaling.sh BUILD_DIRECTORY
 #
 # The bundled model is quantized by one process and by 2 ranks of one thread each. Each rank's share of the processor
 # time is shown beside the share that the plan predicts; processor time does not depend on what else the machine does.
@@ -16,7 +16,7 @@ echo "== 64 layers of Qwen3-32B's shape, the published recipe"
 "$build/bench/plan_scaling"
 
 echo "== the bundled model, by 1 process and by 2 ranks"
-sed 's/iters: 400/iters: 20/' "$root/recipes/qwen3-tiny-w4a4.yaml" >"$out/recipe.yaml"
+sed "s/iters: 400/iters: ${ITERS:-20}/" "$root/recipes/qwen3-tiny-w4a4.yaml" >"$out/recipe.yaml"
 arguments=(quant --no-health --model-type qwen3-tiny --model-path "$root/models/qwen3-tiny"
   --config-path "$out/recipe.yaml" --dataset "$root/calib/qwen3-tiny-calib.jsonl")
 "$build/laos" "${arguments[@]}" --save-path "$out/dry" --dry-run --ranks 2 | sed -n '/^rank /,$p'
