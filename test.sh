@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 preset=${LAOS_PRESET:-release}
 scripts/install-dependencies.sh
+if [[ $preset == tsan ]]; then scripts/install-analysis-tools.sh; fi
 cmake --preset "$preset" ${LAOS_CMAKE_ARGS:-} >/dev/null
 cmake --build --preset "$preset"
 # Tests run side by side: threads that wait must not spin on each other's cores.

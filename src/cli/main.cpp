@@ -85,11 +85,7 @@ std::string suggestion(const CLI::App& app, const std::vector<std::string>& word
   return "see laos " + command->get_name() + " --help";
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write
-  std::signal(SIGBUS, report_lost_file);
+int run(int argc, char** argv) {
   int exit_code = 0;
   CLI::App app{
       "laos " LAOS_VERSION
@@ -127,6 +123,16 @@ int main(int argc, char** argv) {
                    {.what = unknown_command ? "there is no command " + words.front() : error.what(),
                     .where = "command line",
                     .fix = suggestion(app, words)}});
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write
+  std::signal(SIGBUS, report_lost_file);
+  try {
+    return run(argc, argv);
   } catch (const laos::Error& error) {
     return report(error);
   } catch (const std::bad_alloc&) {

@@ -6,6 +6,28 @@
 namespace laos {
 namespace {
 
+// Messages quote what files say, which may be made to steer the terminal that shows it: control
+// characters are escaped.
+std::string printable(const std::string& text) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f)
+      result += c;
+    else
+      result += std::string("\\x") + kHex[byte >> 4] + kHex[byte & 15];
+  }
+  return result;
+}
+
+std::vector<Problem> printable(std::vector<Problem> problems) {
+  for (Problem& problem : problems)
+    for (std::string* text : {&problem.what, &problem.where, &problem.fix})
+      *text = printable(*text);
+  return problems;
+}
+
 std::string format(const std::vector<Problem>& problems) {
   std::string text;
   if (problems.size() > 1) text += std::to_string(problems.size()) + " problems\n";
@@ -68,7 +90,7 @@ const char* to_string(ErrorCode code) noexcept {
 Error::Error(ErrorCode code, Problem problem) : Error(code, std::vector{std::move(problem)}) {}
 
 Error::Error(ErrorCode code, std::vector<Problem> problems)
-    : code_(code), problems_(std::move(problems)), text_(format(problems_)) {}
+    : code_(code), problems_(printable(std::move(problems))), text_(format(problems_)) {}
 
 void Problems::throw_if_any(ErrorCode code) const {
   if (!list_.empty()) throw Error(code, list_);

@@ -10,6 +10,7 @@
 
 #include "hf/json_file.h"
 #include "io/file.h"
+#include "io/own_file.h"
 
 namespace laos::hf {
 namespace {
@@ -17,8 +18,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFloat = "FLOAT";
+// The largest models have some 200,000 tensors.
 constexpr int64_t kMaxDescriptionBytes = int64_t{256} << 20;
-constexpr int64_t kMaxDescriptionKeys = 10'000'000;
+constexpr int64_t kMaxDescriptionValues = 4'000'000;
 
 using Dims = LinearPart::Dims;
 
@@ -383,6 +385,7 @@ const std::string* Description::find(const std::string& tensor) const {
 
 Description read_description(const fs::path& directory) {
   const fs::path path = directory / kDescriptionFile;
+  io::require_own_file(path);
   Problems problems;
   const auto refuse = [&](std::string what, const std::string& key) {
     problems.add({std::move(what), path.string() + ", key " + key, "quantize again"});
@@ -392,7 +395,7 @@ Description read_description(const fs::path& directory) {
   std::set<std::string> seen;
   const auto json =
       parse_json<nlohmann::json>(io::read_text(path, kMaxDescriptionBytes), path,
-                                 kMaxDescriptionKeys, [&](int depth, const std::string& key) {
+                                 kMaxDescriptionValues, [&](int depth, const std::string& key) {
                                    if (depth != 1) return;
                                    if (seen.insert(key).second)
                                      keys.push_back(key);

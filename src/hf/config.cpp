@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "hf/json_file.h"
 #include "io/file.h"
+#include "io/own_file.h"
 
 namespace laos::hf {
 namespace {
@@ -100,6 +101,7 @@ class Reader {
     if (list == nullptr || !list->is_array() || list->size() != 1 || !list->front().is_string()) {
       bad("architectures", list == nullptr ? "is missing" : "must be a list of one string");
       malformed_.throw_if_any(ErrorCode::kFormat);  // nothing else can be judged
+      return {};
     }
     const std::string name = list->front().get<std::string>();
     for (const std::string_view known : kArchitectures)
@@ -267,6 +269,7 @@ Config read_config(const std::filesystem::path& directory) {
   constexpr int64_t kMaxBytes = 1'000'000;
   const std::filesystem::path path = directory / "config.json";
 
+  io::require_own_file(path);
   // A key that stands twice: readers disagree on which counts. `outer` is the key of the top object
   // that keys of depth 2 belong to.
   std::string outer;
@@ -281,7 +284,7 @@ Config read_config(const std::filesystem::path& directory) {
                                        .fix = "remove one of them"});
   };
   const Json json =
-      parse_json<Json>(io::read_text(path, kMaxBytes), path, /*max_keys=*/10'000, refuse_twice);
+      parse_json<Json>(io::read_text(path, kMaxBytes), path, /*max_values=*/100'000, refuse_twice);
   if (!json.is_object())
     throw Error(ErrorCode::kFormat, {.what = "the file is not a JSON object",
                                      .where = path.string(),

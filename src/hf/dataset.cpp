@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using Samples = std::vector<std::vector<int32_t>>;
 
-constexpr size_t kMaxFileBytes = size_t{4} << 30;
+constexpr size_t kMaxFileBytes = size_t{1} << 30;
+constexpr size_t kMaxTexts = 1'000'000;
 constexpr size_t kMaxProblems = 20;
 constexpr std::string_view kTextField = "inputs_pretokenized";
 
@@ -51,7 +52,7 @@ class LineProblems {
 io::MappedFile open_file(const fs::path& file) {
   io::MappedFile mapped(file);
   if (mapped.bytes().size() > kMaxFileBytes)
-    throw Error(ErrorCode::kData, {.what = "the file has more than 4 GiB",
+    throw Error(ErrorCode::kData, {.what = "the file has more than 1 GiB",
                                    .where = file.string(),
                                    .fix = "use a part of it"});
   return mapped;
@@ -69,11 +70,17 @@ bool is_blank(std::string_view line) {
 template <class Take>
 void for_each_line(std::string_view lines, const std::string& file, LineProblems& problems,
                    Take&& take) {
+  size_t taken = 0;
   for (int64_t number = 1; !lines.empty(); ++number) {
     std::string_view line = lines.substr(0, lines.find('\n'));
     lines.remove_prefix(std::min(lines.size(), line.size() + 1));
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (is_blank(line)) continue;
+    if (++taken > kMaxTexts)
+      throw Error(ErrorCode::kData,
+                  {.what = "the file has more than " + std::to_string(kMaxTexts) + " lines",
+                   .where = file,
+                   .fix = "use a part of it"});
     try {
       take(line, file + ":" + std::to_string(number));
     } catch (const Error& error) {
@@ -126,9 +133,9 @@ std::vector<int32_t> token_ids(const Json& list, const std::string& where) {
 }
 
 Json parse_ids(std::string_view json, const std::string& where) {
-  constexpr int64_t kMaxKeys = 10'000;
+  constexpr int64_t kMaxIds = 16'000'000;
   try {
-    return parse_json<Json>(std::string(json), where, kMaxKeys);
+    return parse_json<Json>(std::string(json), where, kMaxIds);
   } catch (const Error& error) {
     throw Error(ErrorCode::kData, error.problems());
   }

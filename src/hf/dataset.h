@@ -23,7 +23,8 @@ std::filesystem::path find_dataset(const std::string& dataset,
 // strings. .txt: tokenized whole and cut into `seq_len` tokens, the last shorter cut kept when it
 // has at least 2. No truncation, no special tokens. Uses the threads of parallel_for. Throws
 // Error(kData) naming file and line or item: malformed JSON, wrong types, text that is not UTF-8,
-// a sample of no tokens (all of these at once), no samples, another suffix, more than 4 GiB.
+// a sample of no tokens (all of these at once), no samples, another suffix, more than 1 GiB or
+// 1,000,000 texts.
 std::vector<std::vector<int32_t>> load_samples(const std::filesystem::path& file,
                                                const Tokenizer& tokenizer, int64_t seq_len);
 

@@ -11,6 +11,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr size_t kMaxStrings = 1'000'000;  // of one list
+
 // Follows the parser and keeps the strings that are wanted: of an object, the value of `field`;
 // without a field, the items of a list.
 class StringPicker : public Json::json_sax_t {
@@ -49,6 +51,8 @@ class StringPicker : public Json::json_sax_t {
       return fail(field_ ? std::string("`").append(*field_).append("` is no string")
                          : "item " + std::to_string(strings.size()) + " is no string");
     if (field_) strings.clear();
+    if (strings.size() == kMaxStrings)
+      return fail("the list has more than " + std::to_string(kMaxStrings) + " items");
     strings.push_back(std::move(*text));
     return true;
   }
@@ -76,7 +80,12 @@ class StringPicker : public Json::json_sax_t {
 std::vector<std::string> pick(std::string_view json, std::optional<std::string_view> field,
                               const std::string& where) {
   StringPicker picker(field);
-  if (!Json::sax_parse(json.begin(), json.end(), &picker))
+  // The parser takes NUL for the end of its input, which would hide what follows.
+  if (json.find('\0') != std::string_view::npos)
+    picker.fault = "the JSON holds a NUL byte";
+  else
+    Json::sax_parse(json.begin(), json.end(), &picker);
+  if (!picker.fault.empty())
     throw Error(ErrorCode::kData,
                 {.what = picker.fault,
                  .where = where,

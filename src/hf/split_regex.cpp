@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -16,9 +17,12 @@ namespace laos::hf {
 namespace {
 
 constexpr size_t kMaxPatternBytes = 16384;
-// Far above what a sane pattern needs on the longest piece; a second or so of backtracking.
-constexpr uint32_t kMatchLimit = 50'000'000;
 constexpr uint32_t kHeapLimitKiB = 65'536;
+// Steps of matching. Most matches take a few; those that need more are charged to the text's
+// budget, which is far above what a sane pattern needs and a second or so of backtracking.
+constexpr uint32_t kFreeSteps = 64;
+constexpr size_t kStepsPerByte = 64;
+constexpr size_t kLeastBudget = 50'000'000;
 
 // Property White_Space. PCRE2's \s adds U+180E, a space no longer.
 constexpr std::string_view kSpaces = R"(\p{Zl}\p{Zp}\t-\r\x{85}\p{Zs})";
@@ -182,7 +186,6 @@ struct Free {
 
 struct SplitRegex::Compiled {
   std::unique_ptr<pcre2_code, Free> code;
-  std::unique_ptr<pcre2_match_context, Free> limits;
   std::string where;
 };
 
@@ -198,8 +201,8 @@ SplitRegex::SplitRegex(std::string_view pattern, const std::string& where)
   size_t offset = 0;
   compiled_->where = where;
   compiled_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
-                                      translated.size(), PCRE2_UTF | PCRE2_UCP, &code, &offset,
-                                      nullptr));
+                                      translated.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED,
+                                      &code, &offset, nullptr));
   if (!compiled_->code)
     throw Error(ErrorCode::kUnsupported,
                 {.what = "the split pattern does not compile: " + pcre2_message(code),
@@ -207,10 +210,6 @@ SplitRegex::SplitRegex(std::string_view pattern, const std::string& where)
                  .fix = "use a Qwen2 or Qwen3 tokenizer"});
   // Without a just-in-time compiler on this machine, PCRE2 interprets: same result, slower.
   pcre2_jit_compile(compiled_->code.get(), PCRE2_JIT_COMPLETE);
-  compiled_->limits.reset(pcre2_match_context_create(nullptr));
-  LAOS_ASSERT(compiled_->limits != nullptr);
-  pcre2_set_match_limit(compiled_->limits.get(), kMatchLimit);
-  pcre2_set_heap_limit(compiled_->limits.get(), kHeapLimitKiB);
 }
 
 SplitRegex::~SplitRegex() = default;
@@ -224,13 +223,37 @@ struct SplitRegex::Pieces::State {
   size_t done = 0;                                 // text before it has been handed out
   size_t search = 0;                               // where the next match may begin
   std::optional<std::pair<size_t, size_t>> found;  // a match that waits behind a gap
+  std::unique_ptr<pcre2_match_context, Free> limits;
+  size_t budget;  // steps left for costly matches
+
+  // What pcre2_match gives at `search`. PCRE2 counts the steps from one place of a text only, which
+  // is why the pattern is anchored, and does not say how many they were: a match that reaches its
+  // limit begins again with a higher one, which is charged.
+  int match_here() {
+    for (size_t limit = kFreeSteps;; limit *= 8) {
+      if (limit > kFreeSteps) {
+        if (limit > budget) return PCRE2_ERROR_MATCHLIMIT;
+        budget -= limit;
+      }
+      pcre2_set_match_limit(limits.get(), static_cast<uint32_t>(std::min<size_t>(
+                                              limit, std::numeric_limits<uint32_t>::max())));
+      const int rank =
+          pcre2_match(compiled.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                      search, PCRE2_NO_UTF_CHECK, match.get(), limits.get());
+      if (rank != PCRE2_ERROR_MATCHLIMIT) return rank;
+    }
+  }
 };
 
 SplitRegex::Pieces::Pieces(const SplitRegex& regex, std::string_view text)
-    : state_(new State{*regex.compiled_, text,
-                       std::unique_ptr<pcre2_match_data, Free>(pcre2_match_data_create(1, nullptr)),
-                       0, 0, std::nullopt}) {
-  LAOS_ASSERT(state_->match != nullptr);
+    : state_(
+          new State{*regex.compiled_, text,
+                    std::unique_ptr<pcre2_match_data, Free>(pcre2_match_data_create(1, nullptr)), 0,
+                    0, std::nullopt,
+                    std::unique_ptr<pcre2_match_context, Free>(pcre2_match_context_create(nullptr)),
+                    std::max(kLeastBudget, kStepsPerByte * text.size())}) {
+  LAOS_ASSERT(state_->match != nullptr && state_->limits != nullptr);
+  pcre2_set_heap_limit(state_->limits.get(), kHeapLimitKiB);
 }
 
 SplitRegex::Pieces::~Pieces() = default;
@@ -248,11 +271,13 @@ bool SplitRegex::Pieces::next(std::string_view& piece) {
     if (end > s.done) return hand_out(end);
   }
   while (s.search < s.text.size()) {
+    const size_t next = s.search + utf8_step(s.text.substr(s.search)).length;
+    const int rank = s.match_here();
+    if (rank == PCRE2_ERROR_NOMATCH) {
+      s.search = next;
+      continue;
+    }
     // Rank 0 means only that there are groups beyond the one pair of offsets asked for.
-    const int rank = pcre2_match(s.compiled.code.get(), reinterpret_cast<PCRE2_SPTR>(s.text.data()),
-                                 s.text.size(), s.search, PCRE2_NO_UTF_CHECK, s.match.get(),
-                                 s.compiled.limits.get());
-    if (rank == PCRE2_ERROR_NOMATCH) break;
     if (rank < 0)
       throw Error(ErrorCode::kUnsupported,
                   {.what = "the split pattern is too costly on this text: " + pcre2_message(rank),
@@ -262,9 +287,7 @@ bool SplitRegex::Pieces::next(std::string_view& piece) {
     const size_t begin = offsets[0];
     const size_t end = offsets[1];
     // A match of nothing is a cut, and the search goes on one character further.
-    s.search = end > begin           ? end
-               : end < s.text.size() ? end + utf8_step(s.text.substr(end)).length
-                                     : end;
+    s.search = end > begin ? end : next;
     if (begin > s.done) {
       s.found = {begin, end};
       return hand_out(begin);

@@ -12,9 +12,11 @@
 #include "core/error.h"
 #include "hf/added_tokens.h"
 #include "hf/bpe.h"
+#include "hf/json_file.h"
 #include "hf/split_regex.h"
 #include "hf/unicode.h"
 #include "io/file.h"
+#include "io/own_file.h"
 
 namespace laos::hf {
 namespace {
@@ -22,7 +24,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxFileBytes = int64_t{64} << 20;  // the largest known has about 34 MB
-constexpr int64_t kMaxNesting = 64;
+constexpr int64_t kMaxValues = 8'000'000;             // the largest known have some two million
 constexpr uint64_t kMaxId = (uint64_t{1} << 24) - 1;
 constexpr size_t kMaxProblems = 10;  // of one kind in one file
 constexpr size_t kMaxWholePieceBytes =
@@ -66,26 +68,6 @@ std::string in_quotes(std::string_view text) {
   constexpr size_t kMaxShown = 60;
   const bool shortened = text.size() > kMaxShown;
   return '"' + utf8_lossy(text.substr(0, kMaxShown)) + (shortened ? "...\"" : "\"");
-}
-
-// Keeps a hostile file from filling memory with brackets, and the parser's tree small.
-bool nests_too_deeply(std::string_view text) {
-  int64_t depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxNesting) return true;
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return false;
 }
 
 // What tokenizer.json says, checked.
@@ -170,7 +152,7 @@ std::optional<int32_t> as_id(const Json& value) {
 class DefinitionReader {
  public:
   explicit DefinitionReader(const std::filesystem::path& path) : findings_(path.string()) {
-    const Json root = parse(io::read_text(path, kMaxFileBytes));
+    const Json root = parse_json<Json>(io::read_text(path, kMaxFileBytes), path, kMaxValues);
     if (root.is_object()) {
       read_normalizer(member(root, "normalizer"));
       read_pre_tokenizer(member(root, "pre_tokenizer"));
@@ -187,20 +169,6 @@ class DefinitionReader {
   Definition take() && { return std::move(definition_); }
 
  private:
-  Json parse(const std::string& text) {
-    if (nests_too_deeply(text)) {
-      findings_.malformed("brackets nest more than " + std::to_string(kMaxNesting) + " deep", "");
-    } else {
-      try {
-        return Json::parse(text);
-      } catch (const Json::exception& e) {
-        findings_.malformed("this is not JSON: " + utf8_lossy(e.what()), "");
-      }
-    }
-    findings_.throw_if_any();
-    return {};
-  }
-
   void read_normalizer(const Json& normalizer) {
     definition_.normalizes = !normalizer.is_null();
     if (definition_.normalizes && type_of(normalizer) != "NFC")
@@ -513,6 +481,7 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::load(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "tokenizer.json";
+  io::require_own_file(file);
   return Tokenizer(std::make_unique<Impl>(DefinitionReader(file).take(), file.string()));
 }
 

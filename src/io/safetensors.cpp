@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "io/own_file.h"
 #include "io/paged_memory.h"
 
 namespace laos::io {
@@ -19,6 +20,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxJsonBytes = 100'000'000;  // the limit of the reference implementation
+constexpr size_t kMaxTensors = 1'000'000;  // of one header or index; the largest known have 100,000
 constexpr size_t kMaxNameBytes = 1024;
 constexpr size_t kMaxDims = 8;
 constexpr int64_t kPrefixBytes = 8;  // the header's length, little-endian
@@ -144,6 +146,7 @@ class HeaderWalk final : public JsonWalk {
     if (depth == 1) {
       if (name.size() > kMaxNameBytes)
         return refuse("a tensor's name is longer than " + std::to_string(kMaxNameBytes) + " bytes");
+      if (entries.size() == kMaxTensors) return refuse("more tensors than any model has");
       in_metadata_ = name == "__metadata__";
       if (!names_.insert(name).second) duplicates.push_back(name);
       if (!in_metadata_)
@@ -221,6 +224,7 @@ class IndexWalk final : public JsonWalk {
       if (in_weight_map_ && std::exchange(has_weight_map, true))
         return refuse("weight_map stands twice");
     } else if (in_weight_map_) {
+      if (weight_map.size() == kMaxTensors) return refuse("more tensors than any model has");
       if (name.size() > kMaxNameBytes)
         return refuse("a tensor's name is longer than " + std::to_string(kMaxNameBytes) + " bytes");
       weight_map.emplace_back(name, "");
@@ -421,6 +425,7 @@ class TensorFiles::Loader {
   // Adds a file. Returns false, with findings, when its tensors are not known.
   bool add(const std::filesystem::path& path) {
     try {
+      require_own_file(path);
       target_.files_.push_back(std::make_unique<MappedFile>(path));
     } catch (const Error& error) {
       for (const Problem& problem : error.problems()) findings.add(error.code(), problem);

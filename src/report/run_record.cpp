@@ -260,7 +260,7 @@ T value_of(const std::string& text, const std::string& name) {
   return value;
 }
 
-constexpr int64_t kMaxRunBytes = int64_t{256} << 20;
+constexpr int64_t kMaxRunBytes = int64_t{64} << 20;
 
 }  // namespace
 

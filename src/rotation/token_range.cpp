@@ -104,8 +104,9 @@ Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
   momentum.fill_zero();
   for (int64_t i = 0; i < n; ++i) rotation(i, i) = 1;
   // A batch takes every so manyth row, so that it has rows of all layers.
-  const size_t batches = (fitted.size() + static_cast<size_t>(kRangeBatchRows) - 1) /
-                         static_cast<size_t>(kRangeBatchRows);
+  const size_t batches =
+      std::max<size_t>(1, (fitted.size() + static_cast<size_t>(kRangeBatchRows) - 1) /
+                              static_cast<size_t>(kRangeBatchRows));
   std::vector<double> row_sums(static_cast<size_t>(n));
   for (int64_t step = 1; step <= options.steps; ++step) {
     const Mat<float> batch = gathered(a, fitted, static_cast<size_t>(step - 1) % batches, batches);

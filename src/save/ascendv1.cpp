@@ -19,6 +19,7 @@
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
+#include "io/own_file.h"
 #include "save/manifest.h"
 #include "save/paths.h"
 
@@ -30,7 +31,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kConfigFile = "config.json";
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
-constexpr int64_t kMaxConfigKeys = 10'000;
+constexpr int64_t kMaxConfigValues = 10'000;
 constexpr int64_t kMaxCopyBytes = int64_t{256} << 20;
 constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of converted floats in memory at a time
 
@@ -74,31 +75,12 @@ io::ShardPlan shard_plan(const AscendV1Job& job) {
 
 // --- the model directory -------------------------------------------------------------------------
 
-bool is_within(const fs::path& path, const fs::path& directory) {
-  const auto [end, unused] =
-      std::mismatch(directory.begin(), directory.end(), path.begin(), path.end());
-  return end == directory.end();
-}
-
-// Whether the directory entry is a file of this model. A link is one only to a file of the same
-// directory or, in the hub's cache (snapshots/<revision>/name -> blobs/<hash>), of the same
-// repository: a model directory must not make us publish other files of this machine.
-bool is_file_of_model(const fs::path& path, const fs::path& model_directory) {
+// Whether the directory entry is a file of this model. Throws Error(kIo) for a link to elsewhere.
+bool is_file_of_model(const fs::path& path) {
   std::error_code error;
-  if (!fs::is_symlink(path, error)) return fs::is_regular_file(path, error);
-  const fs::path target = fs::canonical(path, error);
-  if (!error && !fs::is_regular_file(target, error)) return false;
-  if (!error) {
-    const fs::path directory = fs::canonical(model_directory, error);
-    const fs::path snapshots = directory.parent_path();
-    if (!error && is_within(target, directory)) return true;
-    if (!error && snapshots.filename() == "snapshots" &&
-        is_within(target, snapshots.parent_path() / "blobs"))
-      return true;
-  }
-  throw Error(ErrorCode::kIo, {.what = "the link does not lead to a file of the model directory",
-                               .where = path.string(),
-                               .fix = "put the file itself there"});
+  const bool is_other = fs::exists(path, error) && !fs::is_regular_file(path, error);
+  if (!is_other) io::require_own_file(path);
+  return !is_other;
 }
 
 // Names of the files that go with the weights unchanged, sorted (spec 10.1).
@@ -112,7 +94,7 @@ std::vector<std::string> copied_files(const fs::path& model_directory) {
                             name.ends_with(".txt") || name.ends_with(".jinja");
     if (!has_suffix || name.ends_with("index.json")) continue;
     if (name == kConfigFile || name == hf::kDescriptionFile) continue;  // written, not copied
-    if (is_file_of_model(entries->path(), model_directory)) names.push_back(name);
+    if (is_file_of_model(entries->path())) names.push_back(name);
   }
   if (error) fail_io("cannot list the model directory", model_directory, error.value());
   std::sort(names.begin(), names.end());
@@ -121,7 +103,7 @@ std::vector<std::string> copied_files(const fs::path& model_directory) {
 
 std::string read_exported_config(const fs::path& model_directory) {
   const fs::path path = model_directory / kConfigFile;
-  is_file_of_model(path, model_directory);
+  io::require_own_file(path);
   return exported_config(io::read_text(path, kMaxConfigBytes), path);
 }
 
@@ -368,7 +350,7 @@ std::string exported_config(const std::string& text, const fs::path& path) {
     throw Error(ErrorCode::kFormat,
                 {.what = what, .where = path.string(), .fix = "restore the model's config.json"});
   };
-  Json config = hf::parse_json<Json>(text, path, kMaxConfigKeys);
+  Json config = hf::parse_json<Json>(text, path, kMaxConfigValues);
   if (!config.is_object()) refuse("config.json is not a JSON object");
 
   const Json original = config;

@@ -28,7 +28,8 @@ using Json = nlohmann::json;
 
 constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
-constexpr int64_t kMaxKeys = 10'000'000;
+constexpr int64_t kMaxConfigValues = 100'000;
+constexpr int64_t kMaxIndexValues = 4'000'000;
 constexpr int64_t kGrain = int64_t{1} << 20;  // elements a task scans
 
 // Number of elements in [0, size) that is_bad, counted in parallel.
@@ -133,7 +134,8 @@ class Inspection {
   void read_config_files() {
     const fs::path path = directory_ / "config.json";
     attempt([&] {
-      const Json json = hf::parse_json<Json>(io::read_text(path, kMaxConfigBytes), path, kMaxKeys);
+      const Json json =
+          hf::parse_json<Json>(io::read_text(path, kMaxConfigBytes), path, kMaxConfigValues);
       const bool is_marked = json.is_object() && json.contains("quantization_config");
       const bool has_text_config = json.is_object() && json.contains("text_config");
       if (is_marked || (has_text_config && json["text_config"].contains("quantization_config")))
@@ -167,8 +169,9 @@ class Inspection {
       return;
     }
     try {
-      check_index_json(hf::parse_json<Json>(io::read_text(path, kMaxIndexBytes), path, kMaxKeys),
-                       path.string());
+      check_index_json(
+          hf::parse_json<Json>(io::read_text(path, kMaxIndexBytes), path, kMaxIndexValues),
+          path.string());
     } catch (const Error& e) {
       warnings_.insert(warnings_.end(), e.problems().begin(), e.problems().end());
     }

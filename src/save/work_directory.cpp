@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -32,7 +33,7 @@ constexpr const char* kParts = "parts";
 constexpr const char* kState = "state.json";
 constexpr const char* kMarkerSuffix = ".json";
 constexpr int64_t kMaxStateBytes = int64_t{64} << 20;
-constexpr int64_t kMaxStateKeys = 100'000;
+constexpr int64_t kMaxStateValues = 100'000;
 
 struct State {
   std::map<std::string, std::string> identity;
@@ -40,14 +41,13 @@ struct State {
 };
 
 Json read_json(const fs::path& path) {
-  return hf::parse_json<Json>(io::read_text(path, kMaxStateBytes), path, kMaxStateKeys);
+  return hf::parse_json<Json>(io::read_text(path, kMaxStateBytes), path, kMaxStateValues);
 }
 
 // nullopt when no run left any.
 std::optional<State> read_state(const fs::path& directory) {
   const fs::path path = directory / kState;
-  std::error_code error;
-  if (!fs::exists(path, error)) return std::nullopt;
+  if (!fs::exists(status_of(path))) return std::nullopt;
   try {
     const Json json = read_json(path);
     return State{json.at("identity").get<std::map<std::string, std::string>>(),
@@ -60,13 +60,26 @@ std::optional<State> read_state(const fs::path& directory) {
                                    .fix = "add --restart to throw away what that run finished"});
 }
 
+// 3 of "layer-00003"; -1 of what part_name() does not make.
+int64_t index_of(const std::string& part) {
+  const size_t dash = part.rfind('-');
+  if (dash == std::string::npos || dash == 0) return -1;
+  int64_t index = -1;
+  const char* const end = part.data() + part.size();
+  const auto [last, error] = std::from_chars(part.data() + dash + 1, end, index);
+  return error == std::errc() && last == end && part_name(part.substr(0, dash), index) == part
+             ? index
+             : -1;
+}
+
 // Parts with a marker.
 std::set<std::string> marked_parts(const fs::path& parts) {
   std::set<std::string> names;
   std::error_code error;
   for (fs::directory_iterator entry(parts, error), end; !error && entry != end;
        entry.increment(error))
-    if (entry->path().extension() == kMarkerSuffix) names.insert(entry->path().stem().string());
+    if (entry->path().extension() == kMarkerSuffix && index_of(entry->path().stem().string()) >= 0)
+      names.insert(entry->path().stem().string());
   return names;
 }
 
@@ -221,7 +234,8 @@ void WorkDirectory::open(const WorkPlan& plan) {
   fs::create_directories(save_path_, error);
   if (error) fail_io("cannot create the directory", save_path_, error.value());
 
-  fs::create_directory(directory_, error);
+  // What is not finished is nobody's business; what is renamed out of here has its own permissions.
+  ::mkdir(directory_.c_str(), 0700);  // it may be there, which is not an error
   lock_ = ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (lock_ < 0) fail_io("cannot use the directory", directory_, errno);
   if (is_locked_by_another(lock_, LOCK_EX)) refuse_running(save_path_);
@@ -327,7 +341,7 @@ void WorkDirectory::forget(const std::string& part) {
 std::vector<int64_t> WorkDirectory::finished(const std::string& kind) const {
   std::vector<int64_t> indices;
   for (const auto& [part, note] : done_)
-    if (part.starts_with(kind + "-")) indices.push_back(std::stoll(part.substr(kind.size() + 1)));
+    if (part.starts_with(kind + "-")) indices.push_back(index_of(part));
   std::sort(indices.begin(), indices.end());
   return indices;
 }

@@ -36,6 +36,13 @@ TEST(ErrorMessage, CountsAndListsSeveralProblemsInTheirOrder) {
   }
 }
 
+TEST(ErrorMessage, EscapesWhatWouldSteerATerminal) {
+  const Error error(ErrorCode::kFormat,
+                    {.what = "tensor \"a\x1b[31m\nb\"", .where = "x\x7f", .fix = ""});
+  EXPECT_STREQ(error.what(), "tensor \"a\\x1b[31m\\x0ab\"\n  at:  x\\x7f");
+  EXPECT_EQ(error.problems().front().where, "x\\x7f");
+}
+
 TEST(ErrorMessage, NoProblemsThrowNothing) {
   const Problems problems;
   EXPECT_TRUE(problems.empty());

@@ -114,5 +114,19 @@ TEST(SplitRegex, GivesUpOnAPatternThatBacktracksWithoutEnd) {
   EXPECT_THAT(error.what(), HasSubstr("too costly"));
 }
 
+// Each piece alone stays under what one match may take.
+TEST(SplitRegex, GivesUpOnAPatternThatBacktracksALittleOnEveryPieceOfALongText) {
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += std::string(12, 'a') + " ";
+  const Error error = test::error_of([&] { split("(?:a+)+b|a+| ", text); });
+  EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+  EXPECT_THAT(error.what(), HasSubstr("too costly"));
+}
+
+TEST(SplitRegex, KeepsWhatNothingMatchesTogether) {
+  EXPECT_THAT(split("[0-9]", "ab\u00e91c\u4f60\u597d23d"),
+              ElementsAre("ab\u00e9", "1", "c\u4f60\u597d", "2", "3", "d"));
+}
+
 }  // namespace
 }  // namespace laos::hf

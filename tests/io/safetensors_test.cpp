@@ -263,10 +263,30 @@ TEST_F(ShardedFiles, OpensEveryShardOfTheIndexRatherThanASingleFile) {
   EXPECT_EQ(files.file_of("b"), "s2.safetensors");
 }
 
-TEST_F(ShardedFiles, FollowsLinksBecauseDownloadCachesAreMadeOfThem) {
-  fs::create_directories(dir_ / "snapshot");
-  fs::create_symlink(dir_ / "s1.safetensors", dir_ / "snapshot/m.safetensors");
-  EXPECT_TRUE(TensorFiles::open(dir_ / "snapshot", "m").contains("a"));
+TEST_F(ShardedFiles, FollowsTheLinksThatDownloadCachesAreMadeOf) {
+  fs::create_directories(dir_ / "snapshots/abc");
+  fs::create_directories(dir_ / "blobs");
+  fs::rename(dir_ / "s1.safetensors", dir_ / "blobs/123");
+  fs::create_symlink("../../blobs/123", dir_ / "snapshots/abc/m.safetensors");
+  EXPECT_TRUE(TensorFiles::open(dir_ / "snapshots/abc", "m").contains("a"));
+  fs::create_directory_symlink(dir_ / "snapshots/abc", dir_ / "link");
+  EXPECT_TRUE(TensorFiles::open(dir_ / "link", "m").contains("a"));
+}
+
+TEST_F(ShardedFiles, RefusesLinksThatLeadOutOfTheDirectory) {
+  fs::create_directories(dir_ / "model");
+  for (const char* target : {"../s1.safetensors", "/dev/zero", "nowhere", "m.safetensors"}) {
+    fs::create_symlink(target, dir_ / "model/m.safetensors");
+    put(dir_ / "model/m.safetensors.index.json", R"({"weight_map":{"a":"m.safetensors"}})");
+    try {
+      TensorFiles::open(dir_ / "model", "m");
+      FAIL() << target;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      EXPECT_THAT(error.what(), HasSubstr("does not lead to a file of the model directory"));
+    }
+    fs::remove(dir_ / "model/m.safetensors");
+  }
 }
 
 TEST_F(ShardedFiles, RefusesPathsThatLeadOutOfTheDirectory) {

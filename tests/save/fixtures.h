@@ -2,8 +2,6 @@
 // which tests damage one way each.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstring>
 #include <filesystem>

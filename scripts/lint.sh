@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# cppcheck over src/, with no finding to pass; clang-tidy (checks in .clang-tidy) over the sources that are named.
+#   scripts/lint.sh [FILE...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/install-analysis-tools.sh
+# The compile commands of a build that need not be built.
+cmake --preset release >/dev/null
+mkdir -p build/cppcheck
+cppcheck --project=build/release/compile_commands.json --file-filter='*src/*' -j "$(nproc)" --quiet \
+  --cppcheck-build-dir=build/cppcheck --enable=warning,performance,portability --error-exitcode=1 \
+  --suppressions-list=.cppcheck-suppressions
+if (($# > 0)); then
+  printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet \
+    --extra-arg=-Wno-unknown-warning-option
+fi

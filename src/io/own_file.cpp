@@ -1,0 +1,34 @@
+#include "io/own_file.h"
+
+#include <algorithm>
+#include <system_error>
+
+#include "core/error.h"
+
+namespace laos::io {
+
+namespace fs = std::filesystem;
+
+void require_own_file(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_symlink(path, error)) return;
+  const auto is_within = [](const fs::path& inner, const fs::path& outer) {
+    return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first ==
+           outer.end();
+  };
+  const fs::path target = fs::canonical(path, error);
+  if (!error) {
+    const fs::path directory =
+        fs::canonical(path.has_parent_path() ? path.parent_path() : ".", error);
+    const fs::path snapshots = directory.parent_path();
+    if (!error && is_within(target, directory)) return;
+    if (!error && snapshots.filename() == "snapshots" &&
+        is_within(target, snapshots.parent_path() / "blobs"))
+      return;
+  }
+  throw Error(ErrorCode::kIo, {.what = "the link does not lead to a file of the model directory",
+                               .where = path.string(),
+                               .fix = "put the file itself there"});
+}
+
+}  // namespace laos::io

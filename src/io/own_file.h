@@ -1,0 +1,14 @@
+// Links in a model directory.
+#pragma once
+
+#include <filesystem>
+
+namespace laos::io {
+
+// Throws Error(kIo) when `path` is a link that leads out of the model directory it stands in. A
+// link may lead to a file of the same directory or, in the hub's cache (snapshots/<revision>/name
+// -> blobs/<hash>), of the same repository: a model directory must not make us read, and publish
+// with what is written, other files of this machine.
+void require_own_file(const std::filesystem::path& path);
+
+}  // namespace laos::io
