@@ -11,12 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "cli/emulate.h"
 #include "cli/flags.h"
 #include "cli/job.h"
 #include "core/threads.h"
 #include "eval/metrics.h"
 #include "hf/dataset.h"
 #include "pipeline/agree.h"
+#include "pipeline/hidden_cache.h"
 
 namespace laos::cli {
 namespace {
@@ -25,8 +27,10 @@ using Json = nlohmann::ordered_json;
 
 struct EvalFlags {
   std::vector<std::string> model_paths;
-  std::string text, baseline;
+  std::string text, baseline, emulate;
   eval::WindowOptions windows;
+  std::string cache_dir;
+  bool no_cache = false;
   int threads = 0;
   bool json = false;
 };
@@ -229,6 +233,19 @@ eval::TokenScores gathered(cluster::Cluster& ranks, const eval::TokenScores& own
   return all;
 }
 
+// What the baseline computes, from the cache where it is there.
+eval::ScoredHidden hidden_of_baseline(const EvalFlags& flags, const eval::EvalModel& baseline,
+                                      const eval::Windows& windows) {
+  const std::filesystem::path directory = flags.cache_dir.empty()
+                                              ? pipeline::default_cache_directory()
+                                              : std::filesystem::path(flags.cache_dir);
+  if (flags.no_cache || directory.empty()) return eval::scored_hidden(baseline, windows);
+  pipeline::HiddenCache::Result result = pipeline::HiddenCache({.directory = directory})
+                                             .scored_hidden(baseline, flags.baseline, windows);
+  if (!result.problem.empty()) std::cerr << "laos: note: " << result.problem << '\n';
+  return std::move(result.hidden);
+}
+
 void run_eval(const EvalFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   check_flags(flags);
@@ -237,7 +254,8 @@ void run_eval(const EvalFlags& flags) {
     std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
   if (ranks.rank() != 0) ranks.barrier();  // what is wrong is found by the first
   std::vector<std::unique_ptr<eval::EvalModel>> models;
-  for (const std::string& path : flags.model_paths) models.push_back(eval::open_eval_model(path));
+  for (const std::string& path : flags.model_paths)
+    models.push_back(eval::open_eval_model(path, arithmetic_of(flags.emulate)));
   std::unique_ptr<eval::EvalModel> baseline;
   if (!flags.baseline.empty()) baseline = eval::open_eval_model(flags.baseline);
   const eval::Windows windows = read_windows(flags, models.front()->config());
@@ -248,10 +266,11 @@ void run_eval(const EvalFlags& flags) {
       eval::share_windows(windows, ranks.size())[static_cast<size_t>(ranks.rank())];
   const eval::Windows share(windows.begin() + range.first, windows.begin() + range.last);
   eval::ScoredHidden base_hidden;
-  if (baseline && !share.empty()) base_hidden = eval::scored_hidden(*baseline, share);
+  if (baseline && !share.empty()) base_hidden = hidden_of_baseline(flags, *baseline, share);
   std::vector<Result> results;
   Result base_result{.path = flags.baseline, .score = {}, .divergence = {}};
   for (size_t i = 0; i < models.size(); ++i) {
+    const OverflowReport overflow(flags.model_paths[i], *models[i]);
     eval::TokenScores scores;
     if (!share.empty())
       scores = eval::score_tokens(eval::scored_hidden(*models[i], share),
@@ -300,6 +319,11 @@ void add_eval_command(CLI::App& app) {
   command->add_option(
       "--baseline", flags->baseline,
       "checkpoint to compare with, float or AscendV1: adds KL divergence and top-1 agreement");
+  command->add_option(both_spellings("--cache-dir"), flags->cache_dir,
+                      "where the baseline's hidden states are kept for the next evaluation "
+                      "[$LAOS_CACHE_DIR, $XDG_CACHE_HOME/laos or ~/.cache/laos]");
+  command->add_flag(both_spellings("--no-cache"), flags->no_cache, "keep and use none");
+  add_emulate_option(*command, flags->emulate);
   command
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));

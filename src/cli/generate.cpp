@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/emulate.h"
 #include "cli/flags.h"
 #include "core/memory.h"
 #include "core/threads.h"
@@ -26,7 +27,7 @@ using Json = nlohmann::ordered_json;
 using Prompts = std::vector<std::vector<int32_t>>;
 
 struct GenerateFlags {
-  std::string model_path, baseline, prompt_file, system;
+  std::string model_path, baseline, prompt_file, system, emulate;
   std::vector<std::string> prompts;
   eval::GenerateOptions options;
   bool thinking = false, no_thinking = false;
@@ -230,7 +231,8 @@ void run_generate(const GenerateFlags& flags) {
   if (flags.chat) options.stop_ids.push_back(hf::chat_end_token(tokenizer));
   const Prompts prompts = encode(flags, read, tokenizer);
 
-  const std::unique_ptr<eval::EvalModel> model = eval::open_eval_model(flags.model_path);
+  const std::unique_ptr<eval::EvalModel> model =
+      eval::open_eval_model(flags.model_path, arithmetic_of(flags.emulate));
   std::unique_ptr<eval::EvalModel> baseline;
   if (!flags.baseline.empty()) {
     baseline = eval::open_eval_model(flags.baseline);
@@ -250,6 +252,7 @@ void run_generate(const GenerateFlags& flags) {
   };
   std::vector<eval::Generated> baseline_results;
   if (baseline) baseline_results = run(*baseline);
+  const OverflowReport overflow(flags.model_path, *model);
   const std::vector<eval::Generated> results = run(*model);
   if (flags.json)
     print_json(flags, prompts, results, baseline_results, tokenizer);
@@ -313,6 +316,7 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_flag(both_spellings("--no-kv-cache"), flags->no_kv_cache,
                     "compute everything again for every token; the text is the same");
+  add_emulate_option(*command, flags->emulate);
   command->add_option("--threads", flags->threads, "threads to use; the text does not depend on it")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", flags->json, "print a JSON object");

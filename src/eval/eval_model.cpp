@@ -10,6 +10,7 @@
 #include "hf/ascendv1.h"
 #include "linalg/gemm.h"
 #include "linalg/row_products.h"
+#include "model/cached_layer.h"
 #include "model/checkpoint.h"
 #include "model/kernels/elementwise.h"
 #include "model/online_rotation.h"
@@ -81,23 +82,49 @@ class ResidentFloatLayer : public EvalLayer, private model::LinearsForward<float
   std::array<Mat<float>, 4> norms_;
 };
 
+// A layer whose linears' outputs are rounded.
+class RoundedLayer : public EvalLayer {
+ public:
+  RoundedLayer(std::unique_ptr<EvalLayer> layer, DType dtype)
+      : layer_(std::move(layer)), linears_(layer_->linears(), dtype) {}
+  model::LayerNorms<float> norms() const override { return layer_->norms(); }
+  model::LinearsForward<float>& linears() override { return linears_; }
+
+ private:
+  std::unique_ptr<EvalLayer> layer_;
+  RoundedLinears linears_;
+};
+
+std::unique_ptr<Emulation> emulation_of(const hf::Config& config, Arithmetic arithmetic) {
+  if (arithmetic == Arithmetic::kExact) return nullptr;
+  return std::make_unique<Emulation>(Emulation{.dtype = config.dtype});
+}
+
 class FloatModel : public EvalModel {
  public:
-  explicit FloatModel(model::Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
+  FloatModel(model::Checkpoint checkpoint, Arithmetic arithmetic)
+      : checkpoint_(std::move(checkpoint)), emulation_(emulation_of(config(), arithmetic)) {}
   const hf::Config& config() const override { return checkpoint_.config(); }
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
-    return std::make_unique<FloatLayer>(checkpoint_.load_layer(layer_idx));
+    return rounded(std::make_unique<FloatLayer>(checkpoint_.load_layer(layer_idx)));
   }
   std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
-    return std::make_unique<ResidentFloatLayer>(checkpoint_.files(), layer_idx);
+    return rounded(std::make_unique<ResidentFloatLayer>(checkpoint_.files(), layer_idx));
   }
   TensorView embed_tokens() const override { return checkpoint_.embed_tokens(); }
   TensorView lm_head() const override { return checkpoint_.lm_head(); }
   Mat<float> final_norm() const override { return checkpoint_.final_norm(); }
   int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
+  const Emulation* emulation() const override { return emulation_.get(); }
 
  private:
+  std::unique_ptr<EvalLayer> rounded(std::unique_ptr<EvalLayer> layer) const {
+    if (!emulation_) return layer;
+    return std::make_unique<RoundedLayer>(std::move(layer), emulation_->dtype);
+  }
+
   model::Checkpoint checkpoint_;
+  std::unique_ptr<Emulation> emulation_;
 };
 
 // How a linear under a label runs.
@@ -125,12 +152,14 @@ class MixedLinears : public model::LinearsForward<float> {
   struct Entry {
     Mat<int8_t> codes;  // unpacked, where the checkpoint holds them packed
     int act_bits = 0;   // of `dynamic`
+    std::string name;   // the module's
     std::optional<quant::IntLinear> dynamic;
     std::optional<quant::StaticLinear> fixed;
     std::optional<linalg::RowWeight> rows;  // in place of `real`, where each row is to be its own
     Mat<float> real;
   };
   std::array<Entry, model::kNumLinears> entries;
+  Emulation* emulation = nullptr;  // null: outputs stay as they are
 
   void forward(LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override {
@@ -153,7 +182,19 @@ class MixedLinears : public model::LinearsForward<float> {
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x,
                      std::as_const(entry.real).view(), 0.0f, ys[i]);
       }
+      if (emulation != nullptr) round_as_engine(entry, ys[i]);
     }
+  }
+
+ private:
+  void round_as_engine(const Entry& entry, MatView<float> y) {
+    if (entry.dynamic && entry.act_bits == 4) {
+      float& peak = emulation->w4a4_peaks[entry.name];
+      for (int64_t i = 0; i < y.rows; ++i)
+        for (int64_t j = 0; j < y.cols; ++j) peak = std::max(peak, std::fabs(y.row(i)[j]));
+      round_rows(y, DType::kF16);
+    }
+    round_rows(y, emulation->dtype);
   }
 };
 
@@ -167,7 +208,9 @@ Mat<float> square(const std::vector<float>& values) {
 
 class QuantizedLayer : public EvalLayer {
  public:
-  QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx, bool resident) {
+  QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx, bool resident,
+                 Emulation* emulation) {
+    mixed_.emulation = emulation;
     for (const Linear l : model::kAllLinears)
       load(checkpoint, model::name_of(layer_idx, l), resident,
            mixed_.entries[static_cast<size_t>(l)]);
@@ -200,8 +243,9 @@ class QuantizedLayer : public EvalLayer {
     unpacked = checkpoint.codes(name);
     return std::as_const(unpacked).view();
   }
-  static void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name, bool resident,
-                   MixedLinears::Entry& entry) {
+  void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name, bool resident,
+            MixedLinears::Entry& entry) const {
+    entry.name = name;
     const LabelPath& path = *path_of(checkpoint.label(name));
     const bool is_float = path.label == std::string(quant::kFloatLabel);
     const MatView<const int8_t> codes =
@@ -213,16 +257,26 @@ class QuantizedLayer : public EvalLayer {
                           checkpoint.quant_bias(name));
     } else if (path.kind == LabelPath::Kind::kDynamic) {
       entry.act_bits = path.act_bits;
-      entry.dynamic.emplace(codes, checkpoint.values(name, "weight_scale"));
+      entry.dynamic.emplace(codes, weight_scale(checkpoint, name));
     } else if (is_float && resident) {
       entry.rows.emplace(checkpoint.weight(name));
     } else {
       entry.real = is_float ? to_f32(checkpoint.weight(name))
                             : quant::dequantize({.spec = {},
                                                  .q = checkpoint.codes(name),
-                                                 .scale = checkpoint.values(name, "weight_scale")});
+                                                 .scale = weight_scale(checkpoint, name)});
       if (resident) entry.rows.emplace(std::move(entry.real));
     }
+  }
+
+  // The engine holds these scales in the model's dtype, but for W4A4's.
+  std::vector<float> weight_scale(const hf::AscendV1Checkpoint& checkpoint,
+                                  const std::string& name) const {
+    std::vector<float> scale = checkpoint.values(name, "weight_scale");
+    const std::string& label = checkpoint.label(name);
+    if (mixed_.emulation != nullptr && (label == "W8A8_DYNAMIC" || label == "W8A16"))
+      for (float& value : scale) value = round_to(mixed_.emulation->dtype, value);
+    return scale;
   }
 
   MixedLinears mixed_;
@@ -233,7 +287,8 @@ class QuantizedLayer : public EvalLayer {
 
 class QuantizedModel : public EvalModel {
  public:
-  explicit QuantizedModel(hf::AscendV1Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {
+  QuantizedModel(hf::AscendV1Checkpoint checkpoint, Arithmetic arithmetic)
+      : checkpoint_(std::move(checkpoint)), emulation_(emulation_of(config(), arithmetic)) {
     Problems problems;
     for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
       for (const Linear l : model::kAllLinears) {
@@ -250,26 +305,29 @@ class QuantizedModel : public EvalModel {
   }
   const hf::Config& config() const override { return checkpoint_.config(); }
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
-    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, false);
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, false, emulation_.get());
   }
   std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
-    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, true);
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, true, emulation_.get());
   }
   TensorView embed_tokens() const override { return checkpoint_.weight("model.embed_tokens"); }
   TensorView lm_head() const override { return checkpoint_.weight("lm_head"); }
   Mat<float> final_norm() const override { return to_f32(checkpoint_.weight("model.norm")); }
   int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
+  const Emulation* emulation() const override { return emulation_.get(); }
 
  private:
   hf::AscendV1Checkpoint checkpoint_;
+  std::unique_ptr<Emulation> emulation_;
 };
 
 }  // namespace
 
-std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory) {
+std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory,
+                                           Arithmetic arithmetic) {
   if (hf::AscendV1Checkpoint::is_ascendv1(directory))
-    return std::make_unique<QuantizedModel>(hf::AscendV1Checkpoint::open(directory));
-  return std::make_unique<FloatModel>(model::Checkpoint::open(directory));
+    return std::make_unique<QuantizedModel>(hf::AscendV1Checkpoint::open(directory), arithmetic);
+  return std::make_unique<FloatModel>(model::Checkpoint::open(directory), arithmetic);
 }
 
 void normalize_final(const EvalModel& model, model::HiddenStates& states) {
@@ -280,13 +338,54 @@ void normalize_final(const EvalModel& model, model::HiddenStates& states) {
       model::kernels::rms_norm(states.rows.row(i), gain.data(), epsilon, states.rows.row(i),
                                states.rows.cols());
   });
+  round_rows(states.rows.view(), dtype_of(model.emulation()));
 }
+
+namespace {
+
+// All layers with activations rounded between operations, which the layer with a cache does; here
+// the cache holds one layer and each sequence is run at once.
+void emulated_layers(const EvalModel& model, const model::Rope<float>& rope,
+                     model::HiddenStates& states) {
+  hf::Config config = model.config();
+  model::LayerSaved<float> saved(
+      config, std::max(kEvalTokens, model::longest_sample(states.samples)), false);
+  const int64_t num_layers = std::exchange(config.num_hidden_layers, 1);
+  for (int64_t i = 0; i < num_layers; ++i) {
+    const std::unique_ptr<EvalLayer> layer = model.load_layer(i);
+    // Whole sequences, kEvalTokens at a time; a longer one stands alone.
+    for (int64_t first = 0; first < states.samples.num_sequences();) {
+      model::Ragged batch;
+      std::vector<int64_t> lengths, sequences;
+      const int64_t begin = states.samples.offsets[static_cast<size_t>(first)];
+      do {
+        lengths.push_back(states.samples.length(first++));
+        batch.append(lengths.back());
+        sequences.push_back(std::ssize(sequences));
+      } while (first < states.samples.num_sequences() &&
+               batch.num_tokens() + states.samples.length(first) <= kEvalTokens);
+      const MatView<float> x = states.rows.view().slice_rows(begin, begin + batch.num_tokens());
+      Mat<float> y(x.rows, x.cols);
+      model::KvCache cache(config, lengths);
+      model::cached_layer_forward(config, 0, layer->norms(), layer->linears(), rope, batch,
+                                  sequences, x, cache, saved, y.view(), model.emulation()->dtype);
+      std::copy_n(y.data(), y.size(), x.data);
+    }
+  }
+}
+
+}  // namespace
 
 model::HiddenStates final_hidden(const EvalModel& model,
                                  const std::vector<std::vector<int32_t>>& sequences) {
   const hf::Config& config = model.config();
   model::HiddenStates states = model::embed(model.embed_tokens(), sequences);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
+  if (model.emulation() != nullptr) {
+    emulated_layers(model, rope, states);
+    normalize_final(model, states);
+    return states;
+  }
   model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kEvalTokens), false,
                                  model::longest_sample(states.samples));
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {

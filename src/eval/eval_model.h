@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "eval/emulation.h"
 #include "hf/config.h"
 #include "model/decoder_layer.h"
 #include "model/hidden_states.h"
@@ -20,6 +21,10 @@ class EvalLayer {
   virtual model::LinearsForward<float>& linears() = 0;
 };
 
+// How a checkpoint computes. kExact: linears under an integer label in exact integer products with
+// their stored scales, everything else in f32. kVllmAscend: as the engine does, see Emulation.
+enum class Arithmetic { kExact, kVllmAscend };
+
 // Weights are read a layer at a time. Layers must not outlive the model, whose files they may read.
 class EvalModel {
  public:
@@ -33,12 +38,15 @@ class EvalModel {
   virtual TensorView lm_head() const = 0;       // likewise
   virtual Mat<float> final_norm() const = 0;    // [1, hidden_size]
   virtual int64_t weight_bytes() const = 0;     // of all tensors in the checkpoint's files
+  // Null for Arithmetic::kExact.
+  virtual const Emulation* emulation() const = 0;
 };
 
 // Opens a Hugging Face float checkpoint or an AscendV1 directory (told by its description file).
 // Throws Error as model::Checkpoint::open and hf::AscendV1Checkpoint::open do; kUnsupported for a
 // label without an integer path.
-std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory);
+std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory,
+                                           Arithmetic arithmetic = Arithmetic::kExact);
 
 // Tokens that run through a model at once, or a window of more.
 inline constexpr int64_t kEvalTokens = 2048;

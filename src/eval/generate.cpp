@@ -102,6 +102,7 @@ class Batch {
     normalize_final(model_, ends);
     Mat<float> logits(ends.rows.rows(), lm_head_.rows());
     lm_head_.multiply(std::as_const(ends.rows).view(), logits.view());
+    round_rows(logits.view(), dtype_of(model_.emulation()));
     return logits;
   }
 
@@ -115,7 +116,8 @@ class Batch {
     for (size_t i = 0; i < layers_.size(); ++i) {
       model::cached_layer_forward(model_.config(), static_cast<int64_t>(i), layers_[i]->norms(),
                                   layers_[i]->linears(), rope_, x.samples, sequences,
-                                  std::as_const(x.rows).view(), cache_, saved_, y.view());
+                                  std::as_const(x.rows).view(), cache_, saved_, y.view(),
+                                  dtype_of(model_.emulation()));
       std::swap(x.rows, y);
     }
     for (size_t s = 0; s < sequences.size(); ++s)

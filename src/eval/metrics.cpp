@@ -134,12 +134,14 @@ Pass run(const ScoredHidden& model, const ScoredHidden* baseline, const Windows&
       const MatView<float> block = logits.view().slice_rows(0, end - begin).slice_cols(0, count);
       linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
                    model.rows.view().slice_rows(begin, end), head.view(), 0.0f, block);
+      round_rows(block, model.logits);
       MatView<float> base_block;
       if (baseline != nullptr) {
         base_block = base_logits.view().slice_rows(0, end - begin).slice_cols(0, count);
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
                      baseline->rows.view().slice_rows(begin, end), std::as_const(base_head).view(),
                      0.0f, base_block);
+        round_rows(base_block, baseline->logits);
       }
       parallel_for_ranges(end - begin, 8, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
@@ -210,7 +212,8 @@ ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
 
 ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,
                            const Windows& windows) {
-  ScoredHidden result{Mat<float>(num_scored(windows), final_states.rows.cols()), model.lm_head()};
+  ScoredHidden result{Mat<float>(num_scored(windows), final_states.rows.cols()), model.lm_head(),
+                      dtype_of(model.emulation())};
   int64_t row = 0;
   for (size_t w = 0; w < windows.size(); ++w) {
     const MatView<const float> hidden = final_states.of_sample(static_cast<int64_t>(w));

@@ -51,8 +51,9 @@ struct Comparison {
 
 // What lm_head reads wherever a next token is scored, from which the logits are one product away.
 struct ScoredHidden {
-  Mat<float> rows;     // [num_scored, hidden_size]
-  TensorView lm_head;  // of the model, which must outlive this
+  Mat<float> rows;             // [num_scored, hidden_size]
+  TensorView lm_head;          // of the model, which must outlive this
+  DType logits = DType::kF32;  // what logits are rounded to
 };
 // Runs the model over all windows, layer by layer. Throws Error(kData) on no window, on one that
 // scores nothing and on token ids outside the vocabulary; and as EvalModel::load_layer.

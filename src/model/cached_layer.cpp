@@ -30,6 +30,11 @@ struct Places {
   }
 };
 
+void round_row(float* row, int64_t n, DType dtype) {
+  if (dtype == DType::kF32) return;
+  for (int64_t j = 0; j < n; ++j) row[j] = round_to(dtype, row[j]);
+}
+
 template <class F>
 void for_rows(int64_t n, int64_t grain, const F& f) {
   parallel_for_ranges(n, grain, [&](int64_t begin, int64_t end) {
@@ -38,26 +43,29 @@ void for_rows(int64_t n, int64_t grain, const F& f) {
 }
 
 void norm_rows(const hf::Config& config, const float* gain, MatView<const float> x,
-               MatView<float> y) {
+               MatView<float> y, DType dtype) {
   for_rows(x.rows, kRowGrain, [&](int64_t i) {
     kernels::rms_norm(x.row(i), gain, static_cast<float>(config.rms_norm_eps), y.row(i), x.cols);
+    round_row(y.row(i), y.cols, dtype);
   });
 }
 
 // target = rope(norm(x)) for every head of a token.
 void norm_rope_heads(const hf::Config& config, const Rope<float>& rope, const float* gain,
-                     int64_t position, const float* x, int64_t heads, float* target) {
+                     int64_t position, const float* x, int64_t heads, DType dtype, float* target) {
   const int64_t hd = config.head_dim;
   for (int64_t h = 0; h < heads; ++h) {
     float* y = target + h * hd;
     kernels::rms_norm(x + h * hd, gain, static_cast<float>(config.rms_norm_eps), y, hd);
+    round_row(y, hd, dtype);
     kernels::rope(y, rope.cos.row(position), rope.sin.row(position), false, hd / 2);
+    round_row(y, hd, dtype);
   }
 }
 
 // Each query alone against the keys up to its own; heads that share keys go together.
 void attend(const hf::Config& config, int64_t layer_idx, const Places& places, KvCache& cache,
-            const Mat<float>& queries, Mat<float>& attention) {
+            const Mat<float>& queries, DType dtype, Mat<float>& attention) {
   const int64_t n = std::ssize(places.position), hd = config.head_dim;
   const int64_t kv_heads = config.num_key_value_heads,
                 group = config.num_attention_heads / kv_heads;
@@ -79,6 +87,7 @@ void attend(const hf::Config& config, int64_t layer_idx, const Places& places, K
         kernels::softmax(scores.row(g), scale, visible);
         linalg::kernels::weighted_sum(scores.row(g), values.data + h * hd, values.stride, visible,
                                       hd, attention.row(i) + (h * group + g) * hd);
+        round_row(attention.row(i) + (h * group + g) * hd, hd, dtype);
       }
     }
   });
@@ -105,7 +114,7 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
                           const LayerNorms<float>& norms, LinearsForward<float>& linears,
                           const Rope<float>& rope, const Ragged& batch,
                           std::span<const int64_t> sequences, MatView<const float> x,
-                          KvCache& cache, LayerSaved<float>& saved, MatView<float> y) {
+                          KvCache& cache, LayerSaved<float>& saved, MatView<float> y, DType dtype) {
   const int64_t n = batch.num_tokens();
   LAOS_ASSERT(x.rows == n && y.rows == n && saved.hidden.rows() >= n);
   LAOS_ASSERT(std::ssize(sequences) == batch.num_sequences());
@@ -113,36 +122,42 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
   const auto rows = [n](Mat<float>& matrix) { return matrix.view().slice_rows(0, n); };
 
   // Attention: hidden = x + o(attention(q, k, v))
-  norm_rows(config, norms.input_layernorm, x, rows(saved.input_normed));
+  norm_rows(config, norms.input_layernorm, x, rows(saved.input_normed), dtype);
   const std::array qkv = {rows(saved.q), rows(saved.k), rows(saved.v)};
   linears.forward(LinearGroup::kQkv, rows(saved.input_normed), qkv);
   for_rows(n, kRowGrain, [&](int64_t i) {
     const int64_t s = places.sequence[static_cast<size_t>(i)],
                   position = places.position[static_cast<size_t>(i)];
     norm_rope_heads(config, rope, norms.q_norm, position, saved.q.row(i),
-                    config.num_attention_heads, saved.q_rotated.row(i));
+                    config.num_attention_heads, dtype, saved.q_rotated.row(i));
     norm_rope_heads(config, rope, norms.k_norm, position, saved.k.row(i),
-                    config.num_key_value_heads, cache.keys(layer_idx, s).row(position));
+                    config.num_key_value_heads, dtype, cache.keys(layer_idx, s).row(position));
     std::copy_n(saved.v.row(i), saved.v.cols(), cache.values(layer_idx, s).row(position));
   });
-  attend(config, layer_idx, places, cache, saved.q_rotated, saved.attention);
+  attend(config, layer_idx, places, cache, saved.q_rotated, dtype, saved.attention);
   const std::array o = {rows(saved.hidden)};
   linears.forward(LinearGroup::kO, rows(saved.attention), o);
-  for_rows(n, kRowGrain,
-           [&](int64_t i) { kernels::add(x.row(i), saved.hidden.row(i), config.hidden_size); });
+  for_rows(n, kRowGrain, [&](int64_t i) {
+    kernels::add(x.row(i), saved.hidden.row(i), config.hidden_size);
+    round_row(saved.hidden.row(i), config.hidden_size, dtype);
+  });
 
   // MLP: y = hidden + down(silu(gate) * up)
-  norm_rows(config, norms.post_attention_layernorm, rows(saved.hidden), rows(saved.hidden_normed));
+  norm_rows(config, norms.post_attention_layernorm, rows(saved.hidden), rows(saved.hidden_normed),
+            dtype);
   const std::array gate_up = {rows(saved.gate), rows(saved.up)};
   linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
   for_rows(n, kRowGrain, [&](int64_t i) {
     kernels::silu_mul(saved.gate.row(i), saved.up.row(i), saved.act.row(i),
                       config.intermediate_size);
+    round_row(saved.act.row(i), config.intermediate_size, dtype);
   });
   const std::array down = {y};
   linears.forward(LinearGroup::kDown, rows(saved.act), down);
-  for_rows(n, kRowGrain,
-           [&](int64_t i) { kernels::add(saved.hidden.row(i), y.row(i), config.hidden_size); });
+  for_rows(n, kRowGrain, [&](int64_t i) {
+    kernels::add(saved.hidden.row(i), y.row(i), config.hidden_size);
+    round_row(y.row(i), config.hidden_size, dtype);
+  });
 }
 
 }  // namespace laos::model

@@ -48,12 +48,14 @@ class KvCache {
 // sequences[i] of the cache are rows [batch.offsets[i], batch.offsets[i + 1]) and stand behind the
 // cache.length of them that it holds. Their keys and values are written to the cache, which is not
 // extended. If the linears treat rows independently, so does this: a token's output does not
-// depend, bit for bit, on how many tokens run at a time or in which company. `saved` is scratch. y
-// must not overlap x.
+// depend, bit for bit, on how many tokens run at a time or in which company. Where
+// `dtype` is not kF32, what each operation but the linears gives is rounded to it. `saved` is
+// scratch. y must not overlap x.
 void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
                           const LayerNorms<float>& norms, LinearsForward<float>& linears,
                           const Rope<float>& rope, const Ragged& batch,
                           std::span<const int64_t> sequences, MatView<const float> x,
-                          KvCache& cache, LayerSaved<float>& saved, MatView<float> y);
+                          KvCache& cache, LayerSaved<float>& saved, MatView<float> y,
+                          DType dtype = DType::kF32);
 
 }  // namespace laos::model

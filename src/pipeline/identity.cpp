@@ -32,9 +32,15 @@ std::string checksum_of(const Samples& samples) {
   return std::to_string(samples.size()) + " samples, sha256 " + sum.hex();
 }
 
+}  // namespace
+
+Identity program_identity() {
+  return {{"program", program()},
+          {"instruction set", active_isa_name() + ", " + linalg::onednn_description()}};
+}
+
 // Copies differ in their times of change; their ends are compared instead.
-void add_model_files(const fs::path& directory, bool is_copy,
-                     std::map<std::string, std::string>& identity) {
+void add_model_files(const fs::path& directory, bool is_copy, Identity& identity) {
   std::error_code error;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
@@ -57,8 +63,6 @@ void add_model_files(const fs::path& directory, bool is_copy,
                                  .fix = "check the path and its permissions"});
 }
 
-}  // namespace
-
 save::WorkPlan work_plan(const Plan& plan) {
   save::WorkPlan work;
   work.restart = plan.options.restart;
@@ -71,8 +75,7 @@ save::WorkPlan work_plan(const Plan& plan) {
                      2 * 4 * tokens * hidden_size;  // the states of two layers for a moment
   if (plan.options.scratch_path.empty()) work.other_bytes += scratch_bytes(plan);
 
-  work.identity["program"] = program();
-  work.identity["instruction set"] = active_isa_name() + ", " + linalg::onednn_description();
+  work.identity = program_identity();
   work.identity["recipe"] = "sha256 " + io::sha256(plan.recipe.yaml);
   work.identity["model type"] = plan.options.model_type;
   work.identity["compute dtype"] =

@@ -51,6 +51,32 @@ TEST_F(Commands, EvalPrintsPerplexityAndJsonWithTheSameFigures) {
   EXPECT_EQ(self["top1_agreement"], 1);
 }
 
+TEST_F(Commands, EvalRunsTheBaselineOnceForTheSameTextAndFiles) {
+  const std::string arguments = "--seq-len 8 --json --baseline " + path("model");
+  const auto count = [&] {
+    const std::filesystem::directory_iterator files(directory_ / "cache");
+    return std::distance(begin(files), end(files));
+  };
+  const std::string expected = eval(arguments + " --no-cache").output;
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "cache"));
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(eval(arguments + " --cache-dir " + path("cache")).output, expected);
+    EXPECT_EQ(count(), 1);
+  }
+  eval("--seq-len 9 --baseline " + path("model") + " --cache-dir " + path("cache"));
+  EXPECT_EQ(count(), 2);
+}
+
+TEST_F(Commands, EvalEmulatesTheEngineOnRequestOnly) {
+  const auto perplexity = [&](const std::string& more) {
+    return nlohmann::json::parse(eval("--seq-len 8 --json" + more).output)["perplexity"]
+        .get<double>();
+  };
+  EXPECT_NE(perplexity(" --emulate vllm-ascend"), perplexity(""));
+  EXPECT_NEAR(perplexity(" --emulate vllm-ascend"), perplexity(""), 0.05 * perplexity(""));
+  EXPECT_EQ(eval("--emulate other").exit_code, 2);
+}
+
 TEST_F(Commands, BenchReportsRatesThatFollowFromItsTimes) {
   for (const std::string dtype : {"f32", "bf16"}) {
     const CommandResult result = run_laos(

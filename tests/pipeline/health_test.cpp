@@ -141,5 +141,35 @@ TEST_F(CheckCheckpoint, RefusesTheCheckpointOfAnotherModel) {
   EXPECT_THROW(check_checkpoint(save_, directory_ / "nothing", text_, progress), Error);
 }
 
+TEST_F(CheckCheckpoint, EmulatedEngineRoundsToItsTypesAndShowsWhereF16Overflows) {
+  quantize("qwen3-tiny-w4a4-rtn");
+  eval::Windows windows(2);
+  for (size_t w = 0; w < windows.size(); ++w)
+    for (int32_t i = 0; i < 40; ++i)
+      windows[w].ids.push_back(static_cast<int32_t>(w) * 100 + 17 * i);
+  const auto exact = eval::open_eval_model(save_),
+             engine = eval::open_eval_model(save_, eval::Arithmetic::kVllmAscend);
+  EXPECT_EQ(exact->emulation(), nullptr);
+  const eval::ScoredHidden hidden = eval::scored_hidden(*engine, windows);
+  for (int64_t i = 0; i < hidden.rows.size(); ++i)
+    ASSERT_EQ(hidden.rows.data()[i], round_to(DType::kBF16, hidden.rows.data()[i]));
+  // bfloat16 between operations moves the model, and not far.
+  const eval::Comparison c = eval::compare(hidden, eval::scored_hidden(*exact, windows), windows);
+  EXPECT_GT(c.divergence.kl.value, 1e-5);
+  EXPECT_LT(c.divergence.kl.value, 0.1);
+  const auto& peaks = engine->emulation()->w4a4_peaks;
+  EXPECT_EQ(peaks.size(), 16u);  // gate_proj and up_proj of eight layers
+  for (const auto& [linear, peak] : peaks) EXPECT_LT(peak, 1000) << linear;
+
+  spoil(3, "up_proj", [](auto& scales) {
+    for (float& scale : scales) scale *= 1e6f;
+  });
+  const auto spoiled = eval::open_eval_model(save_, eval::Arithmetic::kVllmAscend);
+  eval::scored_hidden(*spoiled, windows);
+  for (const auto& [linear, peak] : spoiled->emulation()->w4a4_peaks)
+    if (linear < "model.layers.3.mlp.up_proj") EXPECT_LT(peak, eval::kF16Overflow) << linear;
+  EXPECT_GE(spoiled->emulation()->w4a4_peaks.at("model.layers.3.mlp.up_proj"), eval::kF16Overflow);
+}
+
 }  // namespace
 }  // namespace laos::pipeline
