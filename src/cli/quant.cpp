@@ -399,8 +399,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                     "of --quant-type w4a4: the published scheme in closed form, no training");
   command->add_flag("--balanced", flags->balanced,
                     "of --quant-type w4a4: every linear W4A4 but down_proj, no training");
-  command->add_flag("--full", flags->full,
-                    "of --quant-type w4a4: every linear W4A4, no training");
+  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, no training");
   command->add_option("--dataset", flags->dataset,
                       "calibration data (.jsonl, .json, .txt) instead of the recipe's");
   command

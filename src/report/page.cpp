@@ -559,9 +559,8 @@ class Page {
       table.row({std::to_string(i), escaped(rank.host), std::to_string(rank.threads),
                  std::to_string(rank.layers), duration_text(rank.pass_seconds),
                  duration_text(rank.layer_seconds), duration_text(rank.wait_seconds),
-                 duration_text(rank.cpu_seconds),
-                 bytes_text(rank.sent_bytes), bytes_text(rank.received_bytes),
-                 bytes_text(rank.peak_rss_bytes)});
+                 duration_text(rank.cpu_seconds), bytes_text(rank.sent_bytes),
+                 bytes_text(rank.received_bytes), bytes_text(rank.peak_rss_bytes)});
     }
     const auto count = static_cast<double>(r_.ranks.size());
     return heading("Ranks") +

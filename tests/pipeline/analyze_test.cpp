@@ -1,5 +1,5 @@
-#include "cluster/alone.h"
 #include "pipeline/analyze.h"
+#include "cluster/alone.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

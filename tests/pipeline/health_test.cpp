@@ -167,7 +167,9 @@ TEST_F(CheckCheckpoint, EmulatedEngineRoundsToItsTypesAndShowsWhereF16Overflows)
   const auto spoiled = eval::open_eval_model(save_, eval::Arithmetic::kVllmAscend);
   eval::scored_hidden(*spoiled, windows);
   for (const auto& [linear, peak] : spoiled->emulation()->w4a4_peaks)
-    if (linear < "model.layers.3.mlp.up_proj") EXPECT_LT(peak, eval::kF16Overflow) << linear;
+    if (linear < "model.layers.3.mlp.up_proj") {
+      EXPECT_LT(peak, eval::kF16Overflow) << linear;
+    }
   EXPECT_GE(spoiled->emulation()->w4a4_peaks.at("model.layers.3.mlp.up_proj"), eval::kF16Overflow);
 }
 

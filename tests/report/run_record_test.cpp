@@ -88,9 +88,9 @@ TEST(Page, EscapesAllTextOfTheRecord) {
   const std::string evil = "</style></script><script>alert(1)</script>\"'&<img src=x onerror=y>";
   RunRecord record = test::run_record(2);
   record.laos_version = record.recipe.config_id = record.recipe.path = record.recipe.text =
-      record.ranks[0].host = record.recipe.dataset = record.model.directory = record.model.type = record.model.dtype =
-          record.environment.cpu = record.environment.system = record.environment.instruction_set =
-              record.health->source = evil;
+      record.ranks[0].host = record.recipe.dataset = record.model.directory = record.model.type =
+          record.model.dtype = record.environment.cpu = record.environment.system =
+              record.environment.instruction_set = record.health->source = evil;
   record.warnings = record.libraries = {evil};
   for (Layer& layer : record.layers)
     for (Linear& linear : layer.linears) linear.name = linear.label = linear.decided_by = evil;
