@@ -198,7 +198,7 @@ class Watch {
   std::thread thread_;
 };
 
-class MpiCluster : public Cluster {
+class MpiCluster final : public Cluster {
  public:
   explicit MpiCluster(std::function<void(Cluster&, const Error&)> on_lost) {
     const int timeout = rank_timeout_seconds();

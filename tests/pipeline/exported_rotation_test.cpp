@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <ostream>
 #include <string>
 
 #include "hf/ascendv1.h"
@@ -23,6 +24,7 @@ struct Case {
   const char* prior;
   const char* rotation;
 };
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 class ExportedRotation : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(
