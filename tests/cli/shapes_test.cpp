@@ -25,7 +25,7 @@ TEST_P(ShapesSlow, PlanRunAndLoad) {
   const test::TemporaryDirectory directory;
   test::write_synthetic({.config = test::qwen3_config(shape, 2, 512)}, directory / "model");
   // The second has enough tokens for a fitted rotation of this width, and is only planned with.
-  for (const auto& [name, num_words] : {std::pair{"calib.txt", 20}, std::pair{"long.txt", 100}}) {
+  for (const auto& [name, num_words] : {std::pair{"calib.txt", 20}, std::pair{"long.txt", 200}}) {
     std::ofstream calib(directory / name);
     for (int i = 0; i < num_words; ++i)
       calib << "In the beginning was the word number " << i << "; ";
