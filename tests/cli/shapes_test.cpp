@@ -1,4 +1,4 @@
-// The layer shapes of the models people deploy, two layers of each, through the whole program.
+// The layer shapes of the models people deploy, a few layers of each, through the whole program.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -16,33 +16,53 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class ShapesSlow : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Qwen3, ShapesSlow, testing::Values("8b", "14b", "32b"),
-                         [](const auto& p) { return std::string("Shape") + p.param; });
+std::filesystem::path shipped_recipe(const std::string& shape) {
+  return std::filesystem::path(LAOS_SOURCE_DIR) / "recipes" / ("qwen3-" + shape + "-w4a4.yaml");
+}
 
-TEST_P(ShapesSlow, PlanRunAndLoad) {
-  const std::string shape = GetParam();
-  const test::TemporaryDirectory directory;
-  test::write_synthetic({.config = test::qwen3_config(shape, 2, 512)}, directory / "model");
-  // The second has enough tokens for a fitted rotation of this width, and is only planned with.
-  for (const auto& [name, num_words] : {std::pair{"calib.txt", 20}, std::pair{"long.txt", 200}}) {
-    std::ofstream calib(directory / name);
+class Shapes : public testing::TestWithParam<const char*> {
+ protected:
+  std::string quant(const std::filesystem::path& recipe) const {
+    return "quant --model_type Qwen3 --model_path " + (directory_ / "model").string() +
+           " --save_path " + (directory_ / "out").string() + " --calib-seq-len 64 --dataset " +
+           (directory_ / "calib.txt").string() + " --config_path " + recipe.string();
+  }
+  void write_calib(int num_words) const {
+    std::ofstream calib(directory_ / "calib.txt");
     for (int i = 0; i < num_words; ++i)
       calib << "In the beginning was the word number " << i << "; ";
   }
-  const std::string paths =
-      "quant --model_type Qwen3 --model_path " + (directory / "model").string() + " --save_path " +
-      (directory / "out").string() + " --calib-seq-len 64 --dataset " + directory.path().string();
-  const std::string shipped = "recipes/qwen3-" + shape + "-w4a4.yaml";
-  std::stringstream text;
-  text << std::ifstream(std::filesystem::path(LAOS_SOURCE_DIR) / shipped).rdbuf();
-  std::string recipe = text.str();
-  const test::CommandResult whole =
-      test::run_laos(paths + "/long.txt --config_path " +
-                     (std::filesystem::path(LAOS_SOURCE_DIR) / shipped).string() + " --dry-run");
-  EXPECT_EQ(whole.exit_code, 0) << whole.output;
 
-  // Two iterations, and a Hadamard rotation: fitting one takes minutes at this width.
+  test::TemporaryDirectory directory_;
+};
+class ShapesSlow : public Shapes {};
+
+const auto kShapes = testing::Values("8b", "14b", "32b");
+const auto kShapeName = [](const auto& p) { return std::string("Shape") + p.param; };
+INSTANTIATE_TEST_SUITE_P(Qwen3, Shapes, kShapes, kShapeName);
+INSTANTIATE_TEST_SUITE_P(Qwen3, ShapesSlow, kShapes, kShapeName);
+
+// With the fewest layers, each of at most max_samples rows, that a rotation can be fitted to.
+TEST_P(Shapes, PlanTheirShippedRecipeAsItIs) {
+  test::write_synthetic({.config = test::qwen3_config(GetParam(), 3, 512), .is_hollow = true},
+                        directory_ / "model");
+  write_calib(200);
+  const test::CommandResult plan = test::run_laos(quant(shipped_recipe(GetParam())) + " --dry-run");
+  ASSERT_EQ(plan.exit_code, 0) << plan.output;
+  EXPECT_THAT(plan.output, HasSubstr("model.layers.0.mlp.up_proj       W4A4_DYNAMIC"));
+  EXPECT_THAT(plan.output, HasSubstr("model.layers.1.mlp.up_proj       W8A8_DYNAMIC"));
+  EXPECT_THAT(plan.output, HasSubstr("model.layers.0.mlp.down_proj     W8A8_DYNAMIC"));
+  EXPECT_THAT(plan.output, HasSubstr("peak RAM  about"));
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "out"));
+}
+
+// Two iterations, and a Hadamard rotation: fitting one takes minutes at this width.
+TEST_P(ShapesSlow, RunAndLoad) {
+  test::write_synthetic({.config = test::qwen3_config(GetParam(), 2, 512)}, directory_ / "model");
+  write_calib(20);
+  std::stringstream text;
+  text << std::ifstream(shipped_recipe(GetParam())).rdbuf();
+  std::string recipe = text.str();
   const size_t prior = recipe.find("  prior:"), process = recipe.find("  process:\n    - {");
   ASSERT_TRUE(prior != std::string::npos && process != std::string::npos);
   recipe.erase(prior, process - prior);
@@ -52,19 +72,10 @@ TEST_P(ShapesSlow, PlanRunAndLoad) {
     ASSERT_NE(at, std::string::npos) << from;
     recipe.replace(at, std::string(from).size(), to);
   }
-  std::ofstream(directory / "recipe.yaml") << recipe;
-  const std::string quant =
-      paths + "/calib.txt --config_path " + (directory / "recipe.yaml").string();
-  const test::CommandResult plan = test::run_laos(quant + " --dry-run");
-  ASSERT_EQ(plan.exit_code, 0) << plan.output;
-  EXPECT_THAT(plan.output, HasSubstr("model.layers.0.mlp.up_proj       W4A4_DYNAMIC"));
-  EXPECT_THAT(plan.output, HasSubstr("model.layers.1.mlp.down_proj     W8A8_DYNAMIC"));
-  EXPECT_THAT(plan.output, HasSubstr("peak RAM  about"));
-  EXPECT_FALSE(std::filesystem::exists(directory / "out"));
-
-  const test::CommandResult run = test::run_laos(quant);
+  std::ofstream(directory_ / "recipe.yaml") << recipe;
+  const test::CommandResult run = test::run_laos(quant(directory_ / "recipe.yaml"));
   ASSERT_EQ(run.exit_code, 0) << run.output;
-  const test::CommandResult inspect = test::run_laos("inspect " + (directory / "out").string());
+  const test::CommandResult inspect = test::run_laos("inspect " + (directory_ / "out").string());
   EXPECT_EQ(inspect.exit_code, 0) << inspect.output;
   EXPECT_THAT(inspect.output, HasSubstr("vLLM-Ascend can load this checkpoint."));
 }

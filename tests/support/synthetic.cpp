@@ -84,6 +84,27 @@ void fill(const hf::WeightModule& module, uint64_t seed, int64_t begin, int64_t 
   }
 }
 
+std::string dtype_name(DType dtype) {
+  return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
+}
+
+void write_hollow(const std::vector<io::TensorSpec>& specs, const std::filesystem::path& file) {
+  Json header = Json::object();
+  int64_t end = 0;
+  for (const io::TensorSpec& spec : specs) {
+    const int64_t begin = end;
+    end += spec.size_bytes();
+    header[spec.name] = {
+        {"dtype", to_string(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {begin, end}}};
+  }
+  const std::string text = header.dump();
+  std::string prefix(8, '\0');
+  for (size_t i = 0; i < prefix.size(); ++i)
+    prefix[i] = static_cast<char>(text.size() >> (8 * i) & 0xff);
+  io::write_text_atomically(file, prefix + text);
+  std::filesystem::resize_file(file, prefix.size() + text.size() + static_cast<uintmax_t>(end));
+}
+
 void write_weights(const SyntheticModel& model, const std::filesystem::path& directory) {
   const DType dtype = model.config.dtype;
   std::vector<hf::WeightModule> modules = hf::weight_modules(model.config);
@@ -92,6 +113,7 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
   std::vector<io::TensorSpec> specs;
   for (const hf::WeightModule& module : modules)
     specs.push_back({.name = module.weight_name(), .dtype = dtype, .shape = module.shape});
+  if (model.is_hollow) return write_hollow(specs, directory / "model.safetensors");
   io::ShardedWriter writer(directory, io::plan_shards(specs, "model", model.max_shard_bytes));
 
   constexpr int64_t kChunk = int64_t{1} << 24;  // elements in memory
@@ -115,10 +137,6 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
   writer.commit();
   if (model.max_shard_bytes > 0)
     io::write_text_atomically(directory / "model.safetensors.index.json", writer.index_json());
-}
-
-std::string dtype_name(DType dtype) {
-  return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
 }
 
 Json config_json(const SyntheticModel& model) {

@@ -16,6 +16,8 @@ struct SyntheticModel {
   uint64_t seed = 1;
   bool transformers5 = false;   // config.json as transformers 5 writes it, else as 4 does
   int64_t max_shard_bytes = 0;  // 0: one file; else shards and an index (see io::plan_shards)
+  // One file whose weights are a hole: all zero, and no room on the disk. Enough to plan with.
+  bool is_hollow = false;
 };
 
 // Names of the shapes that qwen3_config knows: "tiny", "0.6b", "8b", "14b", "32b".
