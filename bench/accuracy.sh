@@ -61,6 +61,8 @@ row gptq-published published 'published rotation, GPTQ' qwen3-tiny-w4a4-fast "$p
 row fast published '`--fast`: rotation by token range, GPTQ' qwen3-tiny-w4a4-fast
 row range-laos published 'rotation by token range, AutoRound, 100 iterations' qwen3-tiny-w4a4 \
   's/stage: 1, .*}/stage: 1, objective: token_range, max_samples: 8192}/; s/iters: 400/iters: 100/'
+row range-laos-int4 published 'the same, only 4-bit linears trained' qwen3-tiny-w4a4 \
+  's/stage: 1, .*}/stage: 1, objective: token_range, max_samples: 8192}/; s/iters: 400/iters: 100\n      train: [int4]/'
 row balanced-hadamard 'all but `down_proj`' 'Hadamard rotation, smoothed, GPTQ' qwen3-tiny-w4a4-balanced "$hadamard"
 row balanced 'all but `down_proj`' '`--balanced`: rotation by token range, smoothed, GPTQ' qwen3-tiny-w4a4-balanced
 row full-laos every 'LAOS as published, 400 iterations' qwen3-tiny-w4a4-full-autoround

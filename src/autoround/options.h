@@ -11,9 +11,16 @@ struct TrainOptions {
   int64_t iters = 10;
   bool enable_round_tuning = true;   // learn rounding offsets
   bool enable_minmax_tuning = true;  // learn range shrink factors
+  // Linears of which weight widths are trained; those of the other are rounded to nearest before.
+  bool train_int4 = true, train_int8 = true;
   bool act_aware = false;  // round activations in training as the engine will, straight-through
   // Operands of the linears' products; not of the recipe. kF32 is what kBf16 is held against.
   linalg::ComputeType compute = linalg::ComputeType::kF32;
+
+  bool trains(int weight_bits) const noexcept {
+    return (enable_round_tuning || enable_minmax_tuning) &&
+           (weight_bits == 4 ? train_int4 : train_int8);
+  }
 };
 
 }  // namespace laos::autoround

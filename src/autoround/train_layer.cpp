@@ -1,8 +1,11 @@
 #include "autoround/train_layer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <filesystem>
 #include <string>
+#include <utility>
 
 #include "autoround/best_rule.h"
 #include "core/rng.h"
@@ -14,6 +17,9 @@ namespace {
 
 constexpr int64_t kSamplesPerIteration = 8;
 constexpr int64_t kEvaluationSamples = 32;
+
+constexpr std::array kAttention = {model::Linear::kQProj, model::Linear::kKProj,
+                                   model::Linear::kVProj, model::Linear::kOProj};
 
 // Sums absolute errors row by row and adds the rows in order, so that threads do not matter.
 double l1_loss(MatView<const float> y, MatView<const float> target, float d_loss,
@@ -32,10 +38,11 @@ double l1_loss(MatView<const float> y, MatView<const float> target, float d_loss
 // Samples copied end to end: the batch of one iteration.
 class BatchRunner {
  public:
+  // With `mlp_only` no linear of attention is trained: its output is computed once a sample.
   BatchRunner(const hf::Config& config, const model::LayerWeights& weights,
               const model::OnlineRotation& online, const model::Rope<float>& rope,
               const model::HiddenStates& inputs, const model::HiddenStates& targets,
-              TrainableLinears& linears)
+              TrainableLinears& linears, bool mlp_only, const std::filesystem::path& directory)
       : config_(config),
         norms_(model::norms_of(weights)),
         rope_(rope),
@@ -46,20 +53,32 @@ class BatchRunner {
         x_(largest_batch(inputs.samples), config.hidden_size),
         target_(x_.rows(), x_.cols()),
         y_(x_.rows(), x_.cols()),
-        d_y_(x_.rows(), x_.cols()) {}
+        d_y_(x_.rows(), x_.cols()) {
+    if (!mlp_only) return;
+    attended_ = model::TokenRows(inputs.rows.rows(), inputs.rows.cols(), directory);
+    is_attended_.resize(static_cast<size_t>(inputs.samples.num_sequences()));
+  }
 
   // Mean absolute error of the layer over `samples`; what backward needs is kept.
   double forward(const std::vector<int64_t>& samples) {
+    for (const int64_t s : samples)
+      if (mlp_only()) attend(s);
     batch_ = model::Ragged{};
     for (const int64_t s : samples) {
-      copy(inputs_.of_sample(s), x_, batch_.num_tokens());
+      if (mlp_only())
+        copy(attended_of(s), saved_.hidden, batch_.num_tokens());
+      else
+        copy(inputs_.of_sample(s), x_, batch_.num_tokens());
       copy(targets_.of_sample(s), target_, batch_.num_tokens());
       batch_.append(inputs_.samples.length(s));
     }
     const int64_t n = batch_.num_tokens();
     const auto rows = [n](const Mat<float>& matrix) { return matrix.view().slice_rows(0, n); };
-    model::layer_forward<float>(config_, norms_, linears_, rope_, batch_, rows(x_), saved_,
-                                y_.view().slice_rows(0, n));
+    const MatView<float> y = y_.view().slice_rows(0, n);
+    if (mlp_only())
+      model::mlp_half_forward<float>(config_, norms_, linears_, n, saved_, y);
+    else
+      model::layer_forward<float>(config_, norms_, linears_, rope_, batch_, rows(x_), saved_, y);
     const double loss = l1_loss(rows(y_), rows(target_), 1.0f, d_y_.view().slice_rows(0, n));
     return loss / static_cast<double>(n * config_.hidden_size);
   }
@@ -67,10 +86,12 @@ class BatchRunner {
   void backward() {
     const int64_t n = batch_.num_tokens();
     const Mat<float>& x = x_;
-    const Mat<float>& d_y = d_y_;
-    model::layer_backward<float>(config_, norms_, linears_, rope_, batch_,
-                                 x.view().slice_rows(0, n), saved_, d_y.view().slice_rows(0, n),
-                                 MatView<float>{});
+    const MatView<const float> d_y = std::as_const(d_y_).view().slice_rows(0, n);
+    if (mlp_only())
+      model::mlp_half_backward<float>(linears_, n, saved_, d_y, false);
+    else
+      model::layer_backward<float>(config_, norms_, linears_, rope_, batch_,
+                                   x.view().slice_rows(0, n), saved_, d_y, MatView<float>{});
   }
 
   // Mean absolute error over many samples, a batch at a time.
@@ -88,6 +109,21 @@ class BatchRunner {
   }
 
  private:
+  // Computes what leaves attention for a sample that is met for the first time.
+  void attend(int64_t s) {
+    if (std::exchange(is_attended_[static_cast<size_t>(s)], char{1}) != 0) return;
+    batch_ = model::Ragged{};
+    batch_.append(inputs_.samples.length(s));
+    model::attention_half_forward<float>(config_, norms_, linears_, rope_, batch_,
+                                         inputs_.of_sample(s), saved_);
+    std::copy_n(saved_.hidden.data(), batch_.num_tokens() * config_.hidden_size,
+                attended_.row(inputs_.samples.offsets[static_cast<size_t>(s)]));
+  }
+  bool mlp_only() const noexcept { return attended_.size() != 0; }
+  MatView<const float> attended_of(int64_t s) const noexcept {
+    return attended_.view().slice_rows(inputs_.samples.offsets[static_cast<size_t>(s)],
+                                       inputs_.samples.offsets[static_cast<size_t>(s + 1)]);
+  }
   static void copy(MatView<const float> source, Mat<float>& target, int64_t first_row) {
     std::copy_n(source.data, source.rows * source.cols, target.row(first_row));
   }
@@ -101,6 +137,8 @@ class BatchRunner {
   model::LayerSaved<float> saved_;
   model::Ragged batch_;
   Mat<float> x_, target_, y_, d_y_;
+  model::TokenRows attended_;      // what enters the MLP; empty: attention is run
+  std::vector<char> is_attended_;  // by sample
 };
 
 // Up to kEvaluationSamples indices spread evenly over 0..n-1.
@@ -165,7 +203,7 @@ LayerResult train_layer(const hf::Config& config, const model::LayerWeights& wei
                         const TrainOptions& options, const model::Rope<float>& rope,
                         const model::HiddenStates& inputs, const model::HiddenStates& targets,
                         uint32_t seed, int64_t layer_idx, const TrainProgress& progress,
-                        const ActBits& untrained) {
+                        const ActBits& untrained, const std::filesystem::path& directory) {
   LayerResult result;
   const bool any =
       std::any_of(scheme.begin(), scheme.end(), [](const auto& spec) { return spec.has_value(); });
@@ -176,7 +214,10 @@ LayerResult train_layer(const hf::Config& config, const model::LayerWeights& wei
   if ((!options.enable_round_tuning && !options.enable_minmax_tuning) || num_samples == 0)
     return result;
 
-  BatchRunner runner(config, weights, online, rope, inputs, targets, linears);
+  const bool mlp_only = std::none_of(kAttention.begin(), kAttention.end(), [&](model::Linear l) {
+    return scheme[static_cast<size_t>(l)].has_value();
+  });
+  BatchRunner runner(config, weights, online, rope, inputs, targets, linears, mlp_only, directory);
   const std::vector<int64_t> held = evaluation_samples(num_samples);
   LayerReport& report = result.report;
   report.rounding_loss = runner.evaluate(held);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <vector>
 
@@ -33,14 +34,16 @@ using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 // Iteration k draws min(8, N) samples without replacement from a stream seeded by (seed,
 // layer_idx). Kept is the best of plain rounding, the published rule's choice and the final
 // parameters, measured on up to 32 samples spread over the set. With both tunings off, or no linear
-// in the scheme, it is plain rounding and nothing is run. Same arguments, same bytes, on any number
-// of threads. Throws Error(kNumeric) when the loss is not finite.
+// in the scheme, it is plain rounding and nothing is run. Where no linear of attention is in the
+// scheme, attention runs once and what it gives is kept as model::TokenRows in `directory`. Same
+// arguments, same bytes, on any number of threads. Throws Error(kNumeric) when the loss is not
+// finite.
 LayerResult train_layer(const hf::Config& config, const model::LayerWeights& weights,
                         const model::OnlineRotation& online, const LayerScheme& scheme,
                         const TrainOptions& options, const model::Rope<float>& rope,
                         const model::HiddenStates& inputs, const model::HiddenStates& targets,
                         uint32_t seed, int64_t layer_idx, const TrainProgress& progress = nullptr,
-                        const ActBits& untrained = {});
+                        const ActBits& untrained = {}, const std::filesystem::path& directory = {});
 
 // The samples that train_layer looks at, in order: those it draws and those it evaluates on.
 std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_samples, uint32_t seed,

@@ -292,19 +292,18 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
 }
 
 template <class T>
-void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
-                   const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
-                   LayerSaved<T>& saved, MatView<T> y) {
+void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
+                            LinearsForward<T>& linears, const Rope<T>& rope, const Ragged& batch,
+                            MatView<const T> x, LayerSaved<T>& saved) {
   const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(x.rows == n && y.rows == n && saved.hidden.rows() >= n);
+  LAOS_ASSERT(x.rows == n && saved.hidden.rows() >= n);
   LAOS_ASSERT(batch.past == 0 || batch.num_sequences() == 1);
   LAOS_ASSERT(saved.v.rows() >= batch.past + n && rope.cos.rows() >= batch.past);
   const auto rows = [n](Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
   const auto key_rows = [n, &batch](Mat<T>& matrix) {
     return matrix.view().slice_rows(batch.past, batch.past + n);
   };
-
-  // Attention: hidden = x + o(attention(q, k, v))
+  // hidden = x + o(attention(q, k, v))
   norm_forward(config, norms.input_layernorm, x, rows(saved.input_normed),
                saved.input_inv_rms.data());
   const std::array qkv = {rows(saved.q), rows(saved.k), key_rows(saved.v)};
@@ -317,19 +316,59 @@ void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, Linears
   const std::array o = {rows(saved.hidden)};
   linears.forward(LinearGroup::kO, rows(saved.attention), o);
   add_rows(x, rows(saved.hidden));
+}
 
-  // MLP: y = hidden + down(silu(gate) * up)
+template <class T>
+void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
+                      LinearsForward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
+                      MatView<T> y) {
+  LAOS_ASSERT(y.rows == num_tokens && saved.hidden.rows() >= num_tokens);
+  const auto rows = [num_tokens](Mat<T>& matrix) {
+    return matrix.view().slice_rows(0, num_tokens);
+  };
+  // y = hidden + down(silu(gate) * up)
   norm_forward<T>(config, norms.post_attention_layernorm, rows(saved.hidden),
                   rows(saved.hidden_normed), saved.hidden_inv_rms.data());
   const std::array gate_up = {rows(saved.gate), rows(saved.up)};
   linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
-  parallel_for_ranges(n, kRowGrain, [&](int64_t begin, int64_t end) {
+  parallel_for_ranges(num_tokens, kRowGrain, [&](int64_t begin, int64_t end) {
     kernels::silu_mul(saved.gate.row(begin), saved.up.row(begin), saved.act.row(begin),
                       (end - begin) * config.intermediate_size);
   });
   const std::array down = {y};
   linears.forward(LinearGroup::kDown, rows(saved.act), down);
   add_rows<T>(rows(saved.hidden), y);
+}
+
+template <class T>
+void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
+                   const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
+                   LayerSaved<T>& saved, MatView<T> y) {
+  attention_half_forward(config, norms, linears, rope, batch, x, saved);
+  mlp_half_forward(config, norms, linears, batch.num_tokens(), saved, y);
+}
+
+template <class T>
+void mlp_half_backward(LinearsBackward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
+                       MatView<const T> d_y, bool wants_d_normed) {
+  LAOS_ASSERT(d_y.rows == num_tokens && saved.d_hidden.rows() >= num_tokens);
+  const auto rows = [num_tokens](Mat<T>& matrix) {
+    return matrix.view().slice_rows(0, num_tokens);
+  };
+  const auto const_rows = [num_tokens](const Mat<T>& matrix) {
+    return matrix.view().slice_rows(0, num_tokens);
+  };
+  // y = hidden + down(silu(gate) * up)
+  const std::array d_down = {d_y};
+  linears.backward(LinearGroup::kDown, const_rows(saved.act), d_down, rows(saved.d_act));
+  parallel_for_ranges(num_tokens, kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::silu_mul_backward(saved.d_act.row(begin), saved.gate.row(begin), saved.up.row(begin),
+                               saved.gate.row(begin), saved.up.row(begin),
+                               (end - begin) * saved.act.cols());
+  });
+  const std::array d_gate_up = {const_rows(saved.gate), const_rows(saved.up)};
+  linears.backward(LinearGroup::kGateUp, const_rows(saved.hidden_normed), d_gate_up,
+                   wants_d_normed ? rows(saved.d_normed) : MatView<T>{});
 }
 
 template <class T>
@@ -342,17 +381,7 @@ void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
   const auto rows = [n](Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
   const auto const_rows = [n](const Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
 
-  // y = hidden + down(silu(gate) * up)
-  const std::array d_down = {d_y};
-  linears.backward(LinearGroup::kDown, const_rows(saved.act), d_down, rows(saved.d_act));
-  parallel_for_ranges(n, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::silu_mul_backward(saved.d_act.row(begin), saved.gate.row(begin), saved.up.row(begin),
-                               saved.gate.row(begin), saved.up.row(begin),
-                               (end - begin) * config.intermediate_size);
-  });
-  const std::array d_gate_up = {const_rows(saved.gate), const_rows(saved.up)};
-  linears.backward(LinearGroup::kGateUp, const_rows(saved.hidden_normed), d_gate_up,
-                   rows(saved.d_normed));
+  mlp_half_backward(linears, n, saved, d_y, true);
   copy_rows(d_y, rows(saved.d_hidden));
   norm_backward(norms.post_attention_layernorm, const_rows(saved.hidden),
                 saved.hidden_inv_rms.data(), const_rows(saved.d_normed), rows(saved.d_hidden),
@@ -402,6 +431,13 @@ void FloatLinears<T>::backward(LinearGroup group, MatView<const T> x,
   template struct Rope<T>;                                                                         \
   template struct LayerSaved<T>;                                                                   \
   template class FloatLinears<T>;                                                                  \
+  template void attention_half_forward<T>(const hf::Config&, const LayerNorms<T>&,                 \
+                                          LinearsForward<T>&, const Rope<T>&, const Ragged&,       \
+                                          MatView<const T>, LayerSaved<T>&);                       \
+  template void mlp_half_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,   \
+                                    int64_t, LayerSaved<T>&, MatView<T>);                          \
+  template void mlp_half_backward<T>(LinearsBackward<T>&, int64_t, LayerSaved<T>&,                 \
+                                     MatView<const T>, bool);                                      \
   template void layer_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,      \
                                  const Rope<T>&, const Ragged&, MatView<const T>, LayerSaved<T>&,  \
                                  MatView<T>);                                                      \

@@ -130,6 +130,24 @@ void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, Linears
                    const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
                    LayerSaved<T>& saved, MatView<T> y);
 
+// The two halves of layer_forward: the first sets saved.hidden [n, hidden_size] = x + o(...), the
+// second reads it; n = num_tokens.
+template <class T>
+void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
+                            LinearsForward<T>& linears, const Rope<T>& rope, const Ragged& batch,
+                            MatView<const T> x, LayerSaved<T>& saved);
+template <class T>
+void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
+                      LinearsForward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
+                      MatView<T> y);
+
+// Given d_y = ∂loss/∂y, and saved as mlp_half_forward left it, calls linears.backward for down and
+// gate_up: all that a layer needs of which only those are trained. saved.d_normed becomes
+// ∂loss/∂saved.hidden_normed where that is wanted. Overwrites saved.gate and saved.up.
+template <class T>
+void mlp_half_backward(LinearsBackward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
+                       MatView<const T> d_y, bool wants_d_normed);
+
 // Given d_y = ∂loss/∂y, and x and saved as forward left them, calls linears.backward for the four
 // groups and sets d_x unless d_x.data is null. The batch has whole sequences. Gradients of norm
 // gains are added to `d_norms` unless it is null. Overwrites saved.gate and saved.up.

@@ -61,6 +61,59 @@ double gptq_flops(const Plan& plan, size_t step, int64_t layer_idx,
   return flops;
 }
 
+// Operations of training a layer, from products of its linears and attention over `tokens` and
+// causal query-key `pairs`.
+struct TrainCost {
+  double forward_per_token = 0, backward_per_token = 0, before_per_token = 0;
+  double forward_per_pair = 0, backward_per_pair = 0, before_per_pair = 0;
+
+  double forward(double tokens, double pairs) const {
+    return forward_per_token * tokens + forward_per_pair * pairs;
+  }
+  double backward(double tokens, double pairs) const {
+    return backward_per_token * tokens + backward_per_pair * pairs;
+  }
+  double before(double tokens, double pairs) const {
+    return before_per_token * tokens + before_per_pair * pairs;
+  }
+};
+
+// Forward: one product a linear, and q kᵀ and p v. Backward: one product for the gradient of each
+// trained weight and one for that of each linear's input but the first ones', five in attention.
+// Where nothing of attention is trained it runs once, before, and is never differentiated.
+TrainCost train_cost(const Plan& plan, size_t step, int64_t layer_idx) {
+  const hf::Config& config = plan.checkpoint.config();
+  const autoround::TrainOptions& options = std::get<TrainStep>(plan.steps[step]).options;
+  const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
+  const auto is_trained = [&](model::Linear l) {
+    const PlannedLinear& linear = plan.linear(layer_idx, l);
+    return linear.scheme && linear.step == step && options.trains(linear.scheme->weight.bits);
+  };
+  const auto is_attention = [](model::LinearGroup group) {
+    return group == model::LinearGroup::kQkv || group == model::LinearGroup::kO;
+  };
+  bool attention = false;
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    for (const model::Linear l : model::linears_of(group))
+      attention = attention || (is_attention(group) && is_trained(l));
+  TrainCost cost;
+  for (const model::LinearGroup group : model::kAllLinearGroups) {
+    const bool before = !attention && is_attention(group);
+    const bool is_first =
+        group == (attention ? model::LinearGroup::kQkv : model::LinearGroup::kGateUp);
+    for (const model::Linear l : model::linears_of(group)) {
+      const double product = 2 * static_cast<double>(model::out_features(config, l)) *
+                             static_cast<double>(model::in_features(config, l));
+      (before ? cost.before_per_token : cost.forward_per_token) += product;
+      if (is_trained(l)) cost.backward_per_token += product;
+      if (!before && !is_first) cost.backward_per_token += product;
+    }
+  }
+  (attention ? cost.forward_per_pair : cost.before_per_pair) = 4 * q_size;
+  cost.backward_per_pair = attention ? 10 * q_size : 0;
+  return cost;
+}
+
 // The share of the GEMM rate that a whole run reaches; docs/accuracy.md has the measurement.
 constexpr double kEfficiency = 0.6;
 // Reading, rounding, checking and writing a weight, in operations of that rate.
@@ -72,22 +125,14 @@ PlanCosts costs_of(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
   const auto hidden_size = static_cast<double>(config.hidden_size);
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
-  double params = 0, qkv_params = 0;  // linear weights of a layer
-  for (const model::Linear l : model::kAllLinears) {
-    const double size = static_cast<double>(model::out_features(config, l)) *
-                        static_cast<double>(model::in_features(config, l));
-    params += size;
-    if (l == model::Linear::kQProj || l == model::Linear::kKProj || l == model::Linear::kVProj)
-      qkv_params += size;
-  }
+  double params = 0;  // linear weights of a layer
+  for (const model::Linear l : model::kAllLinears)
+    params += static_cast<double>(model::out_features(config, l)) *
+              static_cast<double>(model::in_features(config, l));
   PlanCosts costs;
   // One product a linear, and q kᵀ and p v.
   costs.per_token = 2 * params;
   costs.per_pair = 4 * q_size;
-  // Two products a linear (one for q/k/v), five in attention.
-  const auto backward = [&](double tokens, double pairs) {
-    return (4 * params - 2 * qkv_params) * tokens + 10 * q_size * pairs;
-  };
   const auto layers = static_cast<double>(config.num_hidden_layers);
   for (const PlannedFit& fit : plan.fits) {
     const model::Ragged samples = lengths_of(*fit.samples);
@@ -133,8 +178,11 @@ PlanCosts costs_of(const Plan& plan) {
       }
       cost.passed = true;
       const auto iters = static_cast<double>(train->options.iters);
-      cost.steps += (iters * drawn + evaluated) * cost.pass +
-                    iters * drawn * backward(tokens, pairs_of(samples));
+      const TrainCost training = train_cost(plan, step, i);
+      const double pairs = pairs_of(samples);
+      cost.steps += training.before(tokens, pairs) +
+                    (iters * drawn + evaluated) * training.forward(tokens, pairs) +
+                    iters * drawn * training.backward(tokens, pairs);
       costs.batch_tokens = static_cast<double>(autoround::largest_batch(samples));
     }
   }
@@ -193,6 +241,18 @@ int64_t scratch_bytes(const Plan& plan) {
     for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
       was_read = was_read || plan.reads_activations(step, i);
   }
+  // What leaves attention, where that runs once.
+  const auto runs_once = [&](size_t step) {
+    for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
+      if (plan.reads_activations(step, i) && train_cost(plan, step, i).before_per_token > 0)
+        return true;
+    return false;
+  };
+  for (size_t step = 0; step < plan.steps.size(); ++step)
+    if (std::holds_alternative<TrainStep>(plan.steps[step]) && runs_once(step)) {
+      ++copies;
+      break;
+    }
   return std::max(most, copies * bytes_of(*plan.samples));
 }
 

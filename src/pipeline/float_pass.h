@@ -57,6 +57,8 @@ class FloatPass {
                model::HiddenStates* outputs, const Observe& observe = nullptr);
   // Of the longest sample.
   const model::Rope<float>& rope() const noexcept { return rope_; }
+  // Where rows that do not stay in memory are kept.
+  const std::filesystem::path& scratch() const noexcept { return scratch_; }
   // Spent in forward() since it was last asked.
   double take_seconds() noexcept { return std::exchange(seconds_, 0); }
 

@@ -135,7 +135,12 @@ autoround::LayerReport LayerSteps::run_train(Work& work, size_t step,
   for (const Linear l : model::kAllLinears) {
     const PlannedLinear& planned = plan_.linear(work.layer_idx, l);
     const auto index = static_cast<size_t>(l);
-    if (planned.scheme && planned.step == step) {
+    const bool in_step = planned.scheme && planned.step == step;
+    const bool is_trained = in_step && options.trains(planned.scheme->weight.bits);
+    if (in_step && !is_trained)
+      result.quantized[index] =
+          quant::quantize_rtn(result.layer.weights[l].view(), planned.scheme->weight);
+    if (is_trained) {
       scheme[index] = planned.scheme;
     } else if (result.quantized[index].q.size() != 0) {
       const quant::ActSpec& act = planned.scheme->act;
@@ -151,7 +156,7 @@ autoround::LayerReport LayerSteps::run_train(Work& work, size_t step,
         progress_.iteration(work.layer_idx, iteration, options.iters, loss);
         stop_if_asked(progress_);
       },
-      untrained);
+      untrained, pass_.scratch());
   for (const Linear l : model::kAllLinears) {
     const auto index = static_cast<size_t>(l);
     if (scheme[index]) result.quantized[index] = std::move(trained.weights[index]);

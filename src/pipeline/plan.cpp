@@ -411,14 +411,13 @@ bool Plan::reads_activations(size_t step, int64_t layer_idx) const {
       return smooth->sources.contains(smooth::source_of(layer_idx, pair));
     });
   const auto* train = std::get_if<TrainStep>(&steps[step]);
-  const bool trains = train != nullptr &&
-                      (train->options.enable_round_tuning || train->options.enable_minmax_tuning);
   const auto* round = std::get_if<RoundStep>(&steps[step]);
   const bool solves = round != nullptr && round->gptq;
   const auto first = linears.begin() + layer_idx * model::kNumLinears;
   return std::any_of(first, first + model::kNumLinears, [&](const PlannedLinear& linear) {
     return linear.scheme && linear.step == step &&
-           (trains || solves || linear.scheme->act.is_static);
+           ((train != nullptr && train->options.trains(linear.scheme->weight.bits)) || solves ||
+            linear.scheme->act.is_static);
   });
 }
 

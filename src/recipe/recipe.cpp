@@ -548,7 +548,24 @@ class RecipeReader {
     reader.boolean("enable_round_tuning", quant.options.enable_round_tuning);
     reader.boolean("act_aware", quant.options.act_aware);
     quant.strategies = read_strategies(reader);
+    if (const auto train = reader.find("train")) read_train(*train, quant);
     return quant;
+  }
+
+  // `train`: weight dtypes, of which at least one is a strategy's.
+  void read_train(const Value& value, AutoroundQuant& quant) {
+    if (!require_list(report_, value)) return;
+    autoround::TrainOptions& options = quant.options;
+    options.train_int4 = options.train_int8 = false;
+    for (size_t i = 0; i < value.node->items.size(); ++i)
+      if (const auto dtype = read_choice(report_, value.item(i), {"int4", "int8"}))
+        (dtype == "int4" ? options.train_int4 : options.train_int8) = true;
+    const bool any = std::any_of(
+        quant.strategies.begin(), quant.strategies.end(),
+        [&](const Strategy& s) { return s.scheme && options.trains(s.scheme->weight.bits); });
+    if (!any)
+      report_.warn(value,
+                   "`train` names the weight dtype of no strategy: all are rounded to nearest");
   }
 
   LinearQuant read_linear(const Value& value) {

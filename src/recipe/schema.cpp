@@ -30,9 +30,9 @@ const MapSchema kSmooth = {"iter_smooth",
                             "enable_subgraph_type", "include", "exclude"}};
 const MapSchema kLinear = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
 const MapSchema kGptq = {"gptq_quant", {"type", "damp", "act_order", "refit", "strategies"}};
-const MapSchema kAutoround = {
-    "autoround_quant",
-    {"type", "iters", "enable_minmax_tuning", "enable_round_tuning", "act_aware", "strategies"}};
+const MapSchema kAutoround = {"autoround_quant",
+                              {"type", "iters", "enable_minmax_tuning", "enable_round_tuning",
+                               "act_aware", "train", "strategies"}};
 const MapSchema kStrategy = {"strategies[]", {"qconfig", "include", "exclude"}};
 const MapSchema kQconfig = {"qconfig", {"weight", "act"}};
 const MapSchema kSide = {"weight and act", {"dtype", "scope", "symmetric", "method", "ext"}};

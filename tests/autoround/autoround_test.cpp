@@ -208,6 +208,32 @@ TEST(TrainLayer, LeavesLinearsOutsideTheSchemeAlone) {
   EXPECT_TRUE(problem.train({.iters = 5}).report.losses.empty());
 }
 
+// The loss of training that computes attention once is that of the whole layer.
+TEST(TrainLayer, OfTheMlpAloneLowersTheErrorOfTheWholeLayer) {
+  Problem problem(20);
+  for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj})
+    problem.scheme[static_cast<size_t>(l)] = std::nullopt;
+  const LayerResult result = problem.train({.iters = 60});
+  EXPECT_LT(result.report.loss, 0.8 * result.report.rounding_loss);
+  model::LayerWeights trained;
+  for (const Linear l : model::kAllLinears) {
+    const quant::IntWeight& codes = result.weights[static_cast<size_t>(l)];
+    EXPECT_EQ(codes.q.size() != 0, problem.scheme[static_cast<size_t>(l)].has_value());
+    trained[l] = codes.q.size() != 0 ? quant::dequantize(codes) : problem.weights[l].clone();
+  }
+  model::FloatLinears<float> linears(model::views_of(trained));
+  model::HiddenStates outputs = {problem.inputs.samples,
+                                 Mat<float>(problem.inputs.rows.rows(), 32)};
+  model::LayerSaved<float> saved(problem.config, problem.inputs.rows.rows(), false);
+  model::forward_all(problem.config, model::norms_of(problem.weights), linears, problem.rope(),
+                     problem.inputs, 1000, saved, &outputs);
+  double error = 0;
+  for (int64_t i = 0; i < outputs.rows.size(); ++i)
+    error += std::abs(double{outputs.rows.data()[i]} - problem.targets.rows.data()[i]);
+  EXPECT_NEAR(result.report.loss, error / static_cast<double>(outputs.rows.size()),
+              1e-5 * result.report.loss);
+}
+
 TEST(TrainLayer, NeverKeepsSomethingWorseThanPlainRounding) {
   // One iteration at learning rate 5: the update throws every offset to its clip.
   const LayerResult result = Problem(3, 8).train({.iters = 1});

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <ostream>
 #include <random>
+#include <utility>
 
 #include "core/threads.h"
 #include "io/safetensors.h"
@@ -275,6 +276,26 @@ TEST_F(QwenTinyGolden, ForwardGivesTheSameBitsOnAnyNumberOfThreads) {
     EXPECT_EQ(
         std::memcmp(ys[0].data(), ys[i].data(), static_cast<size_t>(ys[0].size()) * sizeof(float)),
         0);
+}
+
+// Training the MLP alone must not see another function or another gradient than training all.
+TEST(DecoderLayer, HalvesGiveTheLayerAndTheMlpGradientsOfItsBackward) {
+  Layer64 whole({"halves", 12, 20, 4, 2, 6, {5, 3}}), half({"halves", 12, 20, 4, 2, 6, {5, 3}});
+  whole.backward();
+  LayerSaved<double> saved(half.config, half.batch.num_tokens(), true);
+  const Rope<double> rope(half.config, 64);
+  FloatLinears<double> linears = half.linears(true);
+  attention_half_forward<double>(half.config, half.norms(), linears, rope, half.batch,
+                                 half.x.view(), saved);
+  const int64_t n = half.batch.num_tokens();
+  mlp_half_forward<double>(half.config, half.norms(), linears, n, saved, half.y.view());
+  for (int64_t i = 0; i < half.y.size(); ++i) ASSERT_EQ(half.y.data()[i], whole.y.data()[i]);
+  mlp_half_backward<double>(linears, n, saved, std::as_const(whole.d_y).view(), false);
+  for (const Linear l : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj}) {
+    const Mat<double>& a = half.d_weights[static_cast<size_t>(l)];
+    const Mat<double>& b = whole.d_weights[static_cast<size_t>(l)];
+    for (int64_t i = 0; i < a.size(); ++i) ASSERT_EQ(a.data()[i], b.data()[i]);
+  }
 }
 
 }  // namespace

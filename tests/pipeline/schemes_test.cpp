@@ -389,6 +389,57 @@ TEST_F(WholeRecipe, OursForQwen3_32BPlansThePublishedScheme) {
       make_plan(options(std::filesystem::path(LAOS_SOURCE_DIR) / "recipes/qwen3-32b-w4a4.yaml")));
 }
 
+// Of 64 layers 44 have 4-bit linears, and there attention is 8-bit.
+TEST_F(WholeRecipe, For32BTakesTwoFifthsOfItsOperationsWhereOnlyFourBitLinearsAreTrained) {
+  write_model(proportions_of_32b(64));
+  const auto recipe = std::filesystem::path(LAOS_SOURCE_DIR) / "recipes/qwen3-32b-w4a4.yaml";
+  std::stringstream text;
+  text << std::ifstream(recipe).rdbuf();
+  std::string changed = text.str();
+  const size_t at = changed.find("      iters: 400\n");
+  ASSERT_NE(at, std::string::npos);
+  changed.insert(at, "      train: [int4]\n");
+  std::ofstream(directory_ / "recipe.yaml") << changed;
+  const Plan all = make_plan(options(recipe)),
+             some = make_plan(options(directory_ / "recipe.yaml"));
+  EXPECT_LT(estimate(some).flops, 0.4 * estimate(all).flops);
+  EXPECT_TRUE(some.reads_activations(1, 0));
+  EXPECT_FALSE(some.reads_activations(1, 1));
+  EXPECT_FALSE(some.reads_activations_from(60));
+}
+
+TEST_F(WholeRecipe, RoundsWhatItDoesNotTrainToNearest) {
+  write_model(test::qwen3_config("tiny", 2));
+  const auto tensors = [&](const std::string& training) {
+    std::ofstream(directory_ / "recipe.yaml")
+        << kSchemes << "spec:\n  process:\n    - type: autoround_quant\n      iters: 50\n      "
+        << training
+        << "\n      strategies:\n"
+           "        - {qconfig: *w4, include: ['*.up_proj', '*.gate_proj']}\n"
+           "        - {qconfig: *w8, include: ['*']}\n"
+           "  dataset: calib\n  save: [{type: ascendv1_saver}]\n";
+    QuantOptions wanted = options(directory_ / "recipe.yaml");
+    wanted.restart = true;
+    std::filesystem::remove_all(wanted.save_path);
+    Progress progress;
+    run(make_plan(wanted), progress);
+    std::map<std::string, std::string> bytes;
+    for (const auto& entry : std::filesystem::directory_iterator(wanted.save_path)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      const io::TensorFiles files = io::TensorFiles::open_files({entry.path()});
+      for (const auto& [name, tensor] : files.tensors())
+        bytes[name].assign(reinterpret_cast<const char*>(tensor.data), tensor.size_bytes());
+    }
+    return bytes;
+  };
+  const auto some = tensors("train: [int4]");
+  const auto rounded = tensors("enable_round_tuning: false\n      enable_minmax_tuning: false");
+  const std::string prefix = "model.layers.1.";
+  EXPECT_TRUE(some.at(prefix + "mlp.down_proj.weight") ==
+              rounded.at(prefix + "mlp.down_proj.weight"));
+  EXPECT_FALSE(some.at(prefix + "mlp.up_proj.weight") == rounded.at(prefix + "mlp.up_proj.weight"));
+}
+
 TEST_F(WholeRecipe, ThePublishedOneForQwen3_32BPlansUnmodified) {
   const std::filesystem::path published =
       std::filesystem::path(LAOS_SOURCE_DIR) / "../shared/data/recipes/qwen3-32b-dense-w4a4.yaml";

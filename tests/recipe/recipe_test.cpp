@@ -229,7 +229,8 @@ TEST(Recipe, NamesTheNearestKeyForAnUnknownOne) {
   EXPECT_THAT(problem.fix, HasSubstr("did you mean `iters`?"));
   EXPECT_THAT(
       problem.fix,
-      HasSubstr("type, iters, enable_minmax_tuning, enable_round_tuning, act_aware, strategies"));
+      HasSubstr(
+          "type, iters, enable_minmax_tuning, enable_round_tuning, act_aware, train, strategies"));
 }
 
 TEST(Recipe, RefusesUnknownKeysAtEveryLevelButTheTop) {
@@ -653,6 +654,24 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
   EXPECT_THAT(
       problem_of(linear("dtype: int4, scope: per_channel", "dtype: int4, scope: per_token")).what,
       HasSubstr("is not supported"));
+}
+
+TEST(Recipe, TrainsTheWeightDtypesItIsTold) {
+  const auto options = [](const Recipe& recipe) {
+    return get<AutoroundQuant>(recipe.main.process.at(1)).options;
+  };
+  const auto trained = [](const std::string& dtypes) {
+    return with("iters: 200", "iters: 200\n      train: " + dtypes);
+  };
+  const auto all = options(parse_recipe(trained("[int8, int4]"), "r.yaml"));
+  EXPECT_TRUE(all.trains(4) && all.trains(8));
+  const Recipe four = parse_recipe(trained("[int4]"), "r.yaml");
+  EXPECT_TRUE(options(four).trains(4));
+  EXPECT_FALSE(options(four).trains(8));
+  EXPECT_THAT(four.warnings, IsEmpty());
+  EXPECT_THAT(parse_recipe(trained("[]"), "r.yaml").warnings,
+              ElementsAre(HasSubstr("`train` names the weight dtype of no strategy")));
+  EXPECT_THAT(problem_of(trained("[int5]")).fix, HasSubstr("int4"));
 }
 
 TEST(Recipe, ComparesMethodsInLinearQuantOnly) {
