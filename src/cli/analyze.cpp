@@ -158,6 +158,7 @@ void run_analyze(const AnalyzeFlags& flags) {
   if (!flags.dataset.empty()) quant.dataset = flags.dataset;
   quant.calib_directories = data_directories("calib");
   quant.calib_seq_len = flags.calib_seq_len;
+  quant.hold_back = 0;
   quant.writes = false;
   quant.reads_dataset = true;
   cluster::Cluster& ranks = job();

@@ -35,6 +35,7 @@ struct QuantFlags {
   std::string scratch_path;
   std::vector<std::string> tag;
   int64_t calib_seq_len = 2048;
+  std::optional<int64_t> hold_back;
   int threads = 0;
   uint32_t seed = 42;
   bool dry_run = false;
@@ -142,6 +143,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   if (!flags.dataset.empty()) options.dataset = flags.dataset;
   options.calib_directories = data_directories("calib");
   options.calib_seq_len = flags.calib_seq_len;
+  options.hold_back = flags.hold_back;
   options.seed = flags.seed;
   options.restart = flags.restart;
   options.local_model = flags.local_model;
@@ -206,7 +208,10 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
               100 * quantized / all, 100 * four_bit / all);
   int64_t tokens = 0;
   for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
-  std::printf("samples   %zu, %lld tokens\n", plan.samples->size(), static_cast<long long>(tokens));
+  std::printf("samples   %zu, %lld tokens", plan.samples->size(), static_cast<long long>(tokens));
+  if (!plan.held_back->empty())
+    std::printf("; %zu more held back for the health check", plan.held_back->size());
+  std::printf("\n");
   std::printf("disk      %s", bytes_text(static_cast<double>(estimate.disk_bytes)).c_str());
   if (estimate.scratch_bytes > 0)
     std::printf(", and %s for hidden states until the end",
@@ -408,6 +413,11 @@ void add_quant_command(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();
   command
+      ->add_option(both_spellings("--hold-back"), flags->hold_back,
+                   "calibration samples to keep for the health check alone (default: one in 32, 4 "
+                   "at most)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  command
       ->add_option("--threads", flags->threads,
                    "threads to use; the result does not depend on it (default: all)")
       ->check(CLI::Range(1, 4096));
@@ -445,7 +455,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   command->add_flag(both_spellings("--no-health"), flags->no_health,
                     "do not check the finished checkpoint beside the float one");
   command->add_option(both_spellings("--health-text"), flags->health_text,
-                      "text to check on (.jsonl, .json, .txt) instead of calibration samples");
+                      "text to check on (.jsonl, .json, .txt) instead of the samples held back");
   command->callback([flags, &exit_code] { run_quant(*flags, exit_code); });
 }
 

@@ -53,6 +53,32 @@ class Collector {
   std::vector<Problem> problems_;
 };
 
+// A dataset, and what was taken out of it for the health check.
+struct Dataset {
+  std::filesystem::path path;
+  std::shared_ptr<const Samples> samples, held_back;
+};
+
+// Of every stretch of samples the one in its middle is held back.
+Dataset hold_back(std::filesystem::path path, Samples samples, std::optional<int64_t> wanted) {
+  const int64_t total = std::ssize(samples);
+  const int64_t count = wanted.value_or(std::min(total / kHoldBackOneIn, kMostHeldBack));
+  if (count > 0 && count >= total)
+    throw Error(ErrorCode::kData, {.what = "none of the dataset's " + std::to_string(total) +
+                                           " samples is left to calibrate on when " +
+                                           std::to_string(count) + " are held back",
+                                   .where = path.string(),
+                                   .fix = "hold back fewer (--hold-back), or use more text"});
+  Samples kept, held;
+  for (int64_t i = 0; i < total; ++i) {
+    const int64_t stretch = std::ssize(held);
+    const bool is_held = stretch < count && i == (2 * stretch + 1) * total / (2 * count);
+    (is_held ? held : kept).push_back(std::move(samples[static_cast<size_t>(i)]));
+  }
+  return {std::move(path), std::make_shared<Samples>(std::move(kept)),
+          std::make_shared<Samples>(std::move(held))};
+}
+
 // Finds, reads and tokenizes datasets, each file once.
 class Datasets {
  public:
@@ -60,8 +86,7 @@ class Datasets {
            const hf::Tokenizer& tokenizer)
       : options_(options), recipe_directory_(recipe.path.parent_path()), tokenizer_(tokenizer) {}
 
-  // `path` becomes that of the file.
-  std::shared_ptr<const Samples> load(const recipe::Stage& stage, std::filesystem::path& path) {
+  const Dataset& load(const recipe::Stage& stage) {
     const std::string name = options_.dataset.value_or(stage.dataset);
     const std::string where = options_.dataset ? "--dataset" : stage.dataset_location.text();
     std::filesystem::path file;
@@ -75,19 +100,18 @@ class Datasets {
       problem.fix = "give its path with --dataset, or put it at one of these places";
       throw Error(error.code(), std::move(problem));
     }
-    std::shared_ptr<const Samples>& samples = loaded_[file];
-    if (!samples)
-      samples =
-          std::make_shared<Samples>(hf::load_samples(file, tokenizer_, options_.calib_seq_len));
-    path = file;
-    return samples;
+    Dataset& dataset = loaded_[file];
+    if (!dataset.samples)
+      dataset = hold_back(file, hf::load_samples(file, tokenizer_, options_.calib_seq_len),
+                          options_.hold_back);
+    return dataset;
   }
 
  private:
   const QuantOptions& options_;
   const std::filesystem::path recipe_directory_;
   const hf::Tokenizer& tokenizer_;
-  std::map<std::filesystem::path, std::shared_ptr<const Samples>> loaded_;
+  std::map<std::filesystem::path, Dataset> loaded_;
 };
 
 // Ids that the embedding has no row for, and samples longer than the model's positions.
@@ -467,6 +491,7 @@ Plan make_plan(const QuantOptions& options) {
             .steps = {},
             .samples = std::make_shared<Samples>(),
             .dataset_path = {},
+            .held_back = std::make_shared<Samples>(),
             .linears = {},
             .job = {},
             .warnings = {}};
@@ -487,19 +512,25 @@ Plan make_plan(const QuantOptions& options) {
 
   if (tokenizer) {
     Datasets datasets(options, plan.recipe, *tokenizer);
+    const auto load = [&](const recipe::Stage& stage) {
+      const Dataset& dataset = datasets.load(stage);
+      plan.dataset_path = dataset.path;
+      plan.held_back = dataset.held_back;
+      return dataset.samples;
+    };
     for (const recipe::Stage& stage : plan.recipe.prior)
       for (size_t i = 0; i < stage.process.size() && !plan.fits.empty(); ++i)
         collector.run([&] {
           PlannedFit& fit = plan.fits.front();  // a recipe has one at most
           if (problems.list().empty())
             warn_of_another_width(fit.options, stage.process[i].location, plan);
-          fit.samples = datasets.load(stage, plan.dataset_path);
+          fit.samples = load(stage);
           // Options that fit nothing have been reported.
           if (problems.list().empty()) plan_fit_rows(fit, stage.process[i].location, plan);
         });
     const bool wanted = options.reads_dataset && plan.fits.empty();
     if (plan.reads_activations_from(0) || wanted)
-      collector.run([&] { plan.samples = datasets.load(plan.recipe.main, plan.dataset_path); });
+      collector.run([&] { plan.samples = load(plan.recipe.main); });
     std::set<const Samples*> checked;
     const auto check = [&](const std::shared_ptr<const Samples>& samples) {
       if (samples && checked.insert(samples.get()).second)

@@ -27,6 +27,9 @@ struct QuantOptions {
   std::optional<std::string> dataset;                    // overrides every dataset of the recipe
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
   int64_t calib_seq_len = 2048;                          // tokens a sample of a .txt dataset
+  // Samples of every dataset that nothing is calibrated on, for the health check; nullopt: one in
+  // kHoldBackOneIn, kMostHeldBack at most.
+  std::optional<int64_t> hold_back;
   uint32_t seed = 42;
   // Operands of the products of training. Everything else is computed in f32.
   linalg::ComputeType compute = linalg::ComputeType::kF32;
@@ -43,6 +46,8 @@ struct QuantOptions {
 };
 
 using Samples = std::vector<std::vector<int32_t>>;
+
+inline constexpr int64_t kHoldBackOneIn = 32, kMostHeldBack = 4;
 
 // One line of the plan.
 struct PlannedLinear {
@@ -98,7 +103,8 @@ struct Plan {
       samples;  // of the main stage; empty when no step reads activations
   std::filesystem::path
       dataset_path;  // of `samples`, else of the fit's; empty when nothing is read
-  std::vector<PlannedLinear> linears;  // every linear of every decoder layer, in order
+  std::shared_ptr<const Samples> held_back;  // of that dataset, see QuantOptions; may be empty
+  std::vector<PlannedLinear> linears;        // every linear of every decoder layer, in order
   save::AscendV1Job job;
   std::vector<std::string> warnings;
 

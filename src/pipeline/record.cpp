@@ -199,9 +199,10 @@ HealthText load_health_text(const std::filesystem::path& file, const std::filesy
 }
 
 HealthText health_text(const Plan& plan) {
-  if (const Samples& samples = samples_of(plan); !samples.empty()) {
+  const bool calibrated = plan.held_back->empty();
+  if (const Samples& samples = calibrated ? samples_of(plan) : *plan.held_back; !samples.empty()) {
     const std::string source = plan.dataset_path.string();
-    return {.source = source, .calibrated = true, .windows = windows_of(samples, source)};
+    return {.source = source, .calibrated = calibrated, .windows = windows_of(samples, source)};
   }
   for (const std::filesystem::path& directory : plan.options.calib_directories)
     if (std::filesystem::exists(directory / "health.jsonl"))

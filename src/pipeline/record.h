@@ -44,8 +44,9 @@ struct HealthText {
 // Of a file that hf::load_samples reads, with the tokenizer of `model`. Throws Error as that does;
 // kData when no sample has two tokens.
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model);
-// What the plan's run is calibrated on, or health.jsonl of its calib_directories when it is not
-// calibrated on anything. Throws Error(kData) when there is neither.
+// What was held back from the plan's calibration; where nothing was, what it is calibrated on, or
+// health.jsonl of its calib_directories when it is not calibrated on anything. Throws Error(kData)
+// when there is none of them.
 HealthText health_text(const Plan& plan);
 
 // Checks the AscendV1 (or float) checkpoint in `directory` against the float one it was made from:

@@ -22,10 +22,11 @@ std::filesystem::path shipped_recipe(const std::string& shape) {
 
 class Shapes : public testing::TestWithParam<const char*> {
  protected:
-  std::string quant(const std::filesystem::path& recipe) const {
+  std::string quant(const std::filesystem::path& recipe, int seq_len) const {
     return "quant --model_type Qwen3 --model_path " + (directory_ / "model").string() +
-           " --save_path " + (directory_ / "out").string() + " --calib-seq-len 64 --dataset " +
-           (directory_ / "calib.txt").string() + " --config_path " + recipe.string();
+           " --save_path " + (directory_ / "out").string() + " --dataset " +
+           (directory_ / "calib.txt").string() + " --calib-seq-len " + std::to_string(seq_len) +
+           " --config_path " + recipe.string();
   }
   void write_calib(int num_words) const {
     std::ofstream calib(directory_ / "calib.txt");
@@ -47,7 +48,8 @@ TEST_P(Shapes, PlanTheirShippedRecipeAsItIs) {
   test::write_synthetic({.config = test::qwen3_config(GetParam(), 3, 512), .is_hollow = true},
                         directory_ / "model");
   write_calib(200);
-  const test::CommandResult plan = test::run_laos(quant(shipped_recipe(GetParam())) + " --dry-run");
+  const test::CommandResult plan =
+      test::run_laos(quant(shipped_recipe(GetParam()), 64) + " --dry-run");
   ASSERT_EQ(plan.exit_code, 0) << plan.output;
   EXPECT_THAT(plan.output, HasSubstr("model.layers.0.mlp.up_proj       W4A4_DYNAMIC"));
   EXPECT_THAT(plan.output, HasSubstr("model.layers.1.mlp.up_proj       W8A8_DYNAMIC"));
@@ -56,10 +58,11 @@ TEST_P(Shapes, PlanTheirShippedRecipeAsItIs) {
   EXPECT_FALSE(std::filesystem::exists(directory_ / "out"));
 }
 
-// Two iterations, and a Hadamard rotation: fitting one takes minutes at this width.
+// Two iterations on short samples, and a Hadamard rotation: fitting one takes minutes at this
+// width.
 TEST_P(ShapesSlow, RunAndLoad) {
   test::write_synthetic({.config = test::qwen3_config(GetParam(), 2, 512)}, directory_ / "model");
-  write_calib(20);
+  write_calib(5);
   std::stringstream text;
   text << std::ifstream(shipped_recipe(GetParam())).rdbuf();
   std::string recipe = text.str();
@@ -73,7 +76,7 @@ TEST_P(ShapesSlow, RunAndLoad) {
     recipe.replace(at, std::string(from).size(), to);
   }
   std::ofstream(directory_ / "recipe.yaml") << recipe;
-  const test::CommandResult run = test::run_laos(quant(directory_ / "recipe.yaml"));
+  const test::CommandResult run = test::run_laos(quant(directory_ / "recipe.yaml", 16));
   ASSERT_EQ(run.exit_code, 0) << run.output;
   const test::CommandResult inspect = test::run_laos("inspect " + (directory_ / "out").string());
   EXPECT_EQ(inspect.exit_code, 0) << inspect.output;

@@ -7,6 +7,7 @@
 
 #include "core/threads.h"
 #include "eval/metrics.h"
+#include "pipeline/record.h"
 #include "pipeline/run.h"
 #include "save/inspect.h"
 #include "support/synthetic.h"
@@ -126,6 +127,49 @@ TEST_F(Pipeline, RotationAloneKeepsTheFloatModelsFunction) {
   const auto original = eval::open_eval_model(directory_ / "model");
   // Weights rounded once to bf16 (8 bits of mantissa): far below what any wrong rotation would do.
   EXPECT_LT(eval::compare(*rotated, *original, {{.ids = window}}).divergence.kl.value, 1e-3);
+}
+
+TEST_F(Pipeline, SamplesAreHeldBackFromEveryStage) {
+  write_recipe(std::string(kRotate) + kTrain, kPrior);
+  {
+    std::ofstream calib(directory_ / "calib.jsonl");
+    for (int i = 0; i < 100; ++i)
+      calib << R"({"inputs_pretokenized": "sample number )" << i << "\"}\n";
+  }
+  QuantOptions wanted = options("out");
+  wanted.hold_back = 0;
+  const Samples all = *make_plan(wanted).samples;
+  ASSERT_EQ(all.size(), 100u);
+  for (const auto& [hold_back, positions] :
+       {std::pair{std::optional<int64_t>(), std::vector<size_t>{16, 50, 83}},
+        std::pair{std::optional<int64_t>(2), std::vector<size_t>{25, 75}}}) {
+    wanted.hold_back = hold_back;
+    const Plan plan = make_plan(wanted);
+    Samples kept = all, held;
+    for (auto position = positions.rbegin(); position != positions.rend(); ++position) {
+      held.insert(held.begin(), all[*position]);
+      kept.erase(kept.begin() + static_cast<int64_t>(*position));
+    }
+    EXPECT_EQ(*plan.held_back, held);
+    EXPECT_EQ(*plan.samples, kept);
+    EXPECT_EQ(*plan.fits.front().samples, kept);
+    EXPECT_FALSE(health_text(plan).calibrated);
+  }
+  wanted.hold_back = 100;
+  try {
+    make_plan(wanted);
+    FAIL() << "nothing was left";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("none of the dataset's 100 samples is left"));
+  }
+}
+
+TEST_F(Pipeline, FewSamplesAreAllCalibratedOn) {
+  write_recipe(std::string(kRotate) + kTrain, kPrior);
+  const Plan plan = make_plan(options("out"));
+  EXPECT_TRUE(plan.held_back->empty());
+  EXPECT_EQ(plan.samples->size(), 2u);
+  EXPECT_TRUE(health_text(plan).calibrated);
 }
 
 TEST_F(Pipeline, PlainRoundingNeedsNoDataset) {
