@@ -24,15 +24,4 @@ packages=(
   libbenchmark-dev      # benchmarks
 )
 
-missing=()
-for package in "${packages[@]}"; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-done
-if ((${#missing[@]} == 0)); then
-  exit 0
-fi
-echo "installing: ${missing[*]}"
-sudo=()
-if ((EUID != 0)); then sudo=(sudo); fi
-"${sudo[@]}" apt-get update -qq
-DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+"$(dirname "$0")"/install-packages.sh "${packages[@]}"

@@ -2,11 +2,13 @@
 
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
+#include <sys/mman.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdio>
 #include <map>
+#include <new>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <string>
 #include <utility>
@@ -21,12 +23,43 @@ namespace laos::linalg {
 namespace {
 
 void check(dnnl_status_t status, const char* what) {
+  if (status == dnnl_out_of_memory) throw std::bad_alloc();
   if (status != dnnl_success)
     throw Error(ErrorCode::kInternal,
                 {.what = std::string(what) + " failed with oneDNN status " +
                          std::to_string(static_cast<int>(status)),
                  .where = "oneDNN",
                  .fix = "check that the installed oneDNN supports this processor"});
+}
+
+// oneDNN makes the code of a product when one is first asked for, and does not look whether there
+// was memory for it: a process at its limit would end in a segmentation fault. So the products that
+// laos uses are made at once, behind a look whether so much is left. Throws std::bad_alloc.
+void require_code() {
+  static const bool once = [] {
+    constexpr size_t kCodeBytes = size_t{48} << 20;
+    void* probe = ::mmap(nullptr, kCodeBytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (probe == MAP_FAILED) throw std::bad_alloc();
+    ::munmap(probe, kCodeBytes);
+    constexpr int64_t kSize = 64;
+    const std::vector<float> a(kSize * kSize), b(kSize * kSize);
+    std::vector<float> c(kSize * kSize);
+    for (const int64_t n : {kSize, int64_t{1}})
+      for (const char trans_a : {'N', 'T'})
+        for (const char trans_b : {'N', 'T'})
+          check(dnnl_sgemm(trans_a, trans_b, kSize, n, kSize, 1.0f, a.data(), kSize, b.data(),
+                           trans_b == 'N' ? n : kSize, 0.0f, c.data(), n),
+                "dnnl_sgemm");
+    const std::vector<int8_t> codes(kSize * kSize);
+    std::vector<int32_t> sums(kSize * kSize);
+    const int32_t zero = 0;
+    check(dnnl_gemm_s8s8s32('N', 'T', 'F', kSize, kSize, kSize, 1.0f, codes.data(), kSize, 0,
+                            codes.data(), kSize, 0, 0.0f, sums.data(), kSize, &zero),
+          "dnnl_gemm_s8s8s32");
+    return true;
+  }();
+  (void)once;
 }
 
 // Products of the largest magnitudes, over a depth that any kernel blocks by.
@@ -121,6 +154,7 @@ void limit_onednn_isa(const std::string& hwy_target) {
 void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                   const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
                   int64_t ldc) {
+  require_code();
   check(dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta,
                    c, ldc),
         "dnnl_sgemm");
@@ -203,6 +237,7 @@ bool has_native_bf16() {
 
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,
                     int64_t ldb, float beta, int32_t* c, int64_t ldc) {
+  require_code();
   const int32_t zero = 0;
   check(dnnl_gemm_s8s8s32('N', 'T', 'F', m, n, k, 1.0f, a, lda, 0, b, ldb, 0, beta, c, ldc, &zero),
         "dnnl_gemm_s8s8s32");

@@ -28,6 +28,12 @@ TEST_F(Interrupted, ByAFailingWriteSyncOrRenameLosesNothingSlow) {
   EXPECT_GT(try_faults("map", "EIO", 1, reference), 1);
 }
 
+TEST_F(Interrupted, ByAFailingAllocationLosesNothingSlow) {
+  if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
+  ASSERT_EQ(quantize("reference").exit_code, 0);
+  EXPECT_GT(try_faults("allocate", "ENOMEM", 3, manifest("reference"), 1.15), 1000);
+}
+
 TEST_F(Interrupted, ByKillAtAnyWriteSyncOrRenameLosesNothingSlow) {
   if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
   ASSERT_EQ(quantize("reference").exit_code, 0);

@@ -107,6 +107,30 @@ TEST_F(Limited, ByADirectoryThatCannotBeWrittenIsRefused) {
   }
 }
 
+// From what the program cannot even be loaded in to what is plenty.
+TEST_F(Limited, ByAnAddressSpaceOfAnySizeItSaysWhyOrEndsWellSlow) {
+  if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers need terabytes of addresses";
+  ASSERT_EQ(quantize("reference").exit_code, 0);
+  bool was_refused = false, ended_well = false;
+  for (int64_t kilobytes = 50'000; kilobytes < 400'000; kilobytes += kilobytes / 5) {
+    SCOPED_TRACE(kilobytes);
+    fs::remove_all(directory_ / "out");
+    const test::CommandResult result =
+        quantize("out", "ulimit -v " + std::to_string(kilobytes) + "; ");
+    if (result.exit_code == 0) {
+      ended_well = true;
+      EXPECT_EQ(manifest("out"), manifest("reference"));
+      continue;
+    }
+    // 127 is the loader's.
+    EXPECT_THAT(result.exit_code, AnyOf(1, 127)) << result.output;
+    if (result.output.find("out of memory") != std::string::npos) was_refused = true;
+    EXPECT_EQ(quantize("out").exit_code, 0);
+    EXPECT_EQ(manifest("out"), manifest("reference"));
+  }
+  EXPECT_TRUE(was_refused && ended_well);
+}
+
 TEST_F(Limited, ByAShardThatIsDeletedMeanwhileGoesOnAndDoesNotBeginAgainWithoutIt) {
   ASSERT_EQ(quantize("reference").exit_code, 0);
   train_for(2);

@@ -1,8 +1,9 @@
 // Loaded before libc into a program under test: lets one of its calls to the system fail, or ends
 // it there.
-//   LAOS_FAULT_CALL=write|sync|rename|reserve|map   which calls are counted (of files, not of
-//   terminals) LAOS_FAULT_AT=N                                 the N-th of them, from 1
-//   LAOS_FAULT=ENOSPC|EIO|KILL                      what happens there
+//   LAOS_FAULT_CALL=write|sync|rename|reserve|map|allocate   which calls are counted
+//   LAOS_FAULT_AT=N                                          the N-th of them, from 1
+//   LAOS_FAULT=ENOSPC|EIO|KILL                               what happens there
+// Files are counted, terminals are not. Allocations are those of a page or more, from main() on.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -37,14 +39,75 @@ bool fails(const char* call) {
   return error != 0;
 }
 
+// Before main() nobody can be told of a failure. oneDNN does not look whether it has memory for the
+// code of a product; laos makes sure beforehand (linalg/onednn.cpp).
+bool is_in_main = false;
+thread_local bool is_in_onednn = false;
+
+// Less than a page is always there: libraries allocate so much in destructors.
+bool allocation_fails(size_t size) {
+  if (size < 4096 || !is_in_main || is_in_onednn || fault_of("allocate") == 0) return false;
+  errno = ENOMEM;
+  return true;
+}
+
 template <class F>
 F* next(const char* name) {
   return reinterpret_cast<F*>(::dlsym(RTLD_NEXT, name));
 }
 
+using Main = int(int, char**, char**);
+Main* real_main = nullptr;
+int counted_main(int argc, char** argv, char** environment) {
+  is_in_main = true;
+  return real_main(argc, argv, environment);
+}
+
 }  // namespace
 
 extern "C" {
+
+int __libc_start_main(Main* main, int argc, char** argv, void (*init)(), void (*fini)(),
+                      void (*rtld_fini)(), void* stack_end) {
+  real_main = main;
+  return next<int(Main*, int, char**, void (*)(), void (*)(), void (*)(), void*)>(
+      "__libc_start_main")(counted_main, argc, argv, init, fini, rtld_fini, stack_end);
+}
+
+// Status and characters stand for dnnl_status_t and what tells a transposed operand.
+int dnnl_sgemm(char trans_a, char trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+               const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
+               int64_t ldc) {
+  static auto* const real = next<decltype(dnnl_sgemm)>("dnnl_sgemm");
+  is_in_onednn = true;
+  const int status = real(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  is_in_onednn = false;
+  return status;
+}
+
+int dnnl_gemm_s8s8s32(char trans_a, char trans_b, char offset, int64_t m, int64_t n, int64_t k,
+                      float alpha, const int8_t* a, int64_t lda, int8_t a_zero, const int8_t* b,
+                      int64_t ldb, int8_t b_zero, float beta, int32_t* c, int64_t ldc,
+                      const int32_t* c_zero) {
+  static auto* const real = next<decltype(dnnl_gemm_s8s8s32)>("dnnl_gemm_s8s8s32");
+  is_in_onednn = true;
+  const int status = real(trans_a, trans_b, offset, m, n, k, alpha, a, lda, a_zero, b, ldb, b_zero,
+                          beta, c, ldc, c_zero);
+  is_in_onednn = false;
+  return status;
+}
+
+void* __libc_malloc(size_t size);
+void* __libc_memalign(size_t alignment, size_t size);
+void* malloc(size_t size) { return allocation_fails(size) ? nullptr : __libc_malloc(size); }
+void* aligned_alloc(size_t alignment, size_t size) {
+  return allocation_fails(size) ? nullptr : __libc_memalign(alignment, size);
+}
+int posix_memalign(void** target, size_t alignment, size_t size) {
+  if (allocation_fails(size)) return ENOMEM;
+  *target = __libc_memalign(alignment, size);
+  return *target == nullptr ? ENOMEM : 0;
+}
 
 ssize_t write(int fd, const void* data, size_t size) {
   if (fd > STDERR_FILENO && fails("write")) return -1;
