@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -309,13 +310,23 @@ TEST_P(SchemeRuns, AndIsEvaluatedInIntegersAsItsDefinitionSays) {
                                 std::as_const(states.rows).view(), saved, actual.view());
     // Both round the same reals and differ by the order of f32 sums, measured 3e-7 of the outputs'
     // size. A code on the very edge may fall either way on another instruction set, which moves a
-    // thousandth; a wrong scale or a lost offset moves everything.
-    double error = 0, size = 0;
-    for (int64_t k = 0; k < actual.size(); ++k) {
-      error += std::pow(static_cast<double>(actual.data()[k]) - expected.data()[k], 2);
-      size += std::pow(static_cast<double>(expected.data()[k]) - states.rows.data()[k], 2);
+    // token and, by attention, those that follow a little; a wrong scale or a lost offset moves
+    // all.
+    std::vector<double> errors;  // by token
+    double size = 0;
+    for (int64_t t = 0; t < actual.rows(); ++t) {
+      double error = 0;
+      for (int64_t k = 0; k < actual.cols(); ++k) {
+        error += std::pow(static_cast<double>(actual(t, k)) - expected(t, k), 2);
+        size += std::pow(static_cast<double>(expected(t, k)) - states.rows(t, k), 2);
+      }
+      errors.push_back(error);
     }
-    EXPECT_LT(std::sqrt(error / size), 2e-3) << "layer " << i;
+    std::sort(errors.begin(), errors.end());
+    for (double& error : errors)
+      error = std::sqrt(error * static_cast<double>(actual.rows()) / size);
+    EXPECT_LT(errors[errors.size() / 2], 1e-5) << "layer " << i;
+    EXPECT_LT(errors.back(), 0.2) << "layer " << i;
     states.rows = std::move(expected);
   }
 }
