@@ -1,15 +1,15 @@
 #include "linalg/hadamard.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <string>
 #include <string_view>
 
 #include "core/threads.h"
-#include "linalg/onednn.h"
+#include "linalg/kernels/hadamard.h"
 
 namespace laos::linalg {
 namespace {
@@ -97,6 +97,18 @@ Kernel williamson(const Williamson& entry) {
   return a;
 }
 
+// Whether a kernel [n, n] is [[x, x], [x, -x]] of one that can be mixed by fours.
+bool is_doubled(const Kernel& a, int64_t n) {
+  const int64_t h = n / 2;
+  if (h == 0 || h % 4 != 0) return false;
+  const auto at = [&](int64_t i, int64_t j) { return a[static_cast<size_t>(i * n + j)]; };
+  for (int64_t i = 0; i < h; ++i)
+    for (int64_t j = 0; j < h; ++j)
+      if (at(i, j + h) != at(i, j) || at(i + h, j) != at(i, j) || at(i + h, j + h) != -at(i, j))
+        return false;
+  return true;
+}
+
 }  // namespace
 
 std::vector<int8_t> hadamard_kernel(int64_t order) {
@@ -146,40 +158,38 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
          .fix = "sizes are K * 2^k with K one of 1, 12, 20, 28, 36, 40, 52, 60, 76, 108, 136, 140, "
                 "156, "
                 "160, 172, 200; choose a block_size among them that divides the dimension"});
-  kernel_ = hadamard_kernel(order_);
+  std::vector<int8_t> kernel = hadamard_kernel(order_);
+  core_order_ = order_;
+  while (is_doubled(kernel, core_order_)) {
+    const auto n = static_cast<size_t>(core_order_);
+    for (size_t p = 0; p < n / 2; ++p)
+      std::copy_n(kernel.begin() + static_cast<std::ptrdiff_t>(p * n), n / 2,
+                  kernel.begin() + static_cast<std::ptrdiff_t>(p * n / 2));
+    core_order_ /= 2;
+  }
+  codes_.resize(static_cast<size_t>(core_order_ * core_order_ / 4));
+  for (int64_t i = 0; i < core_order_ * (core_order_ / 4) * 4; ++i)
+    if (kernel[static_cast<size_t>(i)] < 0) codes_[static_cast<size_t>(i / 4)] |= 1 << i % 4;
   std::mt19937 generator(seed);
   signs_.resize(static_cast<size_t>(block_));
-  for (float& sign : signs_) sign = generator() % 2 == 1 ? 1.0f : -1.0f;
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
+  for (float& sign : signs_) sign = generator() % 2 == 1 ? scale : -scale;
 }
 
 void RandomHadamard::apply_right(MatView<float> rows) const {
   LAOS_ASSERT(rows.cols == size_);
-  const int64_t r = block_ / order_;
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
-  std::vector<float> kernel(kernel_.begin(), kernel_.end());
+  const int64_t run = block_ / order_, mixed = core_order_ * run;
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
-    Buffer<float> mixed(order_ == 1 ? 0 : block_);
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t offset = 0; offset < size_; offset += block_) {
         float* x = rows.row(i) + offset;
-        for (int64_t j = 0; j < block_; ++j) x[j] *= signs_[static_cast<size_t>(j)] * scale;
-        // Sylvester's butterfly on each run of r.
-        for (int64_t base = 0; base < block_; base += r) {
-          for (int64_t half = 1; half < r; half *= 2) {
-            for (int64_t start = base; start < base + r; start += 2 * half) {
-              for (int64_t j = start; j < start + half; ++j) {
-                const float low = x[j], high = x[j + half];
-                x[j] = low + high;
-                x[j + half] = low - high;
-              }
-            }
-          }
-        }
+        kernels::butterflies(x, signs_.data(), block_, run);
         if (order_ == 1) continue;
-        // y[p r + u] = sum_q A_K[p][q] x[q r + u]
-        onednn_sgemm(false, false, order_, r, order_, 1.0f, kernel.data(), order_, x, r, 0.0f,
-                     mixed.data(), r);
-        std::memcpy(x, mixed.data(), static_cast<size_t>(block_) * sizeof(float));
+        for (int64_t half = block_ / 2; half >= mixed; half /= 2)
+          for (int64_t start = 0; start < block_; start += 2 * half)
+            kernels::butterfly(x + start, half);
+        for (int64_t start = 0; start < block_; start += mixed)
+          kernels::mix(x + start, codes_.data(), core_order_, run);
       }
     }
   });

@@ -27,17 +27,18 @@ class RandomHadamard {
   RandomHadamard(int64_t size, int64_t block_size = -1, uint32_t seed = 1234);
 
   int64_t size() const noexcept { return size_; }
-  // rows [n, size] <- rows * M, in place, O(size (log r + K)) a row.
+  // rows [n, size] <- rows * M, in place, O(size (log r + K / 4)) a row.
   void apply_right(MatView<float> rows) const;
   // The matrix itself [size, size].
   Mat<float> dense() const;
 
  private:
   int64_t size_;
-  int64_t block_;  // m
-  int64_t order_;  // K
-  std::vector<int8_t> kernel_;
-  std::vector<float> signs_;  // s_i, [m]
+  int64_t block_;               // m
+  int64_t order_;               // K
+  int64_t core_order_ = 1;      // of the kernel that K is doubled from
+  std::vector<uint8_t> codes_;  // its signs, see kernels::mix
+  std::vector<float> signs_;    // s_i / sqrt(m), [m]
 };
 
 }  // namespace laos::linalg

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
+#include "linalg/kernels/dot.h"
 
 namespace laos::linalg {
 namespace {
@@ -51,6 +53,139 @@ double distance_from_identity(MatView<const float> gram_matrix) {
   return largest;
 }
 
+// ‖I - g‖₂ of a symmetric g [n, n], from below: the largest ratio of some steps of the power method
+// from eight vectors of ±1. One eigenvalue far from the others', which is what decides whether more
+// steps are needed, is found to many digits.
+double deviation(MatView<const float> g) {
+  constexpr int64_t kVectors = 8, kSteps = 8;
+  const int64_t n = g.rows;
+  Mat<float> v(kVectors, n), next(kVectors, n);
+  std::mt19937 generator(1);
+  for (int64_t i = 0; i < v.size(); ++i) v.data()[i] = generator() % 2 == 1 ? 1.0f : -1.0f;
+  double largest = 0;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    parallel_for_ranges(n, 64, [&](int64_t begin, int64_t end) {
+      kernels::dot_f32(v.data(), n, kVectors, g.row(begin), g.stride, end - begin, n,
+                       next.data() + begin, n);
+    });
+    for (int64_t i = 0; i < kVectors; ++i) {
+      double before = 0, after = 0;
+      for (int64_t j = 0; j < n; ++j) {
+        next(i, j) = v(i, j) - next(i, j);
+        before += static_cast<double>(v(i, j)) * v(i, j);
+        after += static_cast<double>(next(i, j)) * next(i, j);
+      }
+      if (after == 0) continue;
+      largest = std::max(largest, std::sqrt(after / before));
+      const auto unit = static_cast<float>(std::sqrt(static_cast<double>(n) / after));
+      for (int64_t j = 0; j < n; ++j) v(i, j) = next(i, j) * unit;
+    }
+  }
+  return largest;
+}
+
+constexpr int64_t kBlock = 128;
+
+// The lower Cholesky factor of symmetric positive definite z [n, n], in place of its lower
+// triangle; and the inverses of the factor's diagonal blocks, one below another in `inverses` [n,
+// kBlock]. False where z is not positive definite.
+bool factor_lower(MatView<float> z, MatView<float> inverses) {
+  const int64_t n = z.rows;
+  for (int64_t k = 0; k < n; k += kBlock) {
+    const int64_t size = std::min(kBlock, n - k);
+    const MatView<float> diagonal = z.slice_rows(k, k + size).slice_cols(k, k + size);
+    std::vector<double> l(static_cast<size_t>(size * size), 0.0), inverse(l);
+    const auto at = [size](std::vector<double>& m, int64_t i, int64_t j) -> double& {
+      return m[static_cast<size_t>(i * size + j)];
+    };
+    for (int64_t j = 0; j < size; ++j) {
+      double pivot = diagonal.row(j)[j];
+      for (int64_t p = 0; p < j; ++p) pivot -= at(l, j, p) * at(l, j, p);
+      if (!(pivot > 0)) return false;
+      at(l, j, j) = std::sqrt(pivot);
+      for (int64_t i = j + 1; i < size; ++i) {
+        double sum = diagonal.row(i)[j];
+        for (int64_t p = 0; p < j; ++p) sum -= at(l, i, p) * at(l, j, p);
+        at(l, i, j) = sum / at(l, j, j);
+      }
+    }
+    for (int64_t j = 0; j < size; ++j)
+      for (int64_t i = j; i < size; ++i) {
+        double sum = i == j ? 1 : 0;
+        for (int64_t p = j; p < i; ++p) sum -= at(l, i, p) * at(inverse, p, j);
+        at(inverse, i, j) = sum / at(l, i, i);
+      }
+    const MatView<float> block_inverse = inverses.slice_rows(k, k + size).slice_cols(0, size);
+    for (int64_t i = 0; i < size; ++i)
+      for (int64_t j = 0; j < size; ++j) {
+        if (j <= i) diagonal.row(i)[j] = static_cast<float>(at(l, i, j));
+        block_inverse.row(i)[j] = static_cast<float>(at(inverse, i, j));
+      }
+    // Below: L21 = Z21 L11⁻ᵀ, then Z22 -= L21 L21ᵀ, its lower triangle a block row at a time.
+    const int64_t rest = k + size;
+    if (rest == n) break;
+    constexpr int64_t kRows = 256;
+    parallel_for_ranges(n - rest, kRows, [&](int64_t begin, int64_t end) {
+      const MatView<float> panel = z.slice_rows(rest + begin, rest + end).slice_cols(k, rest);
+      Mat<float> copy(panel.rows, size);
+      for (int64_t i = 0; i < panel.rows; ++i) std::copy_n(panel.row(i), size, copy.row(i));
+      gemm_one_thread(Trans::kNo, Trans::kYes, 1.0f, std::as_const(copy).view(),
+                      MatView<const float>(block_inverse), 0.0f, panel);
+    });
+    parallel_for_ranges(n - rest, kRows, [&](int64_t begin, int64_t end) {
+      const MatView<const float> panel = z.slice_rows(rest, rest + end).slice_cols(k, rest);
+      gemm_one_thread(Trans::kNo, Trans::kYes, -1.0f, panel.slice_rows(begin, end), panel, 1.0f,
+                      z.slice_rows(rest + begin, rest + end).slice_cols(rest, rest + end));
+    });
+  }
+  return true;
+}
+
+// y = x (L Lᵀ)⁻¹ for what factor_lower left.
+void solve_right(MatView<const float> l, MatView<const float> inverses, MatView<const float> x,
+                 MatView<float> y) {
+  const int64_t n = x.cols;
+  parallel_for_ranges(x.rows, 256, [&](int64_t begin, int64_t end) {
+    const MatView<float> rows = y.slice_rows(begin, end);
+    for (int64_t i = 0; i < rows.rows; ++i) std::copy_n(x.row(begin + i), n, rows.row(i));
+    Mat<float> part(rows.rows, kBlock);
+    const auto block = [&](int64_t k, bool forth) {
+      const int64_t stop = std::min(n, k + kBlock), size = stop - k;
+      const MatView<float> target = rows.slice_cols(k, stop);
+      if (forth && k > 0)  // y Lᵀ = x: what the columns before this block take away
+        gemm_one_thread(Trans::kNo, Trans::kYes, -1.0f, MatView<const float>(rows.slice_cols(0, k)),
+                        l.slice_rows(k, stop).slice_cols(0, k), 1.0f, target);
+      if (!forth && stop < n)  // y L = x: those behind it
+        gemm_one_thread(Trans::kNo, Trans::kNo, -1.0f,
+                        MatView<const float>(rows.slice_cols(stop, n)),
+                        l.slice_rows(stop, n).slice_cols(k, stop), 1.0f, target);
+      const MatView<float> copy{part.data(), rows.rows, size, size};
+      for (int64_t i = 0; i < rows.rows; ++i) std::copy_n(target.row(i), size, copy.row(i));
+      gemm_one_thread(Trans::kNo, forth ? Trans::kYes : Trans::kNo, 1.0f,
+                      MatView<const float>(copy), inverses.slice_rows(k, stop).slice_cols(0, size),
+                      0.0f, target);
+    };
+    for (int64_t k = 0; k < n; k += kBlock) block(k, true);
+    for (int64_t k = (n - 1) / kBlock * kBlock; k >= 0; k -= kBlock) block(k, false);
+  });
+}
+
+// Coefficients of the dynamically weighted Halley step x (a + b xᵀx) (1 + c xᵀx)⁻¹ that is best
+// when all singular values lie in [low, 1], and what it makes of `low` (Nakatsukasa, Bai and Gygi
+// 2010).
+struct Halley {
+  double a, b, c, next_low;
+
+  explicit Halley(double low) {
+    const double l2 = low * low, gamma = std::cbrt(4 * (1 - l2) / (l2 * l2));
+    const double root = std::sqrt(1 + gamma);
+    a = root + 0.5 * std::sqrt(8 - 4 * gamma + 8 * (2 - l2) / (l2 * root));
+    b = (a - 1) * (a - 1) / 4;
+    c = a + b - 1;
+    next_low = std::min(1.0, low * (a + b * l2) / (1 + c * l2));
+  }
+};
+
 }  // namespace
 
 double orthogonality_error(MatView<const float> q) {
@@ -84,34 +219,51 @@ PolarResult polar_factor(MatView<const float> c, double ridge) {
     std::copy_n(c.row(i), n, x.row(i));
     x(i, i) += static_cast<float>(shift);
   });
-  // Five percent above the bound: the first steps' polynomial crosses 0 at 1, and a large singular
-  // value that it sent near 0 would come back with its rounding errors enlarged.
-  const double bound = 1.05 * spectral_norm_bound(x.view());
+  const double bound = spectral_norm_bound(x.view());
   const auto scale_all = static_cast<float>(1.0 / bound);
   parallel_for(n, [&](int64_t i) {
     for (int64_t j = 0; j < n; ++j) x(i, j) *= scale_all;
   });
 
-  // `low` bounds the singular values that count from below; smaller ones (c is not symmetric, so
-  // the ridge is no strict bound) only need more steps, which the convergence test below grants.
-  double low = std::min(1.0, 0.1 * shift / bound);
+  // A step that trusted a smaller bound on the singular values than kLeast would need more digits
+  // than f32 has; smaller ones are raised a hundredfold by each step that trusts it.
+  constexpr double kLeast = 2e-3, kNear = 0.05, kLast = 3e-3;
   constexpr int kMaxIterations = 100;
+  double low = std::min(1.0, 0.1 * shift / bound);
   PolarResult result;
-  double previous = 1e300;
-  for (int k = 0; k < kMaxIterations; ++k) {
+  Mat<float> inverses(n, std::min(n, kBlock));
+  for (double far = 1; far >= kLast && result.iterations < kMaxIterations; ++result.iterations) {
     gram(x.view(), gram_matrix.view());
-    const double error = distance_from_identity(gram_matrix.view());
-    // Stop at f32's own noise: below the target and no longer falling.
-    if (error < 1e-5 && error > 0.5 * previous) break;
-    previous = error;
-    const double a = low < 0.999 ? std::sqrt(3.0 / (1.0 + low + low * low)) : 1.0;
-    low = std::min(1.0, 0.5 * a * low * (3.0 - a * a * low * low));
-    // next = 1.5 a x - 0.5 a³ x (xᵀx)
-    parallel_for(n, [&](int64_t i) { std::copy_n(x.row(i), n, next.row(i)); });
-    gemm(Trans::kNo, Trans::kNo, static_cast<float>(-0.5 * a * a * a), x.view(), gram_matrix.view(),
-         static_cast<float>(1.5 * a), next.view());
-    std::swap(x, next);
-    result.iterations = k + 1;
+    far = deviation(gram_matrix.view());
+    if (far < kNear) {
+      // A Newton-Schulz step squares what is left, so that of kLast f32's own noise is left: next =
+      // 1.5 x - 0.5 x (xᵀx).
+      parallel_for(n, [&](int64_t i) { std::copy_n(x.row(i), n, next.row(i)); });
+      gemm(Trans::kNo, Trans::kNo, -0.5f, x.view(), gram_matrix.view(), 1.5f, next.view());
+      std::swap(x, next);
+      continue;
+    }
+    // next = (b/c) x + (a - b/c) x (I + c xᵀx)⁻¹, best for what the smallest singular value is: as
+    // the ridge has it (c is not symmetric, so that is no strict bound), or sqrt(1 - far) if less;
+    // only a part of it, as `far` is a bound from below, and a loose one where many values are
+    // small.
+    const double smallest = std::sqrt(std::max(0.0, 1 - far)) * (far < 0.5 ? 0.9 : 0.25);
+    const double trusted = std::max(kLeast, std::min(low, smallest));
+    const Halley step(trusted);
+    low = std::min(low / trusted, 1.0) * step.next_low;
+    parallel_for(n, [&](int64_t i) {
+      for (int64_t j = 0; j < n; ++j) gram_matrix(i, j) *= static_cast<float>(step.c);
+      gram_matrix(i, i) += 1.0f;
+    });
+    const bool is_definite = factor_lower(gram_matrix.view(), inverses.view());
+    LAOS_ASSERT(is_definite);  // at least the identity
+    solve_right(std::as_const(gram_matrix).view(), std::as_const(inverses).view(),
+                std::as_const(x).view(), next.view());
+    const auto kept = static_cast<float>(step.b / step.c),
+               solved = static_cast<float>(step.a - step.b / step.c);
+    parallel_for(n, [&](int64_t i) {
+      for (int64_t j = 0; j < n; ++j) x(i, j) = kept * x(i, j) + solved * next(i, j);
+    });
   }
   result.orthogonality = orthogonality_error(x.view());
   if (!(result.orthogonality < 1e-4))

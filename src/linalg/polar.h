@@ -14,8 +14,9 @@ struct PolarResult {
 // The orthogonal matrix nearest to c + ridge * ‖c‖_F / sqrt(n) * I, c [n, n] f32. The ridge makes
 // the factor act as the identity where c says nothing (singular values far below it), so that it is
 // reproducible for rank-deficient c; it bounds the condition number, hence the number of steps.
-// Products only, each deterministic. c = 0 gives I. Throws Error(kNumeric) when c is not finite or
-// the iteration does not converge. Source: Newton-Schulz with stable scaling, Chen & Chow 2014.
+// Deterministic. c = 0 gives I. Throws Error(kNumeric) when c is not finite or the iteration does
+// not converge. Source: the dynamically weighted Halley iteration, Nakatsukasa, Bai and Gygi 2010,
+// by Cholesky factors; its last steps are Newton-Schulz.
 PolarResult polar_factor(MatView<const float> c, double ridge = 1e-4);
 
 // The nearest orthogonal matrix to a `q` [n, n] that is orthogonal but for accumulated rounding:

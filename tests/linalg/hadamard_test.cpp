@@ -3,7 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <random>
+
+#include "core/isa.h"
+#include "linalg/kernels/hadamard.h"
+#include "linalg/kernels/hadamard_scalar.h"
 
 namespace laos::linalg {
 namespace {
@@ -98,6 +103,50 @@ TEST_P(RandomHadamardSizes, EqualsItsDefinition) {
       ASSERT_NEAR(matrix(i, j), expected, 1e-6) << i << "," << j;
     }
   }
+}
+
+class HadamardSteps : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override { use_isa(GetParam()); }
+  void TearDown() override { restore_isa(); }
+  static std::vector<float> normal(int64_t n) {
+    std::mt19937 generator(static_cast<uint32_t>(n));
+    std::normal_distribution<float> distribution;
+    std::vector<float> x(static_cast<size_t>(n));
+    for (float& value : x) value = distribution(generator);
+    return x;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(EveryIsa, HadamardSteps, testing::ValuesIn(supported_isas()),
+                         [](const auto& p) { return p.param.name; });
+
+TEST_P(HadamardSteps, ButterfliesMatchTheScalarDefinitionBitForBit) {
+  for (int64_t run = 1; run <= 1024; run *= 2)
+    for (const int64_t count : {1, 3}) {
+      std::vector<float> x = normal(run * count), expected = x;
+      const std::vector<float> signs = normal(run * count);
+      kernels::butterflies(x.data(), signs.data(), run * count, run);
+      kernels::scalar::butterflies(expected.data(), signs.data(), run * count, run);
+      ASSERT_EQ(std::memcmp(x.data(), expected.data(), x.size() * sizeof(float)), 0) << run;
+      if (x.size() % 2 != 0) continue;
+      kernels::butterfly(x.data(), run * count / 2);
+      kernels::scalar::butterfly(expected.data(), run * count / 2);
+      ASSERT_EQ(std::memcmp(x.data(), expected.data(), x.size() * sizeof(float)), 0) << run;
+    }
+}
+
+TEST_P(HadamardSteps, MixingMatchesTheScalarDefinitionBitForBit) {
+  std::mt19937 generator(3);
+  for (const int64_t order : {4, 12, 80, 200, 256})
+    for (const int64_t run : {1, 2, 4, 8, 32, 33}) {
+      std::vector<uint8_t> codes(static_cast<size_t>(order * order / 4));
+      for (uint8_t& code : codes) code = generator() % 16;
+      std::vector<float> x = normal(order * run), expected = x;
+      kernels::mix(x.data(), codes.data(), order, run);
+      kernels::scalar::mix(expected.data(), codes.data(), order, run, 0, run);
+      ASSERT_EQ(std::memcmp(x.data(), expected.data(), x.size() * sizeof(float)), 0)
+          << order << ", " << run;
+    }
 }
 
 TEST(RandomHadamard, RefusesSizesAndBlocksWithoutAMatrix) {

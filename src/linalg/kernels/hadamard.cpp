@@ -1,0 +1,204 @@
+#include "linalg/kernels/hadamard.h"
+
+#include "core/isa.h"
+#include "linalg/kernels/hadamard_scalar.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "linalg/kernels/hadamard.cpp"
+#include <hwy/foreach_target.h>  // compiles this file once per instruction set
+
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace laos::linalg::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// At most 8 lanes: what follows knows the steps inside a vector of 4 and of 8.
+using F32 = hn::CappedTag<float, 8>;
+using Vec = hn::Vec<F32>;
+
+HWY_INLINE void sum_and_difference(Vec& low, Vec& high) {
+  const Vec sum = hn::Add(low, high);
+  high = hn::Sub(low, high);
+  low = sum;
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// The butterflies of halves 1, 2 and, in a vector of 8, 4.
+HWY_INLINE Vec inside(F32 d, Vec v) {
+  const hn::RepartitionToWide<F32> pairs;
+  Vec other = hn::Shuffle2301(v);
+  v = hn::OddEven(hn::Sub(other, v), hn::Add(v, other));
+  other = hn::Shuffle1032(v);
+  v = hn::BitCast(
+      d, hn::OddEven(hn::BitCast(pairs, hn::Sub(other, v)), hn::BitCast(pairs, hn::Add(v, other))));
+  if (hn::Lanes(d) == 8) {
+    other = hn::SwapAdjacentBlocks(v);
+    v = hn::OddEvenBlocks(hn::Sub(other, v), hn::Add(v, other));
+  }
+  return v;
+}
+#endif
+
+void butterflies(float* x, const float* signs, int64_t n, int64_t run) {
+#if HWY_TARGET == HWY_SCALAR
+  scalar::butterflies(x, signs, n, run);
+#else
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (lanes < 4 || run < lanes) return scalar::butterflies(x, signs, n, run);
+  for (int64_t j = 0; j < n; j += lanes)
+    hn::StoreU(inside(d, hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, signs + j))), d, x + j);
+  int64_t half = lanes;
+  for (; 2 * half < run; half *= 4) {  // two halves at a time
+    for (int64_t start = 0; start < n; start += 4 * half)
+      for (int64_t j = start; j < start + half; j += lanes) {
+        float *pa = x + j, *pb = pa + half, *pc = pb + half, *pd = pc + half;
+        Vec a = hn::LoadU(d, pa), b = hn::LoadU(d, pb), c = hn::LoadU(d, pc), e = hn::LoadU(d, pd);
+        sum_and_difference(a, b);
+        sum_and_difference(c, e);
+        sum_and_difference(a, c);
+        sum_and_difference(b, e);
+        hn::StoreU(a, d, pa);
+        hn::StoreU(b, d, pb);
+        hn::StoreU(c, d, pc);
+        hn::StoreU(e, d, pd);
+      }
+  }
+  if (half < run)
+    for (int64_t start = 0; start < n; start += 2 * half)
+      for (int64_t j = start; j < start + half; j += lanes) {
+        Vec low = hn::LoadU(d, x + j), high = hn::LoadU(d, x + j + half);
+        sum_and_difference(low, high);
+        hn::StoreU(low, d, x + j);
+        hn::StoreU(high, d, x + j + half);
+      }
+#endif
+}
+
+void butterfly(float* x, int64_t half) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (half % lanes != 0) return scalar::butterfly(x, half);
+  for (int64_t j = 0; j < half; j += lanes) {
+    Vec low = hn::LoadU(d, x + j), high = hn::LoadU(d, x + j + half);
+    sum_and_difference(low, high);
+    hn::StoreU(low, d, x + j);
+    hn::StoreU(high, d, x + j + half);
+  }
+}
+
+using Wide = hn::CappedTag<float, 16>;
+constexpr int64_t kMaxGroups = 64, kPatterns = 16, kMaxLanes = 16;
+constexpr int64_t kTableSize = kMaxGroups * kPatterns * kMaxLanes;
+
+// The 16 sums ±a ±b ±c ±e, in the order of codes, `stride` apart.
+HWY_INLINE void signed_sums(Wide d, const float* four, int64_t run, float* pattern,
+                            int64_t stride) {
+  const auto a = hn::LoadU(d, four), b = hn::LoadU(d, four + run), c = hn::LoadU(d, four + 2 * run),
+             e = hn::LoadU(d, four + 3 * run);
+  const auto ab = hn::Add(a, b), a_b = hn::Sub(a, b), b_a = hn::Sub(b, a), neg_ab = hn::Neg(ab);
+  const auto ce = hn::Add(c, e);
+  for (const auto part : {ce, hn::Sub(e, c), hn::Sub(c, e), hn::Neg(ce)}) {
+    hn::Store(hn::Add(ab, part), d, pattern);
+    hn::Store(hn::Add(b_a, part), d, pattern + stride);
+    hn::Store(hn::Add(a_b, part), d, pattern + 2 * stride);
+    hn::Store(hn::Add(neg_ab, part), d, pattern + 3 * stride);
+    pattern += 4 * stride;
+  }
+}
+
+// Two vectors of columns at x by codes that are read once for both, two sums of each at a time.
+HWY_INLINE void mix_two(Wide d, float* x, const uint8_t* codes, int64_t order, int64_t run,
+                        float* table) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t groups = order / 4, stride = 2 * lanes, group_stride = kPatterns * stride;
+  for (int64_t g = 0; g < groups; ++g) {
+    signed_sums(d, x + 4 * g * run, run, table + g * group_stride, stride);
+    signed_sums(d, x + 4 * g * run + lanes, run, table + g * group_stride + lanes, stride);
+  }
+  for (int64_t p = 0; p < order; p += 2) {
+    const uint8_t *code = codes + p * groups, *other = code + groups;
+    const float *t = table + code[0] * stride, *o = table + other[0] * stride;
+    auto t0 = hn::Load(d, t), t1 = hn::Load(d, t + lanes), o0 = hn::Load(d, o),
+         o1 = hn::Load(d, o + lanes);
+    for (int64_t g = 1; g < groups; ++g) {
+      t = table + g * group_stride + code[g] * stride;
+      o = table + g * group_stride + other[g] * stride;
+      t0 = hn::Add(t0, hn::Load(d, t));
+      t1 = hn::Add(t1, hn::Load(d, t + lanes));
+      o0 = hn::Add(o0, hn::Load(d, o));
+      o1 = hn::Add(o1, hn::Load(d, o + lanes));
+    }
+    hn::StoreU(t0, d, x + p * run);
+    hn::StoreU(t1, d, x + p * run + lanes);
+    hn::StoreU(o0, d, x + (p + 1) * run);
+    hn::StoreU(o1, d, x + (p + 1) * run + lanes);
+  }
+}
+
+// One vector of columns, four sums at a time, which hides the latency of an addition.
+HWY_INLINE void mix_one(Wide d, float* x, const uint8_t* codes, int64_t order, int64_t run,
+                        float* table) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t groups = order / 4;
+  for (int64_t g = 0; g < groups; ++g)
+    signed_sums(d, x + 4 * g * run, run, table + g * kPatterns * lanes, lanes);
+  for (int64_t p = 0; p < order; p += 4) {
+    const uint8_t* code = codes + p * groups;
+    auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+    for (int64_t g = 0; g < groups; ++g) {
+      const float* patterns = table + g * kPatterns * lanes;
+      const auto term = [&](int64_t i) HWY_ATTR {
+        return hn::Load(d, patterns + code[i * groups + g] * lanes);
+      };
+      s0 = g == 0 ? term(0) : hn::Add(s0, term(0));
+      s1 = g == 0 ? term(1) : hn::Add(s1, term(1));
+      s2 = g == 0 ? term(2) : hn::Add(s2, term(2));
+      s3 = g == 0 ? term(3) : hn::Add(s3, term(3));
+    }
+    hn::StoreU(s0, d, x + p * run);
+    hn::StoreU(s1, d, x + (p + 1) * run);
+    hn::StoreU(s2, d, x + (p + 2) * run);
+    hn::StoreU(s3, d, x + (p + 3) * run);
+  }
+}
+
+void mix(float* x, const uint8_t* codes, int64_t order, int64_t run) {
+  const Wide d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN float table[kTableSize];
+  // Sums of two vectors pay while they fit into the first cache.
+  const bool by_two = order / 4 * kPatterns * 2 * lanes * int64_t{sizeof(float)} <= 24 * 1024;
+  int64_t u = 0;
+  for (; by_two && u + 2 * lanes <= run; u += 2 * lanes)
+    mix_two(d, x + u, codes, order, run, table);
+  for (; u + lanes <= run; u += lanes) mix_one(d, x + u, codes, order, run, table);
+  scalar::mix(x, codes, order, run, u, run);
+}
+
+}  // namespace laos::linalg::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace laos::linalg::kernels {
+
+HWY_EXPORT(butterflies);
+HWY_EXPORT(butterfly);
+HWY_EXPORT(mix);
+
+void butterflies(float* x, const float* signs, int64_t n, int64_t run) noexcept {
+  if (scalar_only()) return scalar::butterflies(x, signs, n, run);
+  HWY_DYNAMIC_DISPATCH(butterflies)(x, signs, n, run);
+}
+void butterfly(float* x, int64_t half) noexcept {
+  if (scalar_only()) return scalar::butterfly(x, half);
+  HWY_DYNAMIC_DISPATCH(butterfly)(x, half);
+}
+void mix(float* x, const uint8_t* codes, int64_t order, int64_t run) noexcept {
+  if (scalar_only()) return scalar::mix(x, codes, order, run, 0, run);
+  HWY_DYNAMIC_DISPATCH(mix)(x, codes, order, run);
+}
+
+}  // namespace laos::linalg::kernels
+#endif  // HWY_ONCE
