@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what fuzzing, ThreadSanitizer, clang-tidy and cppcheck need beside scripts/install-dependencies.sh:
-# Debian and Ubuntu packages. Does nothing when all of them are there. Needs root, or sudo.
+# Installs what fuzzing, ThreadSanitizer, clang-tidy, cppcheck and instruction counts need beside
+# scripts/install-dependencies.sh: Debian and Ubuntu packages. Does nothing when all of them are there. Needs root, or
+# sudo.
 set -euo pipefail
 
 packages=(
@@ -10,6 +11,7 @@ packages=(
   llvm             # llvm-symbolizer: names in reports
   clang-tidy
   cppcheck
+  valgrind         # counts the instructions of kernels
 )
 
 "$(dirname "$0")"/install-packages.sh "${packages[@]}"
