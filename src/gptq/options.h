@@ -1,12 +1,19 @@
 // Options of the gptq_quant processor, and of linear_quant with method gptq.
 #pragma once
 
+#include <cstdint>
+
 namespace laos::gptq {
 
 struct GptqOptions {
   double damp = 0.01;     // of the mean diagonal of the inputs' Gram matrix, added to its diagonal
   bool act_order = true;  // columns with the largest inputs first
   bool refit = false;     // first fit each weight to its quantized inputs by least squares
+  int64_t refine = 0;     // rounds of improving codes and scales after that
+  // Linears of which weight widths are solved; those of the other are rounded to nearest.
+  bool solve_int4 = true, solve_int8 = true;
+
+  bool solves(int weight_bits) const noexcept { return weight_bits == 4 ? solve_int4 : solve_int8; }
 };
 
 }  // namespace laos::gptq

@@ -18,13 +18,51 @@ namespace {
 // Bits that a linear's input has when the product is formed; static ranges are not known yet.
 int bits_of(const quant::ActSpec& act) noexcept { return act.is_static ? 16 : act.bits; }
 
-// The linears of a group that have this scheme.
-std::vector<Linear> members(LinearGroup group, const LayerScheme& scheme,
-                            const quant::LinearScheme& wanted) {
+// The linears that read the inputs of `gram`; those of one scheme stand together.
+std::vector<Linear> readers_of(const InputGrams::Gram& gram, const LayerScheme& scheme) {
   std::vector<Linear> linears;
-  for (const Linear l : model::linears_of(group))
-    if (scheme[static_cast<size_t>(l)] == wanted) linears.push_back(l);
+  for (const Linear l : model::linears_of(gram.group)) {
+    const auto& linear = scheme[static_cast<size_t>(l)];
+    if (!linear || bits_of(linear->act) != gram.act_bits) continue;
+    const auto same = std::find_if(linears.rbegin(), linears.rend(), [&](Linear other) {
+      return scheme[static_cast<size_t>(other)] == linear;
+    });
+    linears.insert(same == linears.rend() ? linears.end() : same.base(), l);
+  }
   return linears;
+}
+
+int64_t rows_of(const model::LayerWeights& weights, std::span<const Linear> linears) {
+  int64_t rows = 0;
+  for (const Linear l : linears) rows += weights[l].rows();
+  return rows;
+}
+
+Mat<float> stack(const model::LayerWeights& weights, std::span<const Linear> linears) {
+  Mat<float> stacked(rows_of(weights, linears), weights[linears.front()].cols());
+  int64_t row = 0;
+  for (const Linear l : linears) {
+    std::copy_n(weights[l].data(), weights[l].size(), stacked.row(row));
+    row += weights[l].rows();
+  }
+  return stacked;
+}
+
+// The reverse of stack.
+void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
+             std::span<const Linear> linears,
+             std::array<quant::IntWeight, model::kNumLinears>& result) {
+  const int64_t scales_per_row = static_cast<int64_t>(solved.scale.size()) / solved.q.rows();
+  int64_t row = 0;
+  for (const Linear l : linears) {
+    quant::IntWeight& part = result[static_cast<size_t>(l)];
+    part.spec = solved.spec;
+    part.q = Mat<int8_t>(weights[l].rows(), weights[l].cols());
+    std::copy_n(solved.q.row(row), part.q.size(), part.q.data());
+    const auto scale = solved.scale.begin() + row * scales_per_row;
+    part.scale.assign(scale, scale + weights[l].rows() * scales_per_row);
+    row += weights[l].rows();
+  }
 }
 
 }  // namespace
@@ -82,48 +120,39 @@ const InputGrams::Gram& InputGrams::of(LinearGroup group, const quant::ActSpec& 
 std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::LayerWeights& weights,
                                                                 const LayerScheme& scheme,
                                                                 const GptqOptions& options,
-                                                                const InputGrams& grams) {
+                                                                InputGrams grams) {
   std::array<quant::IntWeight, model::kNumLinears> result;
-  const quant::GptqOptions gptq = {.damp = options.damp, .act_order = options.act_order};
-  for (const LinearGroup group : model::kAllLinearGroups) {
-    for (const Linear first : model::linears_of(group)) {
-      const auto& linear = scheme[static_cast<size_t>(first)];
-      if (!linear || result[static_cast<size_t>(first)].q.size() != 0) continue;
-      // Rows do not depend on each other, so that linears of one scheme are one weight.
-      const std::vector<Linear> together = members(group, scheme, *linear);
-      int64_t rows = 0;
-      for (const Linear l : together) rows += weights[l].rows();
-      Mat<float> stacked(rows, weights[first].cols());
-      int64_t at = 0;
-      for (const Linear l : together) {
-        std::copy_n(weights[l].data(), weights[l].size(), stacked.row(at));
-        at += weights[l].rows();
+  const quant::GptqOptions gptq = {
+      .damp = options.damp, .act_order = options.act_order, .refine = options.refine};
+  for (InputGrams::Gram& taken : std::move(grams).take()) {
+    InputGrams::Gram gram = std::move(taken);
+    const std::vector<Linear> readers = readers_of(gram, scheme);
+    try {
+      // Rows do not depend on each other, so that linears that read the same are one weight.
+      Mat<float> stacked = stack(weights, readers);
+      if (options.refit && gram.cross.size() != 0)
+        stacked = quant::refit(std::as_const(stacked).view(), std::move(gram.cross),
+                               std::as_const(gram.hessian).view(), options.damp);
+      gram.cross = Mat<float>();
+      int64_t row = 0;
+      for (auto first = readers.begin(); first != readers.end();) {
+        const quant::LinearScheme& shared = *scheme[static_cast<size_t>(*first)];
+        const auto last = std::find_if(first, readers.end(), [&](Linear l) {
+          return scheme[static_cast<size_t>(l)] != shared;
+        });
+        const int64_t end = row + rows_of(weights, {first, last});
+        const quant::IntWeight solved =
+            quant::quantize_gptq(std::as_const(stacked).view().slice_rows(row, end),
+                                 std::as_const(gram.hessian).view(), shared.weight, gptq);
+        scatter(solved, weights, {first, last}, result);
+        row = end;
+        first = last;
       }
-      const InputGrams::Gram& gram = grams.of(group, linear->act);
-      quant::IntWeight solved;
-      try {
-        if (options.refit && gram.cross.size() != 0)
-          stacked = quant::refit(std::as_const(stacked).view(), gram.cross.view(),
-                                 gram.hessian.view(), options.damp);
-        solved = quant::quantize_gptq(std::as_const(stacked).view(), gram.hessian.view(),
-                                      linear->weight, gptq);
-      } catch (const Error& error) {
-        std::vector<Problem> problems = error.problems();
-        for (Problem& problem : problems)
-          problem.where = std::string(model::path_of(first)) + ", " + problem.where;
-        throw Error(error.code(), std::move(problems));
-      }
-      const int64_t scales_per_row = static_cast<int64_t>(solved.scale.size()) / rows;
-      at = 0;
-      for (const Linear l : together) {
-        quant::IntWeight& part = result[static_cast<size_t>(l)];
-        part.spec = solved.spec;
-        part.q = Mat<int8_t>(weights[l].rows(), weights[l].cols());
-        std::copy_n(solved.q.row(at), part.q.size(), part.q.data());
-        const auto scale = solved.scale.begin() + at * scales_per_row;
-        part.scale.assign(scale, scale + weights[l].rows() * scales_per_row);
-        at += weights[l].rows();
-      }
+    } catch (const Error& error) {
+      std::vector<Problem> problems = error.problems();
+      for (Problem& problem : problems)
+        problem.where = std::string(model::path_of(readers.front())) + ", " + problem.where;
+      throw Error(error.code(), std::move(problems));
     }
   }
   return result;

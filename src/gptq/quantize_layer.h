@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "gptq/options.h"
@@ -35,6 +36,7 @@ class InputGrams {
     Mat<float> cross;  // empty without refit
   };
   const Gram& of(model::LinearGroup group, const quant::ActSpec& act) const;
+  std::vector<Gram> take() && { return std::move(grams_); }
 
  private:
   const model::OnlineRotation& online_;
@@ -42,11 +44,12 @@ class InputGrams {
 };
 
 // Integer weights of the linears in `scheme`; entries of others are empty. Linears of a group that
-// share a scheme are solved together. Same arguments, same bytes, on any number of threads. Throws
-// Error(kNumeric) as quant::quantize_gptq does, naming the linear inside the layer.
+// share a scheme are solved together, and matrices of `grams` are freed as soon as they were used:
+// beside them there is one more of the largest's size. Same arguments, same bytes, on any number of
+// threads. Throws Error(kNumeric) as quant::quantize_gptq does, naming the linear inside the layer.
 std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::LayerWeights& weights,
                                                                 const LayerScheme& scheme,
                                                                 const GptqOptions& options,
-                                                                const InputGrams& grams);
+                                                                InputGrams grams);
 
 }  // namespace laos::gptq

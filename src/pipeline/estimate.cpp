@@ -46,17 +46,20 @@ double gptq_flops(const Plan& plan, size_t step, int64_t layer_idx,
     double in = 0, out = 0;
     for (const model::Linear l : model::linears_of(group)) {
       const PlannedLinear& linear = plan.linear(layer_idx, l);
-      if (!linear.scheme || linear.step != step) continue;
+      if (!linear.scheme || linear.step != step || !options.solves(linear.scheme->weight.bits))
+        continue;
       in = static_cast<double>(model::in_features(plan.checkpoint.config(), l));
       out += static_cast<double>(model::out_features(plan.checkpoint.config(), l));
     }
     // A product of symmetric result is formed whole; a factor is a third of a cube, feedback half a
-    // product.
+    // product; a round of refinement two passes over the codes and two products for the scales.
     const double solved = in * in * in / 3 + out * in * in;
     flops += 2 * tokens * in * in + solved;
+    flops += 8 * static_cast<double>(options.refine) * out * in * in;
     if (options.refit) flops += 2 * tokens * in * in + solved + 3 * out * in * in;
     held += 4 * in * in * (options.refit ? 2 : 1);
-    bytes = std::max(bytes, held + 4 * (in * in + 3 * out * in));
+    // A refit is solved in the memory of its cross products.
+    bytes = std::max(bytes, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
   }
   return flops;
 }

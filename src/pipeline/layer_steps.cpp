@@ -86,29 +86,33 @@ void LayerSteps::run_rotate(Work& work, size_t step, bool wants_outputs) {
 // activations.
 void LayerSteps::run_round(Work& work, size_t step, const RoundStep& round) {
   QuantizedLayer& result = work.result;
-  gptq::LayerScheme scheme;
+  gptq::LayerScheme scheme, to_solve;
   for (const Linear l : model::kAllLinears) {
     const PlannedLinear& planned = plan_.linear(work.layer_idx, l);
-    if (planned.scheme && planned.step == step) scheme[static_cast<size_t>(l)] = planned.scheme;
+    if (!planned.scheme || planned.step != step) continue;
+    scheme[static_cast<size_t>(l)] = planned.scheme;
+    if (round.solves(planned.scheme->weight.bits))
+      to_solve[static_cast<size_t>(l)] = planned.scheme;
   }
   model::ActivationStats stats(config_, result.layer.online);
   std::optional<gptq::InputGrams> grams;
-  if (round.gptq) grams.emplace(config_, scheme, result.layer.online, round.gptq->refit);
+  if (round.gptq) grams.emplace(config_, to_solve, result.layer.online, round.gptq->refit);
   if (plan_.reads_activations(step, work.layer_idx))
     look(work, [&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
       stats.observe(batch, piece);
       if (grams) grams->observe(piece, batch.num_tokens());
     });
   if (grams) {
-    auto solved = gptq::quantize_layer(result.layer.weights, scheme, *round.gptq, *grams);
+    auto solved =
+        gptq::quantize_layer(result.layer.weights, to_solve, *round.gptq, *std::move(grams));
     for (size_t l = 0; l < solved.size(); ++l)
-      if (scheme[l]) result.quantized[l] = std::move(solved[l]);
+      if (to_solve[l]) result.quantized[l] = std::move(solved[l]);
   }
   for (const model::LinearGroup group : model::kAllLinearGroups)
     for (const Linear l : model::linears_of(group)) {
       const auto index = static_cast<size_t>(l);
       if (!scheme[index]) continue;
-      if (!grams)
+      if (!to_solve[index])
         result.quantized[index] =
             quant::quantize_rtn(result.layer.weights[l].view(), scheme[index]->weight);
       const quant::ActSpec& act = scheme[index]->act;

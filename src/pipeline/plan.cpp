@@ -436,11 +436,11 @@ bool Plan::reads_activations(size_t step, int64_t layer_idx) const {
     });
   const auto* train = std::get_if<TrainStep>(&steps[step]);
   const auto* round = std::get_if<RoundStep>(&steps[step]);
-  const bool solves = round != nullptr && round->gptq;
   const auto first = linears.begin() + layer_idx * model::kNumLinears;
   return std::any_of(first, first + model::kNumLinears, [&](const PlannedLinear& linear) {
     return linear.scheme && linear.step == step &&
-           ((train != nullptr && train->options.trains(linear.scheme->weight.bits)) || solves ||
+           ((train != nullptr && train->options.trains(linear.scheme->weight.bits)) ||
+            (round != nullptr && round->solves(linear.scheme->weight.bits)) ||
             linear.scheme->act.is_static);
   });
 }

@@ -70,6 +70,7 @@ struct RotateStep {
 };
 struct RoundStep {                        // linear_quant, gptq_quant
   std::optional<gptq::GptqOptions> gptq;  // nullopt: rounds to nearest
+  bool solves(int weight_bits) const noexcept { return gptq && gptq->solves(weight_bits); }
 };
 struct TrainStep {
   autoround::TrainOptions options;

@@ -256,6 +256,100 @@ void round_with_feedback(MatView<const float> feedback, const std::vector<size_t
   }
 }
 
+// errors [out, in] = W - Ŵ.
+void subtract_quantized(MatView<const float> weight, const IntWeight& quantized, int64_t group_size,
+                        Mat<float>& errors) {
+  const int64_t in = weight.cols, num_groups = in / group_size;
+  parallel_for(weight.rows, [&](int64_t i) {
+    const float* scales = &quantized.scale[static_cast<size_t>(i * num_groups)];
+    for (int64_t j = 0; j < in; ++j)
+      errors(i, j) = weight.row(i)[j] - scales[j / group_size] * quantized.q(i, j);
+  });
+}
+
+// products [rows, end - begin] = rows (H + ridge I), its columns begin..end.
+void damped_product(MatView<const float> rows, MatView<const float> hessian, float ridge,
+                    int64_t begin, int64_t end, MatView<float> products) {
+  gemm(Trans::kNo, Trans::kNo, 1, rows, hessian.slice_cols(begin, end), 0, products);
+  parallel_for(rows.rows, [&](int64_t i) {
+    for (int64_t j = begin; j < end; ++j) products.row(i)[j - begin] += ridge * rows.row(i)[j];
+  });
+}
+
+// Each code becomes the best one given all others, column by column. Sums of a block are products,
+// as in round_with_feedback, but with all columns rather than those before.
+void improve_codes(MatView<const float> hessian, float ridge, int64_t group_size, int64_t block,
+                   Mat<float>& errors, IntWeight& result) {
+  const int64_t out = errors.rows(), in = errors.cols(), num_groups = in / group_size;
+  const int32_t q_max = result.spec.q_max();
+  Mat<float> products(out, std::min(block, in));
+  for (int64_t begin = 0; begin < in; begin += block) {
+    const int64_t end = std::min(in, begin + block);
+    damped_product(std::as_const(errors).view(), hessian, ridge, begin, end,
+                   products.view().slice_cols(0, end - begin));
+    parallel_for_ranges(out, kRowGrain, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const float* scales = &result.scale[static_cast<size_t>(i * num_groups)];
+        float* product = products.row(i);
+        for (int64_t j = begin; j < end; ++j) {
+          const float* row = hessian.row(j) + begin;
+          const float curvature = row[j - begin] + ridge;
+          if (!(curvature > 0)) continue;  // a dead column: every code is as good
+          const float scale = scales[j / group_size], old = result.q(i, j);
+          const float code = kernels::scalar::clamped(
+              kernels::scalar::rounded(scale * old + product[j - begin] / curvature, 0, scale),
+              q_max);
+          if (code == old) continue;
+          result.q(i, j) = static_cast<int8_t>(code);
+          const float change = scale * (code - old);
+          errors(i, j) -= change;
+          for (int64_t k = j + 1 - begin; k < end - begin; ++k) product[k] -= change * row[k];
+        }
+      }
+    });
+  }
+}
+
+// Each scale becomes the best one given the codes and the row's other scales, group by group:
+// s += q H e / q H q, e what is left of the row's errors, q the group's codes.
+void improve_scales(MatView<const float> hessian, float ridge, int64_t group_size,
+                    Mat<float>& errors, IntWeight& result) {
+  constexpr int64_t kRows = 512;  // at a time, which bounds the memory
+  const int64_t out = errors.rows(), num_groups = errors.cols() / group_size;
+  const DType dtype = result.spec.scale_dtype;
+  const float smallest = round_to(dtype, result.spec.min_scale);
+  const int64_t most = std::min(kRows, out);
+  Mat<float> codes(most, group_size), moved(most, group_size), products(most, group_size);
+  for (int64_t first = 0; first < out; first += kRows) {
+    const int64_t count = std::min(kRows, out - first);
+    const auto rows = [count](Mat<float>& matrix) { return matrix.view().slice_rows(0, count); };
+    for (int64_t g = 0; g < num_groups; ++g) {
+      const int64_t begin = g * group_size, end = begin + group_size;
+      parallel_for(count, [&](int64_t i) {
+        for (int64_t j = 0; j < group_size; ++j) codes(i, j) = result.q(first + i, begin + j);
+      });
+      damped_product(rows(codes), hessian.slice_rows(begin, end).slice_cols(begin, end), ridge, 0,
+                     group_size, rows(moved));
+      damped_product(errors.view().slice_rows(first, first + count), hessian, ridge, begin, end,
+                     rows(products));
+      parallel_for(count, [&](int64_t i) {
+        double slope = 0, curvature = 0;
+        for (int64_t j = 0; j < group_size; ++j) {
+          slope += static_cast<double>(codes(i, j)) * products(i, j);
+          curvature += static_cast<double>(codes(i, j)) * moved(i, j);
+        }
+        if (!(curvature > 0)) return;
+        float& scale = result.scale[static_cast<size_t>((first + i) * num_groups + g)];
+        const float better =
+            std::max(round_to(dtype, scale + static_cast<float>(slope / curvature)), smallest);
+        for (int64_t j = 0; j < group_size; ++j)
+          errors(first + i, begin + j) += (scale - better) * codes(i, j);
+        scale = better;
+      });
+    }
+  }
+}
+
 // refit with room for a matrix of the Hessian's size, which may be `cross`.
 Mat<float> refit_in(MatView<float> room, MatView<const float> weight, MatView<const float> cross,
                     MatView<const float> hessian, double damp) {
@@ -326,6 +420,17 @@ IntWeight quantize_gptq(MatView<const float> weight, MatView<const float> hessia
       for (size_t j = 0; j < codes.size(); ++j) result.q(i, order[j]) = codes[j];
     }
   });
+  if (options.refine == 0) return result;
+
+  constexpr int kPasses = 2;
+  const auto ridge = static_cast<float>(options.damp * mean_diagonal(hessian));
+  feedback = Mat<float>();
+  subtract_quantized(weight, result, group_size, errors);
+  for (int64_t round = 0; round < options.refine; ++round) {
+    for (int pass = 0; pass < kPasses; ++pass)
+      improve_codes(hessian, ridge, group_size, options.block, errors, result);
+    improve_scales(hessian, ridge, group_size, errors, result);
+  }
   return result;
 }
 

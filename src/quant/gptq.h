@@ -15,6 +15,7 @@ struct GptqOptions {
   bool act_order = true;     // columns of the largest inputs first, so that the others absorb them
   int64_t block = 128;       // columns between products; changes rounding only
   bool search_scale = true;  // shrink the range where that lowers the error; else quantize_rtn's
+  int64_t refine = 0;        // rounds of improving codes, then scales, that are there
 };
 
 // Codes that minimise tr((W - Ŵ) H (W - Ŵ)ᵀ) greedily, column by column: each column takes up what
@@ -24,13 +25,16 @@ struct GptqOptions {
 // [out_features, in_features] and `hessian` f32 [in_features, in_features] = XᵀX, X the inputs as
 // the quantized layer will see them, are only read; `hessian` is symmetric, and a multiple of it
 // gives the same codes but for f32's rounding. A column whose inputs are all zero is rounded to
-// nearest. Where the damped Hessian is not positive definite to f32's precision the damping grows
-// tenfold (from at least 1e-3) until it is. Holds one more matrix of the Hessian's size, of which
-// it touches half, and one of the weight's. Sums are f32 in a fixed order: the same bytes on any
-// number of threads. Throws Error(kNumeric) when `weight` or `hessian` holds NaN or infinity,
-// naming row and column, and when damping by the whole mean diagonal does not help. Group sizes
-// that do not divide in_features are the caller's to refuse (LAOS_ASSERT). Source: Frantar et al.
-// 2022, arXiv:2210.17323; computed as in Chee et al. 2023, arXiv:2307.13304 (LDLQ).
+// nearest. A round of `refine` passes twice over all columns and sets each code to the best one
+// given all others, then each scale to the best one given the codes (rounded to its dtype), in the
+// damped Hessian: no step makes the error larger but for rounding. Where the damped Hessian is not
+// positive definite to f32's precision the damping grows tenfold (from at least 1e-3) until it is.
+// Holds one more matrix of the Hessian's size, of which it touches half, and one of the weight's.
+// Sums are f32 in a fixed order: the same bytes on any number of threads. Throws Error(kNumeric)
+// when `weight` or `hessian` holds NaN or infinity, naming row and column, and when damping by the
+// whole mean diagonal does not help. Group sizes that do not divide in_features are the caller's to
+// refuse (LAOS_ASSERT). Source: Frantar et al. 2022, arXiv:2210.17323; computed as in Chee et al.
+// 2023, arXiv:2307.13304 (LDLQ).
 IntWeight quantize_gptq(MatView<const float> weight, MatView<const float> hessian,
                         const WeightSpec& spec, const GptqOptions& options);
 

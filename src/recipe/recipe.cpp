@@ -22,6 +22,7 @@ constexpr size_t kMaxDatasetCharacters = 4096;
 constexpr size_t kMaxLayerTypeCharacters = 128;
 constexpr size_t kMaxKeyCharacters = 512;
 constexpr int64_t kMaxIters = 1'000'000;
+constexpr int64_t kMaxRefine = 100;
 constexpr int64_t kMaxPartFileGiB = int64_t{1}
                                     << 20;  // a pebibyte; keeps the size in bytes within int64
 constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
@@ -548,24 +549,28 @@ class RecipeReader {
     reader.boolean("enable_round_tuning", quant.options.enable_round_tuning);
     reader.boolean("act_aware", quant.options.act_aware);
     quant.strategies = read_strategies(reader);
-    if (const auto train = reader.find("train")) read_train(*train, quant);
+    if (const auto train = reader.find("train")) {
+      autoround::TrainOptions& options = quant.options;
+      read_dtypes(*train, quant.strategies, options.train_int4, options.train_int8);
+    }
     return quant;
   }
 
-  // `train`: weight dtypes, of which at least one is a strategy's.
-  void read_train(const Value& value, AutoroundQuant& quant) {
+  // `train` and `solve`: weight dtypes, of which at least one is a strategy's.
+  void read_dtypes(const Value& value, const std::vector<Strategy>& strategies, bool& int4,
+                   bool& int8) {
     if (!require_list(report_, value)) return;
-    autoround::TrainOptions& options = quant.options;
-    options.train_int4 = options.train_int8 = false;
+    int4 = int8 = false;
     for (size_t i = 0; i < value.node->items.size(); ++i)
       if (const auto dtype = read_choice(report_, value.item(i), {"int4", "int8"}))
-        (dtype == "int4" ? options.train_int4 : options.train_int8) = true;
-    const bool any = std::any_of(
-        quant.strategies.begin(), quant.strategies.end(),
-        [&](const Strategy& s) { return s.scheme && options.trains(s.scheme->weight.bits); });
+        (dtype == "int4" ? int4 : int8) = true;
+    const bool any = std::any_of(strategies.begin(), strategies.end(), [&](const Strategy& s) {
+      return s.scheme && (s.scheme->weight.bits == 4 ? int4 : int8);
+    });
     if (!any)
       report_.warn(value,
-                   "`train` names the weight dtype of no strategy: all are rounded to nearest");
+                   "`" + value.key.substr(value.key.rfind('.') + 1) +
+                       "` names the weight dtype of no strategy: all are rounded to nearest");
   }
 
   LinearQuant read_linear(const Value& value) {
@@ -591,7 +596,12 @@ class RecipeReader {
     if (const auto damp = reader.find("damp")) read_damp(*damp, quant.options);
     reader.boolean("act_order", quant.options.act_order);
     reader.boolean("refit", quant.options.refit);
+    reader.integer("refine", 0, kMaxRefine, quant.options.refine);
     quant.strategies = read_strategies(reader);
+    if (const auto solve = reader.find("solve")) {
+      gptq::GptqOptions& options = quant.options;
+      read_dtypes(*solve, quant.strategies, options.solve_int4, options.solve_int8);
+    }
     return quant;
   }
 

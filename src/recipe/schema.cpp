@@ -29,7 +29,8 @@ const MapSchema kSmooth = {"iter_smooth",
                            {"type", "alpha", "scale_min", "statistic", "symmetric",
                             "enable_subgraph_type", "include", "exclude"}};
 const MapSchema kLinear = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
-const MapSchema kGptq = {"gptq_quant", {"type", "damp", "act_order", "refit", "strategies"}};
+const MapSchema kGptq = {"gptq_quant",
+                         {"type", "damp", "act_order", "refit", "refine", "solve", "strategies"}};
 const MapSchema kAutoround = {"autoround_quant",
                               {"type", "iters", "enable_minmax_tuning", "enable_round_tuning",
                                "act_aware", "train", "strategies"}};

@@ -132,28 +132,47 @@ TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
 
 TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {
   const LayerScheme scheme = all(4, 4);
-  const InputGrams grams = grams_of(scheme, true);
   std::array<quant::IntWeight, model::kNumLinears> rounded;
   for (const Linear l : model::kAllLinears)
     rounded[static_cast<size_t>(l)] = quant::quantize_rtn(weights_[l].view(), {.bits = 4});
   const double plain = error_of(rounded);
-  const double gptq = error_of(quantize_layer(weights_, scheme, {}, grams));
-  const double refit = error_of(quantize_layer(weights_, scheme, {.refit = true}, grams));
+  const double gptq = error_of(quantize_layer(weights_, scheme, {}, grams_of(scheme, true)));
+  const double refit =
+      error_of(quantize_layer(weights_, scheme, {.refit = true}, grams_of(scheme, true)));
   EXPECT_LT(gptq, plain);
   EXPECT_LT(refit, gptq);
 }
 
 TEST_F(GptqLayer, SolvesLinearsTogetherAsEachAlone) {
   const LayerScheme scheme = all(4, 4);
-  const InputGrams grams = grams_of(scheme, false);
-  const auto together = quantize_layer(weights_, scheme, {}, grams);
+  const auto together = quantize_layer(weights_, scheme, {.refine = 1}, grams_of(scheme, false));
   for (const Linear l : model::kAllLinears) {
     LayerScheme alone;
     const auto index = static_cast<size_t>(l);
     alone[index] = scheme[index];
-    const auto solved = quantize_layer(weights_, alone, {}, grams);
+    const auto solved = quantize_layer(weights_, alone, {.refine = 1}, grams_of(alone, false));
     for (size_t other = 0; other < solved.size(); ++other)
       EXPECT_EQ(solved[other].q.size() != 0, other == index);
+    EXPECT_EQ(solved[index].scale, together[index].scale);
+    EXPECT_EQ(std::memcmp(solved[index].q.data(), together[index].q.data(),
+                          static_cast<size_t>(solved[index].q.size())),
+              0)
+        << model::path_of(l);
+  }
+}
+
+// Linears of one input and two schemes: the refit is one, the codes are each scheme's.
+TEST_F(GptqLayer, RefitsLinearsOfTwoSchemesAsEachAlone) {
+  LayerScheme scheme = all(4, 4);
+  scheme[static_cast<size_t>(Linear::kKProj)]->weight.bits = 8;
+  const GptqOptions options{.refit = true};
+  const auto together = quantize_layer(weights_, scheme, options, grams_of(scheme, true));
+  for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj}) {
+    LayerScheme alone;
+    const auto index = static_cast<size_t>(l);
+    alone[index] = scheme[index];
+    const auto solved = quantize_layer(weights_, alone, options, grams_of(alone, true));
+    EXPECT_EQ(solved[index].spec, together[index].spec);
     EXPECT_EQ(solved[index].scale, together[index].scale);
     EXPECT_EQ(std::memcmp(solved[index].q.data(), together[index].q.data(),
                           static_cast<size_t>(solved[index].q.size())),
@@ -167,7 +186,7 @@ TEST_F(GptqLayer, GivesTheSameBytesOnAnyNumberOfThreads) {
   const int before = num_threads();
   const auto solve = [&](int threads) {
     set_num_threads(threads);
-    return quantize_layer(weights_, scheme, {.refit = true}, grams_of(scheme, true));
+    return quantize_layer(weights_, scheme, {.refit = true, .refine = 2}, grams_of(scheme, true));
   };
   const auto one = solve(1), three = solve(3);
   set_num_threads(before);
@@ -180,10 +199,10 @@ TEST_F(GptqLayer, GivesTheSameBytesOnAnyNumberOfThreads) {
 
 TEST_F(GptqLayer, NamesTheLinearThatIsNotFinite) {
   const LayerScheme scheme = all(4, 4);
-  const InputGrams grams = grams_of(scheme, false);
+  InputGrams grams = grams_of(scheme, false);
   weights_[Linear::kOProj](2, 5) = std::nanf("");
   try {
-    quantize_layer(weights_, scheme, {}, grams);
+    quantize_layer(weights_, scheme, {}, std::move(grams));
     ADD_FAILURE() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kNumeric);

@@ -145,7 +145,7 @@ const Scheme kTable[] = {
     {"GptqRefit",
      false,
      "    - {type: quarot, online: true, down_proj_online_layers: [0]}\n    - {type: gptq_quant, "
-     "refit: true, act_order: false, damp: 0.05, strategies: [{qconfig: *w4_groups}]}\n",
+     "refit: true, refine: 1, act_order: false, damp: 0.05, strategies: [{qconfig: *w4_groups}]}\n",
      {{"o_proj", "W4A4_DYNAMIC"}},
      "online rotation"},
     {"GptqLinearStatic",
@@ -373,6 +373,21 @@ class WholeRecipe : public testing::Test {
     for (int i = 0; i < 20; ++i) calib << "In the beginning was the word number " << i << ". ";
   }
 
+  // The bytes of every tensor; nothing of the run is left.
+  static std::map<std::string, std::string> bytes_of_run(const Plan& plan) {
+    Progress progress;
+    run(plan, progress);
+    std::map<std::string, std::string> bytes;
+    for (const auto& entry : std::filesystem::directory_iterator(plan.options.save_path)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      const io::TensorFiles files = io::TensorFiles::open_files({entry.path()});
+      for (const auto& [name, tensor] : files.tensors())
+        bytes[name].assign(reinterpret_cast<const char*>(tensor.data), tensor.size_bytes());
+    }
+    std::filesystem::remove_all(plan.options.save_path);
+    return bytes;
+  }
+
   test::TemporaryDirectory directory_;
 };
 
@@ -429,19 +444,7 @@ TEST_F(WholeRecipe, RoundsWhatItDoesNotTrainToNearest) {
            "        - {qconfig: *w4, include: ['*.up_proj', '*.gate_proj']}\n"
            "        - {qconfig: *w8, include: ['*']}\n"
            "  dataset: calib\n  save: [{type: ascendv1_saver}]\n";
-    QuantOptions wanted = options(directory_ / "recipe.yaml");
-    wanted.restart = true;
-    std::filesystem::remove_all(wanted.save_path);
-    Progress progress;
-    run(make_plan(wanted), progress);
-    std::map<std::string, std::string> bytes;
-    for (const auto& entry : std::filesystem::directory_iterator(wanted.save_path)) {
-      if (entry.path().extension() != ".safetensors") continue;
-      const io::TensorFiles files = io::TensorFiles::open_files({entry.path()});
-      for (const auto& [name, tensor] : files.tensors())
-        bytes[name].assign(reinterpret_cast<const char*>(tensor.data), tensor.size_bytes());
-    }
-    return bytes;
+    return bytes_of_run(make_plan(options(directory_ / "recipe.yaml")));
   };
   const auto some = tensors("train: [int4]");
   const auto rounded = tensors("enable_round_tuning: false\n      enable_minmax_tuning: false");
@@ -449,6 +452,36 @@ TEST_F(WholeRecipe, RoundsWhatItDoesNotTrainToNearest) {
   EXPECT_TRUE(some.at(prefix + "mlp.down_proj.weight") ==
               rounded.at(prefix + "mlp.down_proj.weight"));
   EXPECT_FALSE(some.at(prefix + "mlp.up_proj.weight") == rounded.at(prefix + "mlp.up_proj.weight"));
+}
+
+TEST_F(WholeRecipe, SolvesTheWeightDtypesItIsToldAndPaysForNoOther) {
+  write_model(test::qwen3_config("tiny", 2));
+  const auto planned = [&](const std::string& processor) {
+    std::ofstream(directory_ / "recipe.yaml")
+        << kSchemes << "spec:\n  process:\n    - " << processor
+        << "\n      strategies:\n"
+           "        - {qconfig: *w4, include: ['model.layers.1.mlp.up_proj', "
+           "'*.1.mlp.gate_proj']}\n"
+           "        - {qconfig: *w8, include: ['*']}\n"
+           "  dataset: calib\n  save: [{type: ascendv1_saver}]\n";
+    return make_plan(options(directory_ / "recipe.yaml"));
+  };
+  const Plan all = planned("type: gptq_quant"),
+             some = planned("type: gptq_quant\n      solve: [int4]");
+  EXPECT_LT(estimate(some).flops, estimate(all).flops);
+  EXPECT_TRUE(all.reads_activations(0, 0));
+  EXPECT_FALSE(some.reads_activations(0, 0));  // nothing to solve in the first layer
+  EXPECT_TRUE(some.reads_activations(0, 1));
+  EXPECT_LT(estimate(planned("type: gptq_quant\n      solve: [int4]")).flops,
+            estimate(planned("type: gptq_quant\n      solve: [int4]\n      refine: 2")).flops);
+  const auto solved = bytes_of_run(some);
+  const auto rounded =
+      bytes_of_run(planned("type: autoround_quant\n      enable_round_tuning: false\n      "
+                           "enable_minmax_tuning: false"));
+  EXPECT_TRUE(solved.at("model.layers.1.mlp.down_proj.weight") ==
+              rounded.at("model.layers.1.mlp.down_proj.weight"));
+  EXPECT_FALSE(solved.at("model.layers.1.mlp.up_proj.weight") ==
+               rounded.at("model.layers.1.mlp.up_proj.weight"));
 }
 
 TEST_F(WholeRecipe, ThePublishedOneForQwen3_32BPlansUnmodified) {

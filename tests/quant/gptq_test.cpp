@@ -206,6 +206,80 @@ TEST(GptqQuality, LosesLessThanRoundToNearestOnCorrelatedInputs) {
   }
 }
 
+// The damped Hessian's error, in f64, of one row.
+double damped_error(const Mat<float>& weight, const IntWeight& quantized, const Mat<float>& hessian,
+                    double damp, int64_t row) {
+  const int64_t n = weight.cols();
+  double mean = 0;
+  for (int64_t j = 0; j < n; ++j) mean += hessian(j, j) / static_cast<double>(n);
+  const Mat<float> w_hat = dequantize(quantized);
+  double error = 0;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j)
+      error += (double{weight(row, i)} - w_hat(row, i)) * (double{weight(row, j)} - w_hat(row, j)) *
+               (hessian(i, j) + (i == j ? damp * mean : 0.0));
+  return error;
+}
+
+TEST(GptqRefinement, LowersTheErrorOfEveryRowAndLeavesNoBetterCode) {
+  const double damp = 0.01;
+  for (const int64_t group_size : {0, 29}) {
+    for (const int bits : {4, 8}) {
+      const Mat<float> weight = normal_matrix(11, 87, 1);
+      const Mat<float> hessian = gram(correlated_inputs(300, 87, 2));
+      const WeightSpec spec{.bits = bits, .group_size = group_size, .scale_dtype = DType::kF32};
+      const auto solved = [&](int64_t refine) {
+        return quantize_gptq(weight.view(), hessian.view(), spec,
+                             {.damp = damp, .block = 32, .refine = refine});
+      };
+      const IntWeight before = solved(0), after = solved(1);
+      IntWeight settled = solved(30);
+      double total_before = 0, total_after = 0;
+      for (int64_t i = 0; i < weight.rows(); ++i) {
+        const double error = damped_error(weight, after, hessian, damp, i);
+        EXPECT_LE(error, 1.0001 * damped_error(weight, before, hessian, damp, i));
+        total_before += damped_error(weight, before, hessian, damp, i);
+        total_after += error;
+        // Neither a code nor the scale can be moved to the better.
+        const double least = damped_error(weight, settled, hessian, damp, i);
+        EXPECT_LE(least, 1.0001 * error);
+        for (int64_t j = 0; j < weight.cols(); ++j) {
+          for (const int step : {-1, 1}) {
+            const int code = settled.q(i, j) + step;
+            if (code < -spec.q_max() - 1 || code > spec.q_max()) continue;
+            settled.q(i, j) = static_cast<int8_t>(code);
+            EXPECT_GE(damped_error(weight, settled, hessian, damp, i), 0.9999 * least)
+                << "row " << i << ", column " << j;
+            settled.q(i, j) = static_cast<int8_t>(code - step);
+          }
+        }
+        for (const float factor : {0.999f, 1.001f}) {
+          float& scale = settled.scale[static_cast<size_t>(i) * (settled.scale.size() / 11)];
+          const float kept = std::exchange(scale, factor * scale);
+          EXPECT_GE(damped_error(weight, settled, hessian, damp, i), least) << "row " << i;
+          scale = kept;
+        }
+      }
+      EXPECT_LT(total_after, 0.97 * total_before) << bits << " bits, groups of " << group_size;
+    }
+  }
+}
+
+TEST(GptqRefinement, KeepsScalesInTheirDtypeAndDeadColumnsAtTheNearest) {
+  const Mat<float> weight = normal_matrix(5, 40, 1);
+  Mat<float> inputs = correlated_inputs(200, 40, 2);
+  for (int64_t i = 0; i < inputs.rows(); ++i) inputs(i, 7) = 0;
+  const IntWeight solved =
+      quantize_gptq(weight.view(), gram(inputs).view(), {.bits = 4}, {.damp = 0, .refine = 3});
+  for (int64_t i = 0; i < 5; ++i) {
+    const float scale = solved.scale[static_cast<size_t>(i)];
+    EXPECT_EQ(scale, round_to(DType::kBF16, scale));
+    EXPECT_GT(scale, 0);
+    // The scale moved after the code was chosen: nearest but for that.
+    EXPECT_NEAR(solved.q(i, 7), std::clamp(weight(i, 7) / scale, -8.0f, 7.0f), 1);
+  }
+}
+
 TEST(GptqQuality, SearchedScaleLosesLeastOfAllShrunkRanges) {
   const Mat<float> weight = normal_matrix(7, 40, 1);
   const Mat<float> hessian = gram(correlated_inputs(100, 40, 2));

@@ -639,6 +639,14 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
   EXPECT_EQ(options(", damp: 0.5, act_order: no, refit: yes").damp, 0.5);
   EXPECT_FALSE(options(", act_order: no").act_order);
   EXPECT_TRUE(options(", refit: yes").refit);
+  EXPECT_EQ(options("").refine, 0);
+  EXPECT_EQ(options(", refine: 3").refine, 3);
+  EXPECT_TRUE(options("").solves(4) && options("").solves(8));
+  EXPECT_TRUE(options(", solve: [int4]").solves(4));
+  EXPECT_FALSE(options(", solve: [int4]").solves(8));
+  EXPECT_THAT(parse_recipe(gptq(", solve: [int8]"), "r.yaml").warnings,
+              ElementsAre(HasSubstr("`solve` names the weight dtype of no strategy")));
+  EXPECT_THAT(problem_of(gptq(", refine: 101")).what, HasSubstr("refine"));
   EXPECT_THAT(problem_of(gptq(", damp: 2")).what, HasSubstr("from 0 to 1"));
   EXPECT_THAT(problem_of(gptq(", iters: 2")).what, HasSubstr("unknown key `iters`"));
 
