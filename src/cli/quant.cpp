@@ -414,7 +414,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command
       ->add_option(both_spellings("--hold-back"), flags->hold_back,
-                   "calibration samples to keep for the health check alone (default: one in 32, 4 "
+                   "calibration samples to keep for the health check alone (default: one in 64, 4 "
                    "at most)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
   command

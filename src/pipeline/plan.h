@@ -47,7 +47,7 @@ struct QuantOptions {
 
 using Samples = std::vector<std::vector<int32_t>>;
 
-inline constexpr int64_t kHoldBackOneIn = 32, kMostHeldBack = 4;
+inline constexpr int64_t kHoldBackOneIn = 64, kMostHeldBack = 4;
 
 // One line of the plan.
 struct PlannedLinear {

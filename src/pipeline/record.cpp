@@ -50,7 +50,15 @@ const Samples& samples_of(const Plan& plan) {
 }
 
 eval::Windows windows_of(const Samples& samples, const std::string& source) {
-  eval::Windows windows = eval::cut_beginnings(samples, kHealthWindows, kHealthWindowTokens);
+  // Where there are fewer samples than windows, each may give several.
+  const int64_t of_each =
+      std::max<int64_t>(1, kHealthWindows / std::max<int64_t>(1, std::ssize(samples)));
+  Samples pieces;
+  for (const std::vector<int32_t>& sample : samples)
+    for (int64_t i = 0, begin = 0; i < of_each && (i == 0 || begin + 2 <= std::ssize(sample));
+         ++i, begin += kHealthWindowTokens)
+      pieces.emplace_back(sample.begin() + begin, sample.end());
+  eval::Windows windows = eval::cut_beginnings(pieces, kHealthWindows, kHealthWindowTokens);
   if (windows.empty())
     throw Error(ErrorCode::kData, {.what = "no sample has two tokens, which a health check needs",
                                    .where = source,
