@@ -2,7 +2,7 @@
 // it there.
 //   LAOS_FAULT_CALL=write|sync|rename|reserve|map|allocate   which calls are counted
 //   LAOS_FAULT_AT=N                                          the N-th of them, from 1
-//   LAOS_FAULT=ENOSPC|EIO|KILL                               what happens there
+//   LAOS_FAULT=ENOSPC|EIO|ENOMEM|KILL                        what happens there
 // Files are counted, terminals are not. Allocations are those of a page or more, from main() on.
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -84,10 +84,6 @@ void fill(const hf::WeightModule& module, uint64_t seed, int64_t begin, int64_t 
   }
 }
 
-std::string dtype_name(DType dtype) {
-  return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
-}
-
 void write_hollow(const std::vector<io::TensorSpec>& specs, const std::filesystem::path& file) {
   Json header = Json::object();
   int64_t end = 0;
@@ -137,6 +133,10 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
   writer.commit();
   if (model.max_shard_bytes > 0)
     io::write_text_atomically(directory / "model.safetensors.index.json", writer.index_json());
+}
+
+std::string dtype_name(DType dtype) {
+  return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
 }
 
 Json config_json(const SyntheticModel& model) {
