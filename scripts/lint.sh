@@ -5,12 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install-analysis-tools.sh
 # The compile commands of a build that need not be built.
-cmake --preset release >/dev/null
+cmake --preset release -B build/lint -DLAOS_UNITY=OFF >/dev/null
 mkdir -p build/cppcheck
-cppcheck --project=build/release/compile_commands.json --file-filter='*src/*' -j "$(nproc)" --quiet \
+cppcheck --project=build/lint/compile_commands.json --file-filter='*src/*' -j "$(nproc)" --quiet \
   --cppcheck-build-dir=build/cppcheck --enable=warning,performance,portability --error-exitcode=1 \
   --suppressions-list=.cppcheck-suppressions
 if (($# > 0)); then
-  printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet \
+  printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 clang-tidy -p build/lint --quiet \
     --extra-arg=-Wno-unknown-warning-option
 fi

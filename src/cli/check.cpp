@@ -9,6 +9,7 @@
 
 #include "cli/data_path.h"
 #include "cli/flags.h"
+#include "cli/model_text.h"
 #include "cli/progress.h"
 #include "core/threads.h"
 #include "pipeline/record.h"
@@ -31,13 +32,6 @@ fs::path text_of(const CheckFlags& flags) {
   throw Error(ErrorCode::kData, {.what = "no text to check on: calib/health.jsonl is not installed",
                                  .where = "--text",
                                  .fix = "give a .jsonl, .json or .txt file"});
-}
-
-// What models say must not steer the terminal.
-std::string one_line(std::string text) {
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  return text;
 }
 
 // A run's record is brought up to date: the health in run.json and on the page is the last check's.

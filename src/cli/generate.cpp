@@ -12,6 +12,7 @@
 
 #include "cli/emulate.h"
 #include "cli/flags.h"
+#include "cli/model_text.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "eval/generate.h"
@@ -52,18 +53,6 @@ void check_flags(const GenerateFlags& flags) {
   if (!flags.chat && (flags.thinking || flags.no_thinking || !flags.system.empty()))
     refuse("--thinking, --no-thinking and --system belong to the chat format", "add --chat");
   problems.throw_if_any(ErrorCode::kUsage);
-}
-
-// What a model says must not steer the terminal.
-std::string harmless(std::string text) {
-  for (char& c : text)
-    if ((static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') || c == 0x7f) c = '?';
-  return text;
-}
-std::string one_line(std::string text) {
-  for (char& c : text)
-    if (c == '\n' || c == '\t') c = ' ';
-  return harmless(std::move(text));
 }
 
 std::vector<hf::Prompt> read_prompts(const GenerateFlags& flags) {

@@ -68,7 +68,10 @@ void add_status_command(CLI::App& app) {
                                    .fix = "give the --save-path of a run"});
     const save::WorkStatus status = save::work_status(options->directory);
     const bool has_checkpoint = hf::AscendV1Checkpoint::is_ascendv1(options->directory);
-    (options->as_json ? print_json : print_text)(options->directory, status, has_checkpoint);
+    if (options->as_json)
+      print_json(options->directory, status, has_checkpoint);
+    else
+      print_text(options->directory, status, has_checkpoint);
   });
 }
 

@@ -11,7 +11,7 @@
 namespace laos::hf {
 namespace {
 
-constexpr int32_t kNone = -1;
+constexpr int32_t kNoMerge = -1;
 constexpr uint32_t kEnd = std::numeric_limits<uint32_t>::max();
 
 }  // namespace
@@ -53,15 +53,16 @@ const Bpe::Rule* Bpe::find(int32_t left, int32_t right) const noexcept {
 void Bpe::consider(Scratch& scratch, uint32_t symbol) const {
   Scratch::Symbol& s = scratch.symbols_[symbol];
   const Rule* rule = s.next == kEnd ? nullptr : find(s.id, scratch.symbols_[s.next].id);
-  s.rank = rule ? rule->rank : kNone;
+  s.rank = rule ? rule->rank : kNoMerge;
   if (!rule) return;
   s.merged = rule->merged;
   scratch.queue_.push_back(static_cast<uint64_t>(rule->rank) << 32 | symbol);
 }
 
 bool Bpe::has_all_bytes_of(std::string_view piece) const noexcept {
-  return std::all_of(piece.begin(), piece.end(),
-                     [&](char c) { return byte_tokens_[static_cast<unsigned char>(c)] != kNone; });
+  return std::all_of(piece.begin(), piece.end(), [&](char c) {
+    return byte_tokens_[static_cast<unsigned char>(c)] != kNoMerge;
+  });
 }
 
 void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const {
@@ -79,15 +80,15 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
   const auto size = static_cast<uint32_t>(piece.size());
   for (uint32_t i = 0; i < size; ++i) {
     const int32_t id = byte_tokens_[static_cast<unsigned char>(piece[i])];
-    if (id == kNone)
+    if (id == kNoMerge)
       throw Error(ErrorCode::kUnsupported,
                   {.what = "the tokenizer has no token for byte " +
                            std::to_string(static_cast<unsigned char>(piece[i])),
                    .where = "tokenizer.json model.vocab",
                    .fix = "use a tokenizer whose vocabulary has all 256 bytes"});
     symbols.push_back({.id = id,
-                       .rank = kNone,
-                       .merged = kNone,
+                       .rank = kNoMerge,
+                       .merged = kNoMerge,
                        .previous = i == 0 ? kEnd : i - 1,
                        .next = i + 1 == size ? kEnd : i + 1});
   }
@@ -110,7 +111,7 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
     Scratch::Symbol& absorbed = symbols[s.next];
     s.id = s.merged;
     s.next = absorbed.next;
-    absorbed.rank = kNone;
+    absorbed.rank = kNoMerge;
     if (s.next != kEnd) symbols[s.next].previous = position;
     reconsider(position);
     if (s.previous != kEnd) reconsider(s.previous);

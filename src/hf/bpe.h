@@ -23,7 +23,7 @@ class Bpe {
     friend class Bpe;
     struct Symbol {
       int32_t id;
-      int32_t rank;    // of the merge with the next symbol; kNone
+      int32_t rank;    // of the merge with the next symbol; kNoMerge
       int32_t merged;  // what that merge gives
       uint32_t previous;
       uint32_t next;

@@ -266,7 +266,6 @@ class Reader {
 }  // namespace
 
 Config read_config(const std::filesystem::path& directory) {
-  constexpr int64_t kMaxBytes = 1'000'000;
   const std::filesystem::path path = directory / "config.json";
 
   io::require_own_file(path);
@@ -284,7 +283,7 @@ Config read_config(const std::filesystem::path& directory) {
                                        .fix = "remove one of them"});
   };
   const Json json =
-      parse_json<Json>(io::read_text(path, kMaxBytes), path, /*max_values=*/100'000, refuse_twice);
+      parse_json<Json>(io::read_text(path, kMaxConfigBytes), path, kMaxConfigValues, refuse_twice);
   if (!json.is_object())
     throw Error(ErrorCode::kFormat, {.what = "the file is not a JSON object",
                                      .where = path.string(),

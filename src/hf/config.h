@@ -9,6 +9,10 @@
 
 namespace laos::hf {
 
+// Limits of a config.json.
+inline constexpr int64_t kMaxConfigBytes = 1'000'000;
+inline constexpr int64_t kMaxConfigValues = 100'000;
+
 // Fields are spelled as in config.json. Read from what transformers 4 writes (rope_theta,
 // torch_dtype) and from what transformers 5 writes (rope_parameters, dtype, layer_types).
 struct Config {

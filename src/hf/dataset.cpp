@@ -22,9 +22,9 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using Samples = std::vector<std::vector<int32_t>>;
 
-constexpr size_t kMaxFileBytes = size_t{1} << 30;
+constexpr size_t kMaxDatasetBytes = size_t{1} << 30;
 constexpr size_t kMaxTexts = 1'000'000;
-constexpr size_t kMaxProblems = 20;
+constexpr size_t kMaxDatasetProblems = 20;
 constexpr std::string_view kTextField = "inputs_pretokenized";
 
 struct Text {
@@ -36,11 +36,11 @@ struct Text {
 class LineProblems {
  public:
   void add(Problem problem) {
-    if (++count_ <= kMaxProblems) problems_.add(std::move(problem));
+    if (++count_ <= kMaxDatasetProblems) problems_.add(std::move(problem));
   }
   void throw_if_any(const std::string& file) {
-    if (count_ > kMaxProblems)
-      problems_.add({std::to_string(count_ - kMaxProblems) + " more problems", file, ""});
+    if (count_ > kMaxDatasetProblems)
+      problems_.add({std::to_string(count_ - kMaxDatasetProblems) + " more problems", file, ""});
     problems_.throw_if_any(ErrorCode::kData);
   }
 
@@ -51,7 +51,7 @@ class LineProblems {
 
 io::MappedFile open_file(const fs::path& file) {
   io::MappedFile mapped(file);
-  if (mapped.bytes().size() > kMaxFileBytes)
+  if (mapped.bytes().size() > kMaxDatasetBytes)
     throw Error(ErrorCode::kData, {.what = "the file has more than 1 GiB",
                                    .where = file.string(),
                                    .fix = "use a part of it"});

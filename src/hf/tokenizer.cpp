@@ -23,10 +23,10 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kMaxFileBytes = int64_t{64} << 20;  // the largest known has about 34 MB
-constexpr int64_t kMaxValues = 8'000'000;             // the largest known have some two million
+constexpr int64_t kMaxTokenizerBytes = int64_t{64} << 20;  // the largest known has about 34 MB
+constexpr int64_t kMaxValues = 8'000'000;  // the largest known have some two million
 constexpr uint64_t kMaxId = (uint64_t{1} << 24) - 1;
-constexpr size_t kMaxProblems = 10;  // of one kind in one file
+constexpr size_t kMaxProblemsOfAKind = 10;  // of one kind in one file
 constexpr size_t kMaxWholePieceBytes =
     64;  // longer pieces are rare, and merging them costs at load
 constexpr int32_t kNone = -1;
@@ -110,11 +110,11 @@ class Findings {
 
  private:
   static void add(Problems& problems, size_t& count, Problem problem) {
-    if (++count <= kMaxProblems) problems.add(std::move(problem));
+    if (++count <= kMaxProblemsOfAKind) problems.add(std::move(problem));
   }
   void note_the_rest(Problems& problems, size_t count) const {
-    if (count > kMaxProblems)
-      problems.add({std::to_string(count - kMaxProblems) + " more problems", file_, ""});
+    if (count > kMaxProblemsOfAKind)
+      problems.add({std::to_string(count - kMaxProblemsOfAKind) + " more problems", file_, ""});
   }
 
   std::string file_;
@@ -152,7 +152,7 @@ std::optional<int32_t> as_id(const Json& value) {
 class DefinitionReader {
  public:
   explicit DefinitionReader(const std::filesystem::path& path) : findings_(path.string()) {
-    const Json root = parse_json<Json>(io::read_text(path, kMaxFileBytes), path, kMaxValues);
+    const Json root = parse_json<Json>(io::read_text(path, kMaxTokenizerBytes), path, kMaxValues);
     if (root.is_object()) {
       read_normalizer(member(root, "normalizer"));
       read_pre_tokenizer(member(root, "pre_tokenizer"));

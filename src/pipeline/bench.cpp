@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <optional>
 #include <random>
@@ -14,6 +13,7 @@
 #include "core/threads.h"
 #include "model/decoder_layer.h"
 #include "model/hidden_states.h"
+#include "pipeline/stopwatch.h"
 #include "quant/int_weight.h"
 
 namespace laos::pipeline {
@@ -23,25 +23,17 @@ using model::Linear;
 
 namespace {
 
-struct Shape {
+struct LayerShape {
   const char* name;
   int64_t hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim;
   int64_t num_tokens;  // of a sample where none is asked for
 };
 constexpr std::array kShapes = {
-    Shape{"tiny", 64, 128, 4, 2, 32, 32},       Shape{"0.6b", 1024, 3072, 16, 8, 128, 512},
-    Shape{"8b", 4096, 12288, 32, 8, 128, 256},  Shape{"14b", 5120, 17408, 40, 8, 128, 256},
-    Shape{"32b", 5120, 25600, 64, 8, 128, 256},
-};
-
-class Stopwatch {
- public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    LayerShape{"tiny", 64, 128, 4, 2, 32, 32},
+    LayerShape{"0.6b", 1024, 3072, 16, 8, 128, 512},
+    LayerShape{"8b", 4096, 12288, 32, 8, 128, 256},
+    LayerShape{"14b", 5120, 17408, 40, 8, 128, 256},
+    LayerShape{"32b", 5120, 25600, 64, 8, 128, 256},
 };
 
 double median(std::vector<double> values) {
@@ -142,14 +134,14 @@ class IntLinears : public model::LinearsForward<float> {
 
 std::vector<std::string> bench_shapes() {
   std::vector<std::string> names;
-  for (const Shape& shape : kShapes) names.emplace_back(shape.name);
+  for (const LayerShape& shape : kShapes) names.emplace_back(shape.name);
   return names;
 }
 
 BenchResult bench_layer(const BenchOptions& options) {
-  const Shape* found = std::find_if(kShapes.begin(), kShapes.end(), [&](const Shape& candidate) {
-    return options.shape == candidate.name;
-  });
+  const LayerShape* found =
+      std::find_if(kShapes.begin(), kShapes.end(),
+                   [&](const LayerShape& candidate) { return options.shape == candidate.name; });
   if (found == kShapes.end())
     throw Error(ErrorCode::kUsage, {.what = "there is no shape `" + options.shape + "`",
                                     .where = "--shape",

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
+
+#include "report/format.h"
 
 namespace laos::report {
 namespace {
@@ -12,13 +13,6 @@ namespace {
 constexpr double kWidth = 400, kHeight = 210;
 constexpr double kLeft = 46, kRight = 8, kTop = 8, kBottom = 34;
 constexpr double kPlotWidth = kWidth - kLeft - kRight, kPlotHeight = kHeight - kTop - kBottom;
-
-template <class... Args>
-std::string format(const char* pattern, Args... args) {
-  char text[512];
-  std::snprintf(text, sizeof text, pattern, args...);
-  return text;
-}
 
 struct Axis {
   double low = 0, high = 1;

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <map>
 #include <utility>
 
 #include "model/checkpoint.h"
 #include "report/chart.h"
+#include "report/format.h"
 
 namespace laos::report {
 namespace {
@@ -60,13 +60,6 @@ blockquote b { font-weight: 600; color: var(--dim); } footer { margin-top: 36px;
   pre { white-space: pre-wrap; } details::details-content { content-visibility: visible; display: block; block-size: auto; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 )css";
-
-template <class... Args>
-std::string format(const char* pattern, Args... args) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, args...);
-  return text;
-}
 
 std::string bytes_text(double bytes) {
   const char* units[] = {"B", "kB", "MB", "GB", "TB"};

@@ -16,6 +16,7 @@
 
 #include "core/threads.h"
 #include "hf/ascendv1.h"
+#include "hf/config.h"
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
@@ -27,11 +28,9 @@ namespace laos::save {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr const char* kConfigFile = "config.json";
-constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
-constexpr int64_t kMaxConfigValues = 10'000;
 constexpr int64_t kMaxCopyBytes = int64_t{256} << 20;
 constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of converted floats in memory at a time
 
@@ -104,7 +103,7 @@ std::vector<std::string> copied_files(const fs::path& model_directory) {
 std::string read_exported_config(const fs::path& model_directory) {
   const fs::path path = model_directory / kConfigFile;
   io::require_own_file(path);
-  return exported_config(io::read_text(path, kMaxConfigBytes), path);
+  return exported_config(io::read_text(path, hf::kMaxConfigBytes), path);
 }
 
 // --- the output directory ------------------------------------------------------------------------
@@ -309,7 +308,7 @@ int64_t max_shard_bytes(const AscendV1Options& options) {
 }
 
 std::string description_json(const AscendV1Job& job) {
-  Json description = Json::object();
+  OrderedJson description = OrderedJson::object();
   std::vector<std::string> labels;
   int64_t group_size = 0;
   for (const OutputTensor& tensor : job.tensors) {
@@ -325,9 +324,9 @@ std::string description_json(const AscendV1Job& job) {
   }
   description["version"] = "1.0.0";
   description["model_quant_type"] = hf::model_quant_type(labels);
-  description["metadata"] = Json::object();
+  description["metadata"] = OrderedJson::object();
   if (job.online) {
-    Json heads = Json::array(), down = Json::array();
+    OrderedJson heads = OrderedJson::array(), down = OrderedJson::array();
     for (const OutputTensor& tensor : job.tensors) {
       const std::string& name = tensor.spec.name;
       const std::string module = name.substr(0, name.rfind('.'));
@@ -339,7 +338,7 @@ std::string description_json(const AscendV1Job& job) {
                                          {"kronecker_rotation", {{"layers", down}}}};
   }
   description["group_size"] = group_size;
-  description["optional"] = Json::object();
+  description["optional"] = OrderedJson::object();
   if (job.global_rotation > 0)
     description["optional"]["quarot"]["rotation_map"][kRotationTensor] = kRotationFile;
   return description.dump(4);
@@ -350,10 +349,10 @@ std::string exported_config(const std::string& text, const fs::path& path) {
     throw Error(ErrorCode::kFormat,
                 {.what = what, .where = path.string(), .fix = "restore the model's config.json"});
   };
-  Json config = hf::parse_json<Json>(text, path, kMaxConfigValues);
+  OrderedJson config = hf::parse_json<OrderedJson>(text, path, hf::kMaxConfigValues);
   if (!config.is_object()) refuse("config.json is not a JSON object");
 
-  const Json original = config;
+  const OrderedJson original = config;
   config.erase("quantization_config");
   config["tie_word_embeddings"] = false;
   if (const auto text_config = config.find("text_config"); text_config != config.end()) {

@@ -14,6 +14,7 @@
 #include "core/tensor.h"
 #include "core/threads.h"
 #include "hf/ascendv1.h"
+#include "hf/config.h"
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
@@ -26,9 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 constexpr int64_t kMaxIndexBytes = int64_t{256} << 20;
-constexpr int64_t kMaxConfigValues = 100'000;
 constexpr int64_t kMaxIndexValues = 4'000'000;
 constexpr int64_t kGrain = int64_t{1} << 20;  // elements a task scans
 
@@ -134,8 +133,8 @@ class Inspection {
   void read_config_files() {
     const fs::path path = directory_ / "config.json";
     attempt([&] {
-      const Json json =
-          hf::parse_json<Json>(io::read_text(path, kMaxConfigBytes), path, kMaxConfigValues);
+      const Json json = hf::parse_json<Json>(io::read_text(path, hf::kMaxConfigBytes), path,
+                                             hf::kMaxConfigValues);
       const bool is_marked = json.is_object() && json.contains("quantization_config");
       const bool has_text_config = json.is_object() && json.contains("text_config");
       if (is_marked || (has_text_config && json["text_config"].contains("quantization_config")))
