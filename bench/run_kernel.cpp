@@ -40,6 +40,7 @@ struct Kernel {
 int main(int argc, char** argv) {
   using namespace laos;
   std::vector<float> a = values(1), b = values(2), c = values(3), y(kSize);
+  std::vector<int16_t> offsets(kSize, 100);
   std::vector<int8_t> codes(kSize);
   std::vector<uint16_t> narrow(kSize);
   const std::vector<uint8_t> patterns(20 * 5, 5);
@@ -67,11 +68,14 @@ int main(int argc, char** argv) {
        [&] { model::kernels::l1_loss(a.data(), b.data(), 1.0f, y.data(), kSize); }},
       {"update_offsets", "autoround", "update_offsets",
        [&] {
-         autoround::kernels::update_offsets(a.data(), b.data(), 0.1f, 7, 0.01f, 0.5f, c.data(),
-                                            kSize);
+         autoround::kernels::update_offsets(a.data(), b.data(), 0.1f, 7, 0.5f / 32767, 10,
+                                            offsets.data(), kSize);
        }},
-      {"quantize_with_offsets", "quant", "quantize",
-       [&] { quant::kernels::quantize(a.data(), c.data(), 0.1f, 7, codes.data(), kSize); }},
+      {"quantize_with_offsets", "autoround", "fake_quantize",
+       [&] {
+         autoround::kernels::fake_quantize(a.data(), offsets.data(), 0.5f / 32767, 0.1f, 7,
+                                           y.data(), kSize);
+       }},
       {"range", "quant", "range", [&] { (void)quant::kernels::range(a.data(), kSize); }},
       {"quantize", "quant", "quantize",
        [&] { quant::kernels::quantize(a.data(), nullptr, 0.1f, 7, codes.data(), kSize); }},

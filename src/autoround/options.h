@@ -14,7 +14,10 @@ struct TrainOptions {
   // Linears of which weight widths are trained; those of the other are rounded to nearest before.
   bool train_int4 = true, train_int8 = true;
   bool act_aware = false;  // round activations in training as the engine will, straight-through
-  // Operands of the linears' products; not of the recipe. kF32 is what kBf16 is held against.
+  // Below: not of the recipe. A batch of more tokens is gone through in pieces, with weight
+  // gradients kept whole; the result is the same.
+  int64_t max_whole_tokens = int64_t{1} << 40;
+  // Operands of the linears' products. kF32 is what kBf16 is held against.
   linalg::ComputeType compute = linalg::ComputeType::kF32;
 
   bool trains(int weight_bits) const noexcept {

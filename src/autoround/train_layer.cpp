@@ -21,77 +21,49 @@ constexpr int64_t kEvaluationSamples = 32;
 constexpr std::array kAttention = {model::Linear::kQProj, model::Linear::kKProj,
                                    model::Linear::kVProj, model::Linear::kOProj};
 
-// Sums absolute errors row by row and adds the rows in order, so that threads do not matter.
-double l1_loss(MatView<const float> y, MatView<const float> target, float d_loss,
-               MatView<float> d_y) {
-  std::vector<double> row_losses(static_cast<size_t>(y.rows));
-  parallel_for_ranges(y.rows, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      row_losses[static_cast<size_t>(i)] =
-          model::kernels::l1_loss(y.row(i), target.row(i), d_loss, d_y.row(i), y.cols);
-  });
-  double sum = 0;
-  for (const double loss : row_losses) sum += loss;
-  return sum;
-}
-
-// Samples copied end to end: the batch of one iteration.
+// The samples of a batch, end to end, go through the layer in pieces. What backward needs is saved
+// of the whole batch; or, where that is too much, of one piece, which goes back at once.
 class BatchRunner {
  public:
-  // With `mlp_only` no linear of attention is trained: its output is computed once a sample.
+  // With `is_whole` what backward needs is saved of the whole batch; with `mlp_only` no linear of
+  // attention is trained: its output is computed once a sample.
   BatchRunner(const hf::Config& config, const model::LayerWeights& weights,
               const model::OnlineRotation& online, const model::Rope<float>& rope,
               const model::HiddenStates& inputs, const model::HiddenStates& targets,
-              TrainableLinears& linears, bool mlp_only, const std::filesystem::path& directory)
+              TrainableLinears& linears, bool is_whole, bool mlp_only,
+              const std::filesystem::path& directory)
       : config_(config),
         norms_(model::norms_of(weights)),
         rope_(rope),
         inputs_(inputs),
         targets_(targets),
+        trainable_(linears),
         linears_(online, linears, &linears),
-        saved_(config, largest_batch(inputs.samples), true),
-        x_(largest_batch(inputs.samples), config.hidden_size),
-        target_(x_.rows(), x_.cols()),
-        y_(x_.rows(), x_.cols()),
-        d_y_(x_.rows(), x_.cols()) {
+        is_whole_(is_whole),
+        mlp_only_(mlp_only),
+        max_tokens_(largest_batch(inputs.samples)),
+        piece_tokens_(std::min(max_tokens_, model::kPieceTokens)),
+        saved_(config, is_whole ? max_tokens_ : piece_tokens_, true,
+               is_whole ? 0 : model::longest_sample(inputs.samples)),
+        x_(piece_tokens_, config.hidden_size),
+        y_(is_whole ? max_tokens_ : piece_tokens_, config.hidden_size),
+        row_losses_(piece_tokens_) {
+    if (!is_whole) linears.keep_gradients();
     if (!mlp_only) return;
     attended_ = model::TokenRows(inputs.rows.rows(), inputs.rows.cols(), directory);
     is_attended_.resize(static_cast<size_t>(inputs.samples.num_sequences()));
   }
 
-  // Mean absolute error of the layer over `samples`; what backward needs is kept.
-  double forward(const std::vector<int64_t>& samples) {
-    for (const int64_t s : samples)
-      if (mlp_only()) attend(s);
-    batch_ = model::Ragged{};
-    for (const int64_t s : samples) {
-      if (mlp_only())
-        copy(attended_of(s), saved_.hidden, batch_.num_tokens());
-      else
-        copy(inputs_.of_sample(s), x_, batch_.num_tokens());
-      copy(targets_.of_sample(s), target_, batch_.num_tokens());
-      batch_.append(inputs_.samples.length(s));
-    }
-    const int64_t n = batch_.num_tokens();
-    const auto rows = [n](const Mat<float>& matrix) { return matrix.view().slice_rows(0, n); };
-    const MatView<float> y = y_.view().slice_rows(0, n);
-    if (mlp_only())
-      model::mlp_half_forward<float>(config_, norms_, linears_, n, saved_, y);
-    else
-      model::layer_forward<float>(config_, norms_, linears_, rope_, batch_, rows(x_), saved_, y);
-    const double loss = l1_loss(rows(y_), rows(target_), 1.0f, d_y_.view().slice_rows(0, n));
-    return loss / static_cast<double>(n * config_.hidden_size);
-  }
+  // Mean absolute error of the layer over `samples`. backward() may follow.
+  double forward(const std::vector<int64_t>& samples) { return run(samples, true); }
 
   void backward() {
-    const int64_t n = batch_.num_tokens();
-    const Mat<float>& x = x_;
-    const MatView<const float> d_y = std::as_const(d_y_).view().slice_rows(0, n);
-    if (mlp_only())
-      model::mlp_half_backward<float>(linears_, n, saved_, d_y, false);
+    if (!is_whole_) return trainable_.step();
+    const MatView<float> d_y = y_.view().slice_rows(0, batch_.num_tokens());
+    if (mlp_only_)
+      model::mlp_half_backward<float>(config_, norms_, linears_, batch_, saved_, d_y, false);
     else
-      model::layer_backward<float>(config_, norms_, linears_, rope_, batch_,
-                                   x.view().slice_rows(0, n), saved_, d_y, MatView<float>{});
+      model::layer_backward<float>(config_, norms_, linears_, rope_, batch_, {}, saved_, d_y, {});
   }
 
   // Mean absolute error over many samples, a batch at a time.
@@ -99,8 +71,9 @@ class BatchRunner {
     double sum = 0, elements = 0;
     for (size_t begin = 0; begin < samples.size(); begin += kSamplesPerIteration) {
       const size_t end = std::min(samples.size(), begin + kSamplesPerIteration);
-      const double mean = forward({samples.begin() + static_cast<std::ptrdiff_t>(begin),
-                                   samples.begin() + static_cast<std::ptrdiff_t>(end)});
+      const double mean = run({samples.begin() + static_cast<std::ptrdiff_t>(begin),
+                               samples.begin() + static_cast<std::ptrdiff_t>(end)},
+                              false);
       const auto count = static_cast<double>(batch_.num_tokens() * config_.hidden_size);
       sum += mean * count;
       elements += count;
@@ -112,20 +85,103 @@ class BatchRunner {
   // Computes what leaves attention for a sample that is met for the first time.
   void attend(int64_t s) {
     if (std::exchange(is_attended_[static_cast<size_t>(s)], char{1}) != 0) return;
-    batch_ = model::Ragged{};
-    batch_.append(inputs_.samples.length(s));
-    model::attention_half_forward<float>(config_, norms_, linears_, rope_, batch_,
-                                         inputs_.of_sample(s), saved_);
-    std::copy_n(saved_.hidden.data(), batch_.num_tokens() * config_.hidden_size,
-                attended_.row(inputs_.samples.offsets[static_cast<size_t>(s)]));
+    const int64_t first = inputs_.samples.offsets[static_cast<size_t>(s)];
+    model::Ragged sample;
+    sample.append(inputs_.samples.length(s));
+    for (const model::Piece& piece : model::pieces_of(sample, model::kPieceTokens)) {
+      const int64_t begin = first + piece.begin, n = piece.batch.num_tokens();
+      model::attention_half_forward<float>(config_, norms_, linears_, rope_, piece.batch,
+                                           inputs_.rows.view().slice_rows(begin, begin + n),
+                                           saved_);
+      std::copy_n(saved_.hidden.data(), n * config_.hidden_size, attended_.row(begin));
+      inputs_.rows.drop(begin, begin + n);
+      attended_.drop(begin, begin + n);
+    }
   }
-  bool mlp_only() const noexcept { return attended_.size() != 0; }
-  MatView<const float> attended_of(int64_t s) const noexcept {
-    return attended_.view().slice_rows(inputs_.samples.offsets[static_cast<size_t>(s)],
-                                       inputs_.samples.offsets[static_cast<size_t>(s + 1)]);
+
+  double run(const std::vector<int64_t>& samples, bool goes_back) {
+    for (const int64_t s : samples)
+      if (mlp_only_) attend(s);
+    batch_.offsets.assign(1, 0);
+    for (const int64_t s : samples) batch_.append(inputs_.samples.length(s));
+    const std::vector<model::Piece> pieces = model::pieces_of(batch_, model::kPieceTokens);
+    double loss = 0;
+    for (size_t p = 0; p < pieces.size(); ++p) {
+      const model::Piece& piece = pieces[p];
+      const int64_t n = piece.batch.num_tokens();
+      const model::Place place = is_whole_ && goes_back
+                                     ? model::Place{piece.begin, piece.begin - piece.batch.past}
+                                     : model::Place{};
+      const MatView<float> y = y_.view().slice_rows(place.row, place.row + n);
+      if (mlp_only_) {
+        gather(attended_, samples, piece,
+               saved_.hidden.view().slice_rows(place.row, place.row + n));
+        model::mlp_half_forward<float>(config_, norms_, linears_, saved_, y, place);
+      } else {
+        gather(inputs_.rows, samples, piece, x_.view());
+        model::layer_forward<float>(config_, norms_, linears_, rope_, piece.batch,
+                                    std::as_const(x_).view().slice_rows(0, n), saved_, y, place);
+      }
+      loss += lose(samples, piece, y);
+      if (is_whole_ || !goes_back) continue;
+      if (mlp_only_) {
+        model::mlp_half_backward<float>(config_, norms_, linears_, piece.batch, saved_, y, false);
+        continue;
+      }
+      const bool goes_on = p + 1 < pieces.size() && pieces[p + 1].batch.past > 0;
+      const bool is_part = piece.batch.past > 0 || goes_on;
+      model::piece_backward<float>(config_, norms_, linears_, rope_, piece.batch, is_part, saved_,
+                                   y);
+      if (!is_part || goes_on) continue;
+      for (size_t part = p - static_cast<size_t>(piece.batch.past / model::kPieceTokens); part <= p;
+           ++part) {
+        gather(inputs_.rows, samples, pieces[part], x_.view());
+        model::normalize_inputs<float>(
+            config_, norms_,
+            std::as_const(x_).view().slice_rows(0, pieces[part].batch.num_tokens()), saved_);
+        model::key_value_backward<float>(config_, norms_, linears_, rope_, pieces[part].batch,
+                                         saved_);
+      }
+    }
+    return loss / static_cast<double>(batch_.num_tokens() * config_.hidden_size);
   }
-  static void copy(MatView<const float> source, Mat<float>& target, int64_t first_row) {
-    std::copy_n(source.data, source.rows * source.cols, target.row(first_row));
+
+  // Calls f(rows of the piece, rows of the set) for each sample of a piece.
+  template <class F>
+  void for_rows(const std::vector<int64_t>& samples, const model::Piece& piece, const F& f) const {
+    for (int64_t s = 0; s < piece.batch.num_sequences(); ++s) {
+      const int64_t sample = samples[static_cast<size_t>(piece.first + s)];
+      const int64_t source =
+          inputs_.samples.offsets[static_cast<size_t>(sample)] + piece.batch.past;
+      f(piece.batch.offsets[static_cast<size_t>(s)], source, piece.batch.length(s));
+    }
+  }
+
+  void gather(const model::TokenRows& set, const std::vector<int64_t>& samples,
+              const model::Piece& piece, MatView<float> target) const {
+    for_rows(samples, piece, [&](int64_t row, int64_t source, int64_t count) {
+      parallel_for_ranges(count, 64, [&](int64_t begin, int64_t end) {
+        std::copy_n(set.row(source + begin), (end - begin) * config_.hidden_size,
+                    target.row(row + begin));
+      });
+      set.drop(source, source + count);
+    });
+  }
+
+  // Sum of the absolute errors of y, which becomes its gradient. Errors are summed row by row and
+  // rows in order, so that threads do not matter.
+  double lose(const std::vector<int64_t>& samples, const model::Piece& piece, MatView<float> y) {
+    for_rows(samples, piece, [&](int64_t row, int64_t source, int64_t count) {
+      parallel_for_ranges(count, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          row_losses_[row + i] = model::kernels::l1_loss(
+              y.row(row + i), targets_.rows.row(source + i), 1.0f, y.row(row + i), y.cols);
+      });
+      targets_.rows.drop(source, source + count);
+    });
+    double sum = 0;
+    for (int64_t i = 0; i < y.rows; ++i) sum += row_losses_[i];
+    return sum;
   }
 
   const hf::Config& config_;
@@ -133,11 +189,15 @@ class BatchRunner {
   const model::Rope<float>& rope_;
   const model::HiddenStates& inputs_;
   const model::HiddenStates& targets_;
+  TrainableLinears& trainable_;
   model::OnlineLinears linears_;
+  bool is_whole_, mlp_only_;
+  int64_t max_tokens_, piece_tokens_;
   model::LayerSaved<float> saved_;
   model::Ragged batch_;
-  Mat<float> x_, target_, y_, d_y_;
-  model::TokenRows attended_;      // what enters the MLP; empty: attention is run
+  Mat<float> x_, y_;
+  Buffer<double> row_losses_;
+  model::TokenRows attended_;      // what enters the MLP, with mlp_only_
   std::vector<char> is_attended_;  // by sample
 };
 
@@ -166,6 +226,60 @@ class Draws {
   int64_t num_samples_;
   std::mt19937 generator_;
 };
+
+// Leaves what is kept in `best`, which holds plain rounding.
+void learn(const hf::Config& config, const model::LayerWeights& weights,
+           const model::OnlineRotation& online, const TrainOptions& options,
+           const model::Rope<float>& rope, const model::HiddenStates& inputs,
+           const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
+           const TrainProgress& progress, TrainableLinears& linears, bool mlp_only,
+           TrainableLinears::Snapshot& best, LayerReport& report) {
+  const int64_t num_samples = inputs.samples.num_sequences();
+  BatchRunner runner(config, weights, online, rope, inputs, targets, linears,
+                     largest_batch(inputs.samples) <= options.max_whole_tokens, mlp_only,
+                     best.directory);
+  const std::vector<int64_t> held = evaluation_samples(num_samples);
+  report.rounding_loss = runner.evaluate(held);
+
+  Draws draws(num_samples, seed, layer_idx);
+  BestRule rule;
+  report.kept_iteration = 1;  // plain rounding
+  for (int64_t k = 0; k < options.iters; ++k) {
+    const double loss = runner.forward(draws.next());
+    if (!std::isfinite(loss))
+      throw Error(ErrorCode::kNumeric,
+                  {.what = "the loss of iteration " + std::to_string(k + 1) + " is not finite",
+                   .where = "model.layers." + std::to_string(layer_idx),
+                   .fix = "look for extreme weights in this layer"});
+    report.losses.push_back(loss);
+    if (rule.accept(loss) && k > 0) {
+      linears.save(best);
+      report.kept_iteration = k + 1;
+    }
+    linears.set_learning_rate(static_cast<float>(learning_rate(k, options.iters)));
+    runner.backward();
+    if (progress) progress(k + 1, loss);
+  }
+
+  // The rule judges by a few noisy losses and never sees the last update. Measure its choice, the
+  // final parameters and plain rounding on one set of samples.
+  const double final_loss = runner.evaluate(held);
+  TrainableLinears::Snapshot final_weights{best.directory};
+  linears.save(final_weights);
+  linears.apply(best);
+  report.loss = runner.evaluate(held);
+  if (final_loss <= report.loss) {
+    report.loss = final_loss;
+    report.kept_iteration = options.iters + 1;
+    best = std::move(final_weights);
+  }
+  if (report.rounding_loss < report.loss) {
+    linears.reset();
+    linears.save(best);
+    report.loss = report.rounding_loss;
+    report.kept_iteration = 0;
+  }
+}
 
 }  // namespace
 
@@ -198,7 +312,7 @@ int64_t largest_batch(const model::Ragged& samples) {
   return tokens;
 }
 
-LayerResult train_layer(const hf::Config& config, const model::LayerWeights& weights,
+LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
                         const model::OnlineRotation& online, const LayerScheme& scheme,
                         const TrainOptions& options, const model::Rope<float>& rope,
                         const model::HiddenStates& inputs, const model::HiddenStates& targets,
@@ -209,58 +323,21 @@ LayerResult train_layer(const hf::Config& config, const model::LayerWeights& wei
       std::any_of(scheme.begin(), scheme.end(), [](const auto& spec) { return spec.has_value(); });
   if (!any) return result;
   TrainableLinears linears(weights, scheme, options, untrained);
-  linears.save(result.weights);
+  TrainableLinears::Snapshot best{directory};
+  linears.save(best);
   const int64_t num_samples = inputs.samples.num_sequences();
-  if ((!options.enable_round_tuning && !options.enable_minmax_tuning) || num_samples == 0)
+  if ((!options.enable_round_tuning && !options.enable_minmax_tuning) || num_samples == 0) {
+    result.weights = best.codes();
     return result;
-
+  }
   const bool mlp_only = std::none_of(kAttention.begin(), kAttention.end(), [&](model::Linear l) {
     return scheme[static_cast<size_t>(l)].has_value();
   });
-  BatchRunner runner(config, weights, online, rope, inputs, targets, linears, mlp_only, directory);
-  const std::vector<int64_t> held = evaluation_samples(num_samples);
-  LayerReport& report = result.report;
-  report.rounding_loss = runner.evaluate(held);
-
-  Draws draws(num_samples, seed, layer_idx);
-  BestRule rule;
-  TrainableLinears::Snapshot& best = result.weights;  // iteration 1 is plain rounding, saved above
-  report.kept_iteration = 1;
-  for (int64_t k = 0; k < options.iters; ++k) {
-    const double loss = runner.forward(draws.next());
-    if (!std::isfinite(loss))
-      throw Error(ErrorCode::kNumeric,
-                  {.what = "the loss of iteration " + std::to_string(k + 1) + " is not finite",
-                   .where = "model.layers." + std::to_string(layer_idx),
-                   .fix = "look for extreme weights in this layer"});
-    report.losses.push_back(loss);
-    if (rule.accept(loss) && k > 0) {
-      linears.save(best);
-      report.kept_iteration = k + 1;
-    }
-    linears.set_learning_rate(static_cast<float>(learning_rate(k, options.iters)));
-    runner.backward();
-    if (progress) progress(k + 1, loss);
-  }
-
-  // The rule judges by a few noisy losses and never sees the last update. Measure its choice, the
-  // final parameters and plain rounding on one set of samples.
-  const double final_loss = runner.evaluate(held);
-  TrainableLinears::Snapshot final_weights;
-  linears.save(final_weights);
-  linears.apply(best);
-  report.loss = runner.evaluate(held);
-  if (final_loss <= report.loss) {
-    report.loss = final_loss;
-    report.kept_iteration = options.iters + 1;
-    best = std::move(final_weights);
-  }
-  if (report.rounding_loss < report.loss) {
-    linears.reset();
-    linears.save(best);
-    report.loss = report.rounding_loss;
-    report.kept_iteration = 0;
-  }
+  if (!directory.empty()) linears.put_weights_aside(weights, directory);
+  learn(config, weights, online, options, rope, inputs, targets, seed, layer_idx, progress, linears,
+        mlp_only, best, result.report);
+  if (!directory.empty()) linears.restore_weights(weights);
+  result.weights = best.codes();
   return result;
 }
 

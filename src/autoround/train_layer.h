@@ -22,7 +22,7 @@ struct LayerReport {
 };
 
 struct LayerResult {
-  TrainableLinears::Snapshot weights;  // entries of linears that the scheme leaves float are empty
+  LayerCodes weights;  // entries of linears that the scheme leaves float are empty
   LayerReport report;
 };
 
@@ -36,9 +36,11 @@ using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 // parameters, measured on up to 32 samples spread over the set. With both tunings off, or no linear
 // in the scheme, it is plain rounding and nothing is run. Where no linear of attention is in the
 // scheme, attention runs once and what it gives is kept as model::TokenRows in `directory`. Same
-// arguments, same bytes, on any number of threads. Throws Error(kNumeric) when the loss is not
-// finite.
-LayerResult train_layer(const hf::Config& config, const model::LayerWeights& weights,
+// arguments, same bytes, on any number of threads, and whatever of options.max_whole_tokens and
+// `directory`: the latter, unless empty, holds weights and best codes in files meanwhile, which
+// takes them out of `weights`. Throws Error(kNumeric) when the loss is not finite; `weights` are
+// lost then.
+LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
                         const model::OnlineRotation& online, const LayerScheme& scheme,
                         const TrainOptions& options, const model::Rope<float>& rope,
                         const model::HiddenStates& inputs, const model::HiddenStates& targets,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "autoround/kernels/update.h"
 #include "core/threads.h"
@@ -31,9 +32,23 @@ int64_t padded_tokens(int64_t n) noexcept {
   return (n + kTokenBlock - 1) / kTokenBlock * kTokenBlock;
 }
 
-void narrow_and_pad(MatView<const float> x, MatView<uint16_t> y) {
-  linalg::to_bf16(x, y.slice_rows(0, x.rows));
-  std::fill_n(y.row(x.rows), (y.rows - x.rows) * y.cols, uint16_t{0});
+// Of pieces that end at rows `ends`, each filled up.
+int64_t padded_tokens(std::span<const int64_t> ends) noexcept {
+  int64_t rows = 0, first = 0;
+  for (const int64_t last : ends) rows += padded_tokens(last - std::exchange(first, last));
+  return rows;
+}
+
+// Each piece of x rounded to bfloat16, below it rows of zeros.
+void narrow_pieces(MatView<const float> x, std::span<const int64_t> ends, MatView<uint16_t> y) {
+  int64_t first = 0, row = 0;
+  for (const int64_t last : ends) {
+    const int64_t n = last - first, padded = padded_tokens(n);
+    linalg::to_bf16(x.slice_rows(first, last), y.slice_rows(row, row + n));
+    std::fill_n(y.row(row + n), (padded - n) * y.cols, uint16_t{0});
+    first = last;
+    row += padded;
+  }
 }
 
 // `buffer` as a matrix, grown where it is too small.
@@ -74,7 +89,8 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
       }
     });
     t.scale.resize(static_cast<size_t>(rows));
-    if (options.enable_round_tuning) t.offsets = Mat<float>(rows, t.group_size);
+    if (options.enable_round_tuning) t.offsets = Mat<int16_t>(rows, t.group_size);
+    t.unit = clip_of(t.spec) / 32767;
     if (!is_bf16()) t.dequantized = Mat<float>(weight.rows, weight.cols);
     trained_[index] = std::move(t);
   }
@@ -99,6 +115,46 @@ void TrainableLinears::reset() {
       Buffer<float> scratch(t->group_size);
       for (int64_t i = begin; i < end; ++i) requantize_row(l, i, scratch.data());
     });
+    aside_[l].drop(0, aside_[l].rows());
+  }
+}
+
+void TrainableLinears::put_weights_aside(model::LayerWeights& weights,
+                                         const std::filesystem::path& directory) {
+  for (const Linear l : model::kAllLinears) {
+    const auto index = static_cast<size_t>(l);
+    if (!trained_[index]) continue;
+    const Mat<float>& source = weights[l];
+    aside_[index] = io::PagedMat<float>(source.rows(), source.cols(), directory);
+    aside_[index].for_pieces([&](int64_t begin, int64_t end) {
+      std::copy(source.row(begin), source.data() + end * source.cols(), aside_[index].row(begin));
+    });
+    weights[l] = Mat<float>();
+    float_weights_[index] = std::as_const(aside_[index]).view();
+    trained_[index]->weight.data = aside_[index].data();
+  }
+}
+
+void TrainableLinears::restore_weights(model::LayerWeights& weights) {
+  narrow_ = {};
+  gradients_ = {};
+  for (std::optional<Trained>& t : trained_) {
+    if (!t) continue;
+    t->dequantized = {};
+    t->offsets = {};
+  }
+  for (const Linear l : model::kAllLinears) {
+    const auto index = static_cast<size_t>(l);
+    io::PagedMat<float>& source = aside_[index];
+    if (source.size() == 0) continue;
+    Mat<float> weight(source.rows(), source.cols());
+    source.for_pieces([&](int64_t begin, int64_t end) {
+      std::copy(source.row(begin), source.data() + end * source.cols(), weight.row(begin));
+    });
+    weights[l] = std::move(weight);
+    float_weights_[index] = weights[l].view();
+    trained_[index]->weight.data = weights[l].data();
+    source = {};
   }
 }
 
@@ -117,9 +173,12 @@ void TrainableLinears::requantize_row(size_t linear, int64_t row, float* scratch
   const int64_t begin = row * t.group_size;
   float* target = is_bf16() ? scratch : t.dequantized.data() + begin;
   t.scale[i] = quant::scale_of(t.min[i] * t.alpha_min[i], t.max[i] * t.alpha_max[i], t.spec);
-  quant::kernels::fake_quantize(t.weight.row(row),
-                                t.offsets.size() != 0 ? t.offsets.row(row) : nullptr, t.scale[i],
-                                t.spec.q_max(), target, t.group_size);
+  if (t.offsets.size() != 0)
+    kernels::fake_quantize(t.weight.row(row), t.offsets.row(row), t.unit, t.scale[i],
+                           t.spec.q_max(), target, t.group_size);
+  else
+    quant::kernels::fake_quantize(t.weight.row(row), nullptr, t.scale[i], t.spec.q_max(), target,
+                                  t.group_size);
   if (is_bf16()) linalg::kernels::to_bf16(scratch, narrow_[linear].data() + begin, t.group_size);
 }
 
@@ -135,9 +194,10 @@ void TrainableLinears::dequantize_row(size_t linear, int64_t row, const int8_t* 
 void TrainableLinears::update_row(size_t linear, int64_t row, float* d_weight) noexcept {
   Trained& t = *trained_[linear];
   const auto i = static_cast<size_t>(row);
-  const float d_scale = kernels::update_offsets(
-      t.weight.row(row), d_weight, t.scale[i], t.spec.q_max(), lr_, clip_of(t.spec),
-      t.offsets.size() != 0 ? t.offsets.row(row) : nullptr, t.group_size);
+  const float d_scale =
+      kernels::update_offsets(t.weight.row(row), d_weight, t.scale[i], t.spec.q_max(), t.unit,
+                              static_cast<int32_t>(std::lround(std::min(lr_ / t.unit, 65535.0f))),
+                              t.offsets.size() != 0 ? t.offsets.row(row) : nullptr, t.group_size);
   if (options_.enable_minmax_tuning) {
     // scale = max(max α_max, -min α_min) / q_max while it is above its floor: only the larger side
     // moves, a tie moves both. max >= 0 and -min >= 0, so the step's sign is that of d_scale.
@@ -162,10 +222,11 @@ MatView<const float> TrainableLinears::input_of(Linear linear, MatView<const flo
   return rounded;
 }
 
-MatView<const uint16_t> TrainableLinears::narrow_input_of(Linear linear, MatView<const float> x) {
+MatView<const uint16_t> TrainableLinears::narrow_input_of(Linear linear, MatView<const float> x,
+                                                          std::span<const int64_t> ends) {
   const int bits = act_bits_[static_cast<size_t>(linear)];
-  const MatView<uint16_t> narrow = grown(narrow_input_, padded_tokens(x.rows), x.cols);
-  if (narrow_bits_ != bits) narrow_and_pad(input_of(linear, x), narrow);
+  const MatView<uint16_t> narrow = grown(narrow_input_, padded_tokens(ends), x.cols);
+  if (narrow_bits_ != bits) narrow_pieces(input_of(linear, x), ends, narrow);
   narrow_bits_ = bits;
   return narrow;
 }
@@ -178,7 +239,7 @@ void TrainableLinears::forward(model::LinearGroup group, MatView<const float> x,
   for (size_t i = 0; i < linears.size(); ++i) {
     if (is_bf16())
       linalg::gemm_bf16(Trans::kNo, Trans::kYes,
-                        narrow_input_of(linears[i], x).slice_rows(0, x.rows),
+                        narrow_input_of(linears[i], x, {&x.rows, 1}).slice_rows(0, x.rows),
                         applied_bf16(linears[i]), false, ys[i]);
     else
       linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input_of(linears[i], x), applied(linears[i]),
@@ -186,47 +247,92 @@ void TrainableLinears::forward(model::LinearGroup group, MatView<const float> x,
   }
 }
 
-void TrainableLinears::backward(model::LinearGroup group, MatView<const float> x,
-                                std::span<const MatView<const float>> d_ys, MatView<float> d_x) {
+void TrainableLinears::input_gradient(model::LinearGroup group,
+                                      std::span<const MatView<const float>> d_ys,
+                                      MatView<float> d_x) {
+  const std::span<const Linear> linears = model::linears_of(group);
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const MatView<const float> d_y = d_ys[i];
+    if (!is_bf16()) {
+      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d_y, applied(linears[i]), i == 0 ? 0.0f : 1.0f,
+                   d_x);
+      continue;
+    }
+    const MatView<uint16_t> narrow = grown(narrow_d_y_, d_y.rows, d_y.cols);
+    linalg::to_bf16(d_y, narrow);
+    linalg::gemm_bf16(Trans::kNo, Trans::kNo, narrow, applied_bf16(linears[i]), i != 0, d_x);
+  }
+}
+
+void TrainableLinears::update_rows(size_t linear, int64_t begin, int64_t end,
+                                   float* d_weight) noexcept {
+  const Trained& t = *trained_[linear];
+  const int64_t groups_per_row = float_weights_[linear].cols / t.group_size;
+  for (int64_t g = begin * groups_per_row; g < end * groups_per_row; ++g)
+    update_row(linear, g, d_weight + (g - begin * groups_per_row) * t.group_size);
+  aside_[linear].drop(begin, end);
+}
+
+void TrainableLinears::weight_gradient(model::LinearGroup group, MatView<const float> x,
+                                       std::span<const MatView<const float>> d_ys,
+                                       std::span<const int64_t> ends) {
   const std::span<const Linear> linears = model::linears_of(group);
   rounded_bits_ = 0;
   narrow_bits_ = -1;
   for (size_t i = 0; i < linears.size(); ++i) {
     const auto l = static_cast<size_t>(linears[i]);
     const MatView<const float> d_y = d_ys[i];
-    std::optional<Trained>& t = trained_[l];
-    const bool is_first = i == 0;
+    if (!trained_[l] || d_y.data == nullptr) continue;
     MatView<const float> input;
     MatView<const uint16_t> narrow_input, narrow_d_y;
     if (is_bf16()) {
-      const MatView<uint16_t> narrow = grown(narrow_d_y_, padded_tokens(d_y.rows), d_y.cols);
-      narrow_and_pad(d_y, narrow);
+      const MatView<uint16_t> narrow = grown(narrow_d_y_, padded_tokens(ends), d_y.cols);
+      narrow_pieces(d_y, ends, narrow);
       narrow_d_y = narrow;
-      if (d_x.data != nullptr)
-        linalg::gemm_bf16(Trans::kNo, Trans::kNo, narrow_d_y.slice_rows(0, d_y.rows),
-                          applied_bf16(linears[i]), !is_first, d_x);
-      if (t) narrow_input = narrow_input_of(linears[i], x);
+      narrow_input = narrow_input_of(linears[i], x, ends);
     } else {
-      if (d_x.data != nullptr)
-        linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d_y, applied(linears[i]), is_first ? 0.0f : 1.0f,
-                     d_x);
-      if (t) input = input_of(linears[i], x);
+      input = input_of(linears[i], x);
     }
-    if (!t) continue;
-    const int64_t in = x.cols, groups_per_row = in / t->group_size;
+    const bool adds = has_gradient_[l];
+    if (keeps_gradients_) has_gradient_[l] = true;
     parallel_for_ranges(d_y.cols, kGradientRows, [&](int64_t begin, int64_t end) {
       // Kept by the thread: fresh pages for every tile would cost as much as the update.
       thread_local Buffer<float> scratch;
-      const MatView<float> d_weight = grown(scratch, end - begin, in);
-      if (is_bf16())
-        linalg::gemm_bf16_one_thread(Trans::kYes, Trans::kNo, narrow_d_y.slice_cols(begin, end),
-                                     narrow_input, false, d_weight);
-      else
-        linalg::gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, d_y.slice_cols(begin, end), input,
-                                0.0f, d_weight);
-      for (int64_t g = begin * groups_per_row; g < end * groups_per_row; ++g)
-        update_row(l, g, d_weight.data + (g - begin * groups_per_row) * t->group_size);
+      const MatView<float> d_weight = keeps_gradients_ ? gradients_[l].view().slice_rows(begin, end)
+                                                       : grown(scratch, end - begin, x.cols);
+      int64_t first = 0, row = 0;  // of the piece, and in the padded operands
+      for (const int64_t last : ends) {
+        const bool accumulates = adds || first > 0;
+        const int64_t next_row = row + padded_tokens(last - first);
+        if (is_bf16())
+          linalg::gemm_bf16_one_thread(
+              Trans::kYes, Trans::kNo, narrow_d_y.slice_rows(row, next_row).slice_cols(begin, end),
+              narrow_input.slice_rows(row, next_row), accumulates, d_weight);
+        else
+          linalg::gemm_one_thread(
+              Trans::kYes, Trans::kNo, 1.0f, d_y.slice_rows(first, last).slice_cols(begin, end),
+              input.slice_rows(first, last), accumulates ? 1.0f : 0.0f, d_weight);
+        first = last;
+        row = next_row;
+      }
+      if (!keeps_gradients_) update_rows(l, begin, end, d_weight.data);
     });
+  }
+}
+
+void TrainableLinears::keep_gradients() {
+  keeps_gradients_ = true;
+  for (size_t l = 0; l < trained_.size(); ++l)
+    if (trained_[l]) gradients_[l] = Mat<float>(float_weights_[l].rows, float_weights_[l].cols);
+}
+
+void TrainableLinears::step() {
+  for (size_t l = 0; l < trained_.size(); ++l) {
+    if (!has_gradient_[l]) continue;
+    parallel_for_ranges(gradients_[l].rows(), kGradientRows, [&](int64_t begin, int64_t end) {
+      update_rows(l, begin, end, gradients_[l].row(begin));
+    });
+    has_gradient_[l] = false;
   }
 }
 
@@ -234,39 +340,57 @@ void TrainableLinears::save(Snapshot& snapshot) const {
   for (size_t l = 0; l < trained_.size(); ++l) {
     if (!trained_[l]) continue;
     const Trained& t = *trained_[l];
-    quant::IntWeight& saved = snapshot[l];
-    if (saved.q.size() == 0) saved.q = Mat<int8_t>(float_weights_[l].rows, float_weights_[l].cols);
-    saved.spec = t.spec;
-    saved.scale = t.scale;
+    io::PagedMat<int8_t>& q = snapshot.q[l];
+    if (q.size() == 0)
+      q = io::PagedMat<int8_t>(float_weights_[l].rows, float_weights_[l].cols, snapshot.directory);
+    snapshot.specs[l] = t.spec;
+    snapshot.scale[l] = t.scale;
     // Ŵ = scale * q, so quantizing Ŵ gives q back exactly: the quotient is within rounding of an
     // integer, in bf16 within 2^-9 of it in proportion, a quarter at q = -128.
     parallel_for_ranges(t.weight.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-      Buffer<float> scratch(t.group_size);
+      thread_local Buffer<float> scratch;
+      const MatView<float> wide = grown(scratch, 1, t.group_size);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t at = i * t.group_size;
-        const float* row = scratch.data();
+        const float* row = wide.data;
         if (is_bf16())
           for (int64_t j = 0; j < t.group_size; ++j)
-            scratch[j] = bf16_to_float(narrow_[l].data()[at + j]);
+            wide.data[j] = bf16_to_float(narrow_[l].data()[at + j]);
         else
           row = t.dequantized.data() + at;
         quant::kernels::quantize(row, nullptr, t.scale[static_cast<size_t>(i)], t.spec.q_max(),
-                                 saved.q.data() + at, t.group_size);
+                                 q.data() + at, t.group_size);
       }
     });
+    q.drop(0, q.rows());
   }
+}
+
+LayerCodes TrainableLinears::Snapshot::codes() const {
+  LayerCodes codes;
+  for (size_t l = 0; l < q.size(); ++l) {
+    if (q[l].size() == 0) continue;
+    codes[l].spec = specs[l];
+    codes[l].scale = scale[l];
+    codes[l].q = Mat<int8_t>(q[l].rows(), q[l].cols());
+    q[l].for_pieces([&](int64_t begin, int64_t end) {
+      std::copy(q[l].row(begin), q[l].data() + end * q[l].cols(), codes[l].q.row(begin));
+    });
+  }
+  return codes;
 }
 
 void TrainableLinears::apply(const Snapshot& snapshot) {
   for (size_t l = 0; l < trained_.size(); ++l) {
     if (!trained_[l]) continue;
     Trained& t = *trained_[l];
-    t.scale = snapshot[l].scale;
+    t.scale = snapshot.scale[l];
     parallel_for_ranges(t.weight.rows, kRowGrain, [&](int64_t begin, int64_t end) {
       Buffer<float> scratch(t.group_size);
       for (int64_t i = begin; i < end; ++i)
-        dequantize_row(l, i, snapshot[l].q.data() + i * t.group_size, scratch.data());
+        dequantize_row(l, i, snapshot.q[l].data() + i * t.group_size, scratch.data());
     });
+    snapshot.q[l].drop(0, snapshot.q[l].rows());
   }
 }
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <filesystem>
 #include <optional>
 #include <vector>
 
 #include "autoround/options.h"
+#include "io/paged_mat.h"
 #include "model/decoder_layer.h"
 #include "quant/int_weight.h"
 
@@ -17,9 +19,14 @@ using LayerScheme = std::array<std::optional<quant::LinearScheme>, model::kNumLi
 // Activation bits of the linears of a layer that are not trained; 0 = float.
 using ActBits = std::array<int, model::kNumLinears>;
 
+// The integer weights of a layer; those of linears that are not trained are empty.
+using LayerCodes = std::array<quant::IntWeight, model::kNumLinears>;
+
 // Applies quantize-dequantized weights Ŵ(V, α) in forward. In backward each linear's weight
 // gradient is made a few output rows at a time and spent at once: sign-SGD on the rows' V and α,
-// and the rows of Ŵ quantized again for the next iteration. The gradient is never stored whole.
+// and the rows of Ŵ quantized again for the next iteration. The gradient is never stored whole,
+// unless the batch comes in pieces: then keep_gradients() makes room for it, weight_gradient adds
+// to it, and step() spends it, with the same result.
 // With act_aware, forward rounds what each linear reads as its dynamic activations will be;
 // backward takes that rounding's derivative as 1.
 // With options.compute kBf16 the operands of all products (Ŵ, weights that are not trained, inputs,
@@ -32,16 +39,34 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
 
   void forward(model::LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override;
-  void backward(model::LinearGroup group, MatView<const float> x,
-                std::span<const MatView<const float>> d_ys, MatView<float> d_x) override;
+  void input_gradient(model::LinearGroup group, std::span<const MatView<const float>> d_ys,
+                      MatView<float> d_x) override;
+  void weight_gradient(model::LinearGroup group, MatView<const float> x,
+                       std::span<const MatView<const float>> d_ys,
+                       std::span<const int64_t> ends) override;
+  void keep_gradients();
+  void step();
 
-  // The step that backward takes.
+  // Puts the weights that are trained, which each iteration reads once, into files in `directory`;
+  // `weights` is what the constructor got. restore_weights brings them back, at the end: it frees
+  // what forward applies and the offsets first.
+  void put_weights_aside(model::LayerWeights& weights, const std::filesystem::path& directory);
+  void restore_weights(model::LayerWeights& weights);
+
+  // The step that weights take.
   void set_learning_rate(float lr) noexcept { lr_ = lr; }
   // V = 0, α = 1: plain rounding.
   void reset();
 
-  // The integer weights that forward applies now.
-  using Snapshot = std::array<quant::IntWeight, model::kNumLinears>;
+  // The integer weights that forward applies at a moment.
+  struct Snapshot {
+    std::filesystem::path directory;  // of the files that hold the codes; empty: in memory
+    std::array<quant::WeightSpec, model::kNumLinears> specs = {};
+    std::array<io::PagedMat<int8_t>, model::kNumLinears> q = {};
+    std::array<std::vector<float>, model::kNumLinears> scale = {};
+
+    LayerCodes codes() const;
+  };
   // Into `snapshot`, whose memory is reused.
   void save(Snapshot& snapshot) const;
   // Makes forward apply `snapshot`; V and α stay as they are.
@@ -55,7 +80,8 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
     std::vector<float> min, max;  // of each row with 0, fixed
     std::vector<float> alpha_min, alpha_max;
     std::vector<float> scale;
-    Mat<float> offsets;      // V; empty when rounding is not learned
+    Mat<int16_t> offsets;  // V = unit * offset; empty when rounding is not learned
+    float unit = 0;
     Mat<float> dequantized;  // Ŵ [out, in]; in bf16 it stands in narrow_
   };
 
@@ -64,13 +90,16 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   MatView<const uint16_t> applied_bf16(model::Linear linear) const noexcept;
   // What the linear multiplies: x, or x rounded to the linear's activation bits.
   MatView<const float> input_of(model::Linear linear, MatView<const float> x);
-  // The same in bfloat16, below it rows of zeros.
-  MatView<const uint16_t> narrow_input_of(model::Linear linear, MatView<const float> x);
+  // The same in bfloat16, see narrow_pieces.
+  MatView<const uint16_t> narrow_input_of(model::Linear linear, MatView<const float> x,
+                                          std::span<const int64_t> ends);
   // Ŵ of a row from V and α; of a row of given codes. `scratch` [group_size] is overwritten.
   void requantize_row(size_t linear, int64_t row, float* scratch) noexcept;
   void dequantize_row(size_t linear, int64_t row, const int8_t* codes, float* scratch) noexcept;
   // The step; overwrites d_weight.
   void update_row(size_t linear, int64_t row, float* d_weight) noexcept;
+  // update_row for output rows [begin, end), whose gradient lies at d_weight.
+  void update_rows(size_t linear, int64_t begin, int64_t end, float* d_weight) noexcept;
 
   TrainOptions options_;
   float lr_ = 0;
@@ -79,6 +108,10 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   Buffer<float> rounded_;                              // what input_of has made, of...
   int rounded_bits_ = 0;                               // ...this width, in this call
   std::array<std::optional<Trained>, model::kNumLinears> trained_;
+  std::array<io::PagedMat<float>, model::kNumLinears> aside_;  // weights, once put aside
+  bool keeps_gradients_ = false;
+  std::array<Mat<float>, model::kNumLinears> gradients_;
+  std::array<bool, model::kNumLinears> has_gradient_ = {};
   // bf16 only: what every linear applies, [out, in], and the operands of the call at work.
   std::array<Mat<uint16_t>, model::kNumLinears> narrow_;
   Buffer<uint16_t> narrow_input_, narrow_d_y_;

@@ -33,6 +33,7 @@ struct QuantFlags {
                                                  trust_remote_code, dataset, recipes;
   std::string compute_dtype = "auto";
   std::string scratch_path;
+  uint64_t max_memory = 0;
   std::vector<std::string> tag;
   int64_t calib_seq_len = 2048;
   std::optional<int64_t> hold_back;
@@ -149,6 +150,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.local_model = flags.local_model;
   options.compute = compute_type_of(flags.compute_dtype);
   options.scratch_path = flags.scratch_path;
+  options.max_memory = static_cast<int64_t>(flags.max_memory);
   return options;
 }
 
@@ -422,6 +424,11 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                    "threads to use; the result does not depend on it (default: all)")
       ->check(CLI::Range(1, 4096));
   add_compute_dtype(*command, flags->compute_dtype);
+  command
+      ->add_option(both_spellings("--max-memory"), flags->max_memory,
+                   "memory that the run may take, like 6GB or 512MiB: larger batches go in pieces, "
+                   "with the same result (default: what the machine has)")
+      ->transform(CLI::AsSizeValue(true));
   command->add_option("--tmp", flags->scratch_path,
                       "directory for the hidden states of the calibration data, which the plan "
                       "prices (default: inside --save-path)");

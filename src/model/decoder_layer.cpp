@@ -28,11 +28,15 @@ AttentionTask attention_task(const Ragged& batch, int64_t num_kv_heads, int64_t 
   return {batch.offsets[static_cast<size_t>(s)], batch.length(s), t % num_kv_heads};
 }
 
-// Columns of head h, rows of the sequence.
+struct RowRange {
+  int64_t begin;
+  int64_t length;
+};
+
+// Columns of head h.
 template <class T>
-MatView<T> head_of(Mat<T>& matrix, const AttentionTask& task, int64_t h, int64_t head_dim) {
-  return matrix.view()
-      .slice_rows(task.begin, task.begin + task.length)
+MatView<T> head_of(MatView<T> matrix, const RowRange& rows, int64_t h, int64_t head_dim) {
+  return matrix.slice_rows(rows.begin, rows.begin + rows.length)
       .slice_cols(h * head_dim, (h + 1) * head_dim);
 }
 
@@ -50,24 +54,34 @@ void attention_probabilities(MatView<const T> q_block, MatView<const T> keys, in
   }
 }
 
+// Kept by the thread from call to call, so that nothing is allocated in a loop.
 template <class T>
-void attention_forward(const hf::Config& config, const Ragged& batch, LayerSaved<T>& saved) {
+std::array<T*, 2> score_scratch(int64_t size) {
+  thread_local Buffer<T> scratch;
+  if (scratch.size() < 2 * size) scratch = Buffer<T>(2 * size);
+  return {scratch.data(), scratch.data() + size};
+}
+
+template <class T>
+void attention_forward(const hf::Config& config, const Ragged& batch, LayerSaved<T>& saved,
+                       Place place) {
   const int64_t hd = config.head_dim,
                 group = config.num_attention_heads / config.num_key_value_heads;
   const T scale = T(1) / std::sqrt(static_cast<T>(hd));
   const int64_t past = batch.past;
   parallel_for(batch.num_sequences() * config.num_key_value_heads, [&](int64_t t) {
     const AttentionTask task = attention_task(batch, config.num_key_value_heads, t);
-    const AttentionTask seen{task.begin, past + task.length, task.kv_head};
-    Buffer<T> scratch(std::min(kQueryBlock, task.length) * seen.length);
-    const MatView<T> keys = head_of(saved.k_rotated, seen, task.kv_head, hd);
-    const MatView<T> values = head_of(saved.v, seen, task.kv_head, hd);
-    for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
-      const MatView<T> queries = head_of(saved.q_rotated, task, h, hd);
-      const MatView<T> out = head_of(saved.attention, task, h, hd);
-      for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
-        const int64_t end = std::min(begin + kQueryBlock, task.length), num_keys = past + end;
-        const MatView<T> p{scratch.data(), end - begin, num_keys, num_keys};
+    const RowRange rows{place.row + task.begin, task.length},
+        seen{place.key + task.begin, past + task.length};
+    T* scratch = score_scratch<T>(std::min(kQueryBlock, task.length) * seen.length)[0];
+    const MatView<T> keys = head_of<T>(saved.k_rotated.view(), seen, task.kv_head, hd);
+    const MatView<T> values = head_of<T>(saved.v.view(), seen, task.kv_head, hd);
+    for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
+      const int64_t end = std::min(begin + kQueryBlock, task.length), num_keys = past + end;
+      const MatView<T> p{scratch, end - begin, num_keys, num_keys};
+      for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
+        const MatView<T> queries = head_of<T>(saved.q_rotated.view(), rows, h, hd);
+        const MatView<T> out = head_of<T>(saved.attention.view(), rows, h, hd);
         attention_probabilities<T>(queries.slice_rows(begin, end), keys.slice_rows(0, num_keys),
                                    past + begin, scale, p);
         linalg::gemm_one_thread(Trans::kNo, Trans::kNo, T(1), MatView<const T>(p),
@@ -78,69 +92,74 @@ void attention_forward(const hf::Config& config, const Ragged& batch, LayerSaved
   });
 }
 
-// Inverts attention_forward; probabilities are computed again rather than kept. Sets d_q, d_k (with
-// respect to the rotated q and k) and d_v from d_attention.
+// Inverts attention_forward of a batch at row 0; probabilities are computed again rather than kept.
+// Sets d_q (with respect to the rotated q) and d_k and d_v of the batch's tokens, and adds to those
+// of earlier parts, from d_attention. Query blocks come in order, each with all heads, so that a
+// sequence in parts sums as one that is whole.
 template <class T>
 void attention_backward(const hf::Config& config, const Ragged& batch, LayerSaved<T>& saved) {
   const int64_t hd = config.head_dim,
                 group = config.num_attention_heads / config.num_key_value_heads;
   const T scale = T(1) / std::sqrt(static_cast<T>(hd));
+  const int64_t past = batch.past;
   parallel_for(batch.num_sequences() * config.num_key_value_heads, [&](int64_t t) {
     const AttentionTask task = attention_task(batch, config.num_key_value_heads, t);
-    const int64_t scores = std::min(kQueryBlock, task.length) * task.length;
-    Buffer<T> p_scratch(scores), d_scratch(scores);
-    const MatView<const T> keys = head_of(saved.k_rotated, task, task.kv_head, hd);
-    const MatView<const T> values = head_of(saved.v, task, task.kv_head, hd);
-    const MatView<T> d_keys = head_of(saved.d_k, task, task.kv_head, hd);
-    const MatView<T> d_values = head_of(saved.d_v, task, task.kv_head, hd);
-    for (int64_t i = 0; i < task.length; ++i) {
+    const RowRange rows{task.begin, task.length}, seen{task.begin, past + task.length};
+    const auto [p_scratch, d_scratch] =
+        score_scratch<T>(std::min(kQueryBlock, task.length) * seen.length);
+    const MatView<const T> keys = head_of<T>(saved.k_rotated.view(), seen, task.kv_head, hd);
+    const MatView<const T> values = head_of<T>(saved.v.view(), seen, task.kv_head, hd);
+    const MatView<T> d_keys = head_of<T>(saved.d_k, seen, task.kv_head, hd);
+    const MatView<T> d_values = head_of<T>(saved.d_v, seen, task.kv_head, hd);
+    for (int64_t i = past; i < seen.length; ++i) {
       std::fill_n(d_keys.row(i), hd, T(0));
       std::fill_n(d_values.row(i), hd, T(0));
     }
-    for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
-      const MatView<const T> queries = head_of(saved.q_rotated, task, h, hd);
-      const MatView<const T> d_out = head_of(saved.d_attention, task, h, hd);
-      const MatView<T> d_queries = head_of(saved.d_q, task, h, hd);
-      for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
-        const int64_t end = std::min(begin + kQueryBlock, task.length);
-        const MatView<T> p{p_scratch.data(), end - begin, end, end},
-            d_p{d_scratch.data(), end - begin, end, end};
-        const MatView<const T> q_block = queries.slice_rows(begin, end),
-                               d_out_block = d_out.slice_rows(begin, end);
-        attention_probabilities<T>(q_block, keys.slice_rows(0, end), begin, scale, p);
+    for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
+      const int64_t end = std::min(begin + kQueryBlock, task.length), num_keys = past + end;
+      const MatView<T> p{p_scratch, end - begin, num_keys, num_keys},
+          d_p{d_scratch, end - begin, num_keys, num_keys};
+      for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
+        const MatView<const T> q_block =
+            head_of<T>(saved.q_rotated.view(), rows, h, hd).slice_rows(begin, end);
+        const MatView<const T> d_out =
+            head_of<T>(saved.d_attention, rows, h, hd).slice_rows(begin, end);
+        const MatView<T> d_queries = head_of<T>(saved.d_q, rows, h, hd).slice_rows(begin, end);
+        attention_probabilities<T>(q_block, keys.slice_rows(0, num_keys), past + begin, scale, p);
         // out = p v
-        linalg::gemm_one_thread(Trans::kNo, Trans::kYes, T(1), d_out_block,
-                                values.slice_rows(0, end), T(0), d_p);
-        linalg::gemm_one_thread(Trans::kYes, Trans::kNo, T(1), MatView<const T>(p), d_out_block,
-                                T(1), d_values.slice_rows(0, end));
+        linalg::gemm_one_thread(Trans::kNo, Trans::kYes, T(1), d_out,
+                                values.slice_rows(0, num_keys), T(0), d_p);
+        linalg::gemm_one_thread(Trans::kYes, Trans::kNo, T(1), MatView<const T>(p), d_out, T(1),
+                                d_values.slice_rows(0, num_keys));
         // p = softmax(scale * q kᵀ); beyond the query p is 0, hence so is its gradient
         for (int64_t i = 0; i < end - begin; ++i)
-          kernels::softmax_backward(p.row(i), scale, d_p.row(i), end);
+          kernels::softmax_backward(p.row(i), scale, d_p.row(i), num_keys);
         linalg::gemm_one_thread(Trans::kNo, Trans::kNo, T(1), MatView<const T>(d_p),
-                                keys.slice_rows(0, end), T(0), d_queries.slice_rows(begin, end));
+                                keys.slice_rows(0, num_keys), T(0), d_queries);
         linalg::gemm_one_thread(Trans::kYes, Trans::kNo, T(1), MatView<const T>(d_p), q_block, T(1),
-                                d_keys.slice_rows(0, end));
+                                d_keys.slice_rows(0, num_keys));
       }
     }
   });
 }
 
 // rotated = rope(norm(x)) for every head of every token; positions restart with each sequence.
+// Row i of the views is token i of the batch.
 template <class T>
 void head_norm_rope_forward(const hf::Config& config, const Rope<T>& rope, const Ragged& batch,
-                            const T* gain, const Mat<T>& x, MatView<T> rotated, Mat<T>& inv_rms) {
-  const int64_t hd = config.head_dim, heads = x.cols() / hd;
+                            const T* gain, MatView<const T> x, MatView<T> rotated,
+                            MatView<T> inv_rms) {
+  const int64_t hd = config.head_dim, heads = x.cols / hd;
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
     const int64_t begin = batch.offsets[static_cast<size_t>(s)];
     parallel_for_ranges(batch.length(s), kRowGrain, [&](int64_t first, int64_t last) {
       for (int64_t position = first; position < last; ++position) {
-        const int64_t i = begin + position;
+        const int64_t i = begin + position, angle = batch.past + position;
         for (int64_t h = 0; h < heads; ++h) {
           T* y = rotated.row(i) + h * hd;
-          inv_rms(i, h) = kernels::rms_norm(x.row(i) + h * hd, gain,
-                                            static_cast<T>(config.rms_norm_eps), y, hd);
-          kernels::rope(y, rope.cos.row(batch.past + position), rope.sin.row(batch.past + position),
-                        false, hd / 2);
+          inv_rms.row(i)[h] = kernels::rms_norm(x.row(i) + h * hd, gain,
+                                                static_cast<T>(config.rms_norm_eps), y, hd);
+          kernels::rope(y, rope.cos.row(angle), rope.sin.row(angle), false, hd / 2);
         }
       }
     });
@@ -151,27 +170,29 @@ void head_norm_rope_forward(const hf::Config& config, const Rope<T>& rope, const
 // gradient is added to d_gain unless that is null.
 template <class T>
 void head_norm_rope_backward(const hf::Config& config, const Rope<T>& rope, const Ragged& batch,
-                             const T* gain, const Mat<T>& x, const Mat<T>& inv_rms, Mat<T>& d,
-                             T* d_gain) {
-  const int64_t hd = config.head_dim, heads = x.cols() / hd;
+                             const T* gain, MatView<const T> x, MatView<const T> inv_rms,
+                             MatView<T> d, T* d_gain) {
+  const int64_t hd = config.head_dim, heads = x.cols / hd;
   for (int64_t s = 0; s < batch.num_sequences(); ++s) {
     const int64_t begin = batch.offsets[static_cast<size_t>(s)];
     parallel_for_ranges(batch.length(s), kRowGrain, [&](int64_t first, int64_t last) {
       for (int64_t position = first; position < last; ++position)
-        for (int64_t h = 0; h < heads; ++h)
-          kernels::rope(d.row(begin + position) + h * hd, rope.cos.row(position),
-                        rope.sin.row(position), true, hd / 2);
+        for (int64_t h = 0; h < heads; ++h) {
+          const int64_t angle = batch.past + position;
+          kernels::rope(d.row(begin + position) + h * hd, rope.cos.row(angle), rope.sin.row(angle),
+                        true, hd / 2);
+        }
     });
   }
   if (d_gain != nullptr)
     for (int64_t i = 0; i < batch.num_tokens(); ++i)
       for (int64_t j = 0; j < heads * hd; ++j)
-        d_gain[j % hd] += d(i, j) * x(i, j) * inv_rms(i, j / hd);
+        d_gain[j % hd] += d.row(i)[j] * x.row(i)[j] * inv_rms.row(i)[j / hd];
   parallel_for_ranges(batch.num_tokens(), kRowGrain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i)
       for (int64_t h = 0; h < heads; ++h)
-        kernels::rms_norm_backward(d.row(i) + h * hd, x.row(i) + h * hd, gain, inv_rms(i, h), false,
-                                   d.row(i) + h * hd, hd);
+        kernels::rms_norm_backward(d.row(i) + h * hd, x.row(i) + h * hd, gain, inv_rms.row(i)[h],
+                                   false, d.row(i) + h * hd, hd);
   });
 }
 
@@ -212,6 +233,62 @@ void copy_rows(MatView<const T> x, MatView<T> y) {
   });
 }
 
+// Rows [begin, end) of a matrix.
+template <class T>
+MatView<T> rows_of(Mat<T>& matrix, int64_t begin, int64_t end) {
+  return matrix.view().slice_rows(begin, end);
+}
+
+// Where the pieces of a batch end that products go through at once.
+std::vector<int64_t> ends_of(const Ragged& batch) {
+  std::vector<int64_t> ends;
+  for (const Piece& piece : pieces_of(batch, kPieceTokens))
+    ends.push_back(piece.begin + piece.batch.num_tokens());
+  return ends;
+}
+
+template <class F>
+void for_pieces(const std::vector<int64_t>& ends, const F& f) {
+  for (size_t p = 0; p < ends.size(); ++p) f(p == 0 ? 0 : ends[p - 1], ends[p]);
+}
+
+// Stages of backward for rows [begin, end): through each group to what it reads.
+template <class T>
+void down_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const T> d_y,
+                   int64_t begin, int64_t end) {
+  const int64_t n = end - begin, width = saved.act.cols();
+  // y = hidden + down(silu(gate) * up)
+  const MatView<T> d_act{saved.d_rows.data(), n, width, width};
+  const std::array d_down = {d_y.slice_rows(begin, end)};
+  linears.input_gradient(LinearGroup::kDown, d_down, d_act);
+  parallel_for_ranges(n, kRowGrain, [&](int64_t first, int64_t last) {
+    T *gate = saved.gate.row(begin + first), *up = saved.up.row(begin + first);
+    kernels::silu_mul_backward(d_act.row(first), gate, up, gate, up, (last - first) * width);
+  });
+}
+
+template <class T>
+void gate_up_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                      LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<T> d_y,
+                      int64_t begin, int64_t end, T* d_gain) {
+  const MatView<T> d_normed{saved.d_rows.data(), end - begin, config.hidden_size,
+                            config.hidden_size};
+  const std::array<MatView<const T>, 2> d_gate_up = {rows_of(saved.gate, begin, end),
+                                                     rows_of(saved.up, begin, end)};
+  linears.input_gradient(LinearGroup::kGateUp, d_gate_up, d_normed);
+  // d_y becomes the gradient of hidden.
+  norm_backward<T>(norms.post_attention_layernorm, rows_of(saved.hidden, begin, end),
+                   saved.hidden_inv_rms.data() + begin, d_normed, d_y.slice_rows(begin, end),
+                   d_gain);
+}
+
+template <class T>
+void o_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const T> d_hidden,
+                int64_t begin, int64_t end) {
+  const std::array d_o = {d_hidden.slice_rows(begin, end)};
+  linears.input_gradient(LinearGroup::kO, d_o, saved.d_attention.slice_rows(begin, end));
+}
+
 }  // namespace
 
 std::span<const Linear> linears_of(LinearGroup group) noexcept {
@@ -243,6 +320,27 @@ FloatLinears<float>::Weights views_of(const LayerWeights& weights) noexcept {
   return views;
 }
 
+std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens) {
+  std::vector<Piece> pieces;
+  for (int64_t s = 0; s < samples.num_sequences(); ++s) {
+    const int64_t begin = samples.offsets[static_cast<size_t>(s)], length = samples.length(s);
+    const bool fits = !pieces.empty() && pieces.back().batch.past == 0 &&
+                      pieces.back().batch.num_tokens() + length <= max_tokens;
+    if (!fits) pieces.push_back({s, s, begin, {}});
+    pieces.back().last = s + 1;
+    if (length <= max_tokens) {
+      pieces.back().batch.append(length);
+      continue;
+    }
+    pieces.back().batch.append(max_tokens);
+    for (int64_t past = max_tokens; past < length; past += max_tokens) {
+      pieces.push_back({s, s + 1, begin + past, {.offsets = {0}, .past = past}});
+      pieces.back().batch.append(std::min(max_tokens, length - past));
+    }
+  }
+  return pieces;
+}
+
 template <class T>
 Rope<T>::Rope(const hf::Config& config, int64_t max_tokens)
     : cos(max_tokens, config.head_dim / 2), sin(max_tokens, config.head_dim / 2) {
@@ -267,10 +365,10 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
   input_normed = Mat<T>(n, hidden_size);
   q = Mat<T>(n, q_size);
-  k = Mat<T>(n, kv_size);
-  v = Mat<T>(max_keys, kv_size);
   q_rotated = Mat<T>(n, q_size);
+  k = Mat<T>(max_keys, kv_size);
   k_rotated = Mat<T>(max_keys, kv_size);
+  v = Mat<T>(max_keys, kv_size);
   attention = Mat<T>(n, q_size);
   hidden = Mat<T>(n, hidden_size);
   hidden_normed = Mat<T>(n, hidden_size);
@@ -280,39 +378,65 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
   input_inv_rms = Buffer<T>(n);
   hidden_inv_rms = Buffer<T>(n);
   q_inv_rms = Mat<T>(n, config.num_attention_heads);
-  k_inv_rms = Mat<T>(n, config.num_key_value_heads);
+  k_inv_rms = Mat<T>(max_keys, config.num_key_value_heads);
   if (!with_backward) return;
-  d_act = Mat<T>(n, intermediate_size);
-  d_hidden = Mat<T>(n, hidden_size);
-  d_normed = Mat<T>(n, hidden_size);
-  d_attention = Mat<T>(n, q_size);
-  d_q = Mat<T>(n, q_size);
-  d_k = Mat<T>(n, kv_size);
-  d_v = Mat<T>(n, kv_size);
+  d_rows = Mat<T>(std::min(n, kPieceTokens), std::max(intermediate_size, hidden_size));
+  // With keys of earlier parts, gradients of keys outlive the part's forward.
+  const bool in_parts = max_keys > n;
+  const auto fit = [](Mat<T>& place, Mat<T>& own, int64_t rows, int64_t cols, bool apart = false) {
+    if (apart || place.size() < rows * cols) own = Mat<T>(rows, cols);
+    return MatView<T>{own.size() != 0 ? own.data() : place.data(), rows, cols, cols};
+  };
+  d_attention = fit(act, own_d_attention, n, q_size);
+  d_q = fit(gate, own_d_q, n, q_size);
+  const MatView<T> d_keys = fit(up, own_d_keys, 2 * max_keys, kv_size, in_parts);
+  d_k = d_keys.slice_rows(0, max_keys);
+  d_v = d_keys.slice_rows(max_keys, 2 * max_keys);
+}
+
+template <class T>
+int64_t LayerSaved<T>::size_bytes(const hf::Config& config, int64_t max_tokens, bool with_backward,
+                                  int64_t max_keys) {
+  max_keys = std::max(max_keys, max_tokens);
+  const int64_t n = max_tokens, hidden_size = config.hidden_size,
+                intermediate_size = config.intermediate_size;
+  const int64_t q_size = config.num_attention_heads * config.head_dim;
+  const int64_t kv_size = config.num_key_value_heads * config.head_dim;
+  int64_t size =
+      n * (3 * hidden_size + 3 * q_size + 3 * intermediate_size + 2 + config.num_attention_heads) +
+      max_keys * (3 * kv_size + config.num_key_value_heads);
+  if (with_backward) {
+    size += std::min(n, kPieceTokens) * std::max(intermediate_size, hidden_size);
+    if (q_size > intermediate_size) size += 2 * n * q_size;
+    if (max_keys > n || 2 * kv_size > intermediate_size) size += 2 * max_keys * kv_size;
+  }
+  return size * static_cast<int64_t>(sizeof(T));
 }
 
 template <class T>
 void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
                             LinearsForward<T>& linears, const Rope<T>& rope, const Ragged& batch,
-                            MatView<const T> x, LayerSaved<T>& saved) {
+                            MatView<const T> x, LayerSaved<T>& saved, Place place) {
   const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(x.rows == n && saved.hidden.rows() >= n);
+  LAOS_ASSERT(x.rows == n && saved.hidden.rows() >= place.row + n);
   LAOS_ASSERT(batch.past == 0 || batch.num_sequences() == 1);
-  LAOS_ASSERT(saved.v.rows() >= batch.past + n && rope.cos.rows() >= batch.past);
-  const auto rows = [n](Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
-  const auto key_rows = [n, &batch](Mat<T>& matrix) {
-    return matrix.view().slice_rows(batch.past, batch.past + n);
+  LAOS_ASSERT(saved.v.rows() >= place.key + batch.past + n && rope.cos.rows() >= batch.past);
+  const auto rows = [n, place](Mat<T>& matrix) {
+    return rows_of(matrix, place.row, place.row + n);
+  };
+  const auto key_rows = [n, place, &batch](Mat<T>& matrix) {
+    return rows_of(matrix, place.key + batch.past, place.key + batch.past + n);
   };
   // hidden = x + o(attention(q, k, v))
   norm_forward(config, norms.input_layernorm, x, rows(saved.input_normed),
-               saved.input_inv_rms.data());
-  const std::array qkv = {rows(saved.q), rows(saved.k), key_rows(saved.v)};
+               saved.input_inv_rms.data() + place.row);
+  const std::array qkv = {rows(saved.q), key_rows(saved.k), key_rows(saved.v)};
   linears.forward(LinearGroup::kQkv, rows(saved.input_normed), qkv);
-  head_norm_rope_forward(config, rope, batch, norms.q_norm, saved.q, rows(saved.q_rotated),
-                         saved.q_inv_rms);
-  head_norm_rope_forward(config, rope, batch, norms.k_norm, saved.k, key_rows(saved.k_rotated),
-                         saved.k_inv_rms);
-  attention_forward(config, batch, saved);
+  head_norm_rope_forward<T>(config, rope, batch, norms.q_norm, rows(saved.q), rows(saved.q_rotated),
+                            rows(saved.q_inv_rms));
+  head_norm_rope_forward<T>(config, rope, batch, norms.k_norm, key_rows(saved.k),
+                            key_rows(saved.k_rotated), key_rows(saved.k_inv_rms));
+  attention_forward(config, batch, saved, place);
   const std::array o = {rows(saved.hidden)};
   linears.forward(LinearGroup::kO, rows(saved.attention), o);
   add_rows(x, rows(saved.hidden));
@@ -320,19 +444,18 @@ void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms
 
 template <class T>
 void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
-                      LinearsForward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
-                      MatView<T> y) {
-  LAOS_ASSERT(y.rows == num_tokens && saved.hidden.rows() >= num_tokens);
-  const auto rows = [num_tokens](Mat<T>& matrix) {
-    return matrix.view().slice_rows(0, num_tokens);
+                      LinearsForward<T>& linears, LayerSaved<T>& saved, MatView<T> y, Place place) {
+  LAOS_ASSERT(saved.hidden.rows() >= place.row + y.rows);
+  const auto rows = [&y, place](Mat<T>& matrix) {
+    return rows_of(matrix, place.row, place.row + y.rows);
   };
   // y = hidden + down(silu(gate) * up)
   norm_forward<T>(config, norms.post_attention_layernorm, rows(saved.hidden),
-                  rows(saved.hidden_normed), saved.hidden_inv_rms.data());
+                  rows(saved.hidden_normed), saved.hidden_inv_rms.data() + place.row);
   const std::array gate_up = {rows(saved.gate), rows(saved.up)};
   linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
-  parallel_for_ranges(num_tokens, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::silu_mul(saved.gate.row(begin), saved.up.row(begin), saved.act.row(begin),
+  parallel_for_ranges(y.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::silu_mul(gate_up[0].row(begin), gate_up[1].row(begin), rows(saved.act).row(begin),
                       (end - begin) * config.intermediate_size);
   });
   const std::array down = {y};
@@ -343,66 +466,115 @@ void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
 template <class T>
 void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
                    const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
-                   LayerSaved<T>& saved, MatView<T> y) {
-  attention_half_forward(config, norms, linears, rope, batch, x, saved);
-  mlp_half_forward(config, norms, linears, batch.num_tokens(), saved, y);
+                   LayerSaved<T>& saved, MatView<T> y, Place place) {
+  attention_half_forward(config, norms, linears, rope, batch, x, saved, place);
+  mlp_half_forward(config, norms, linears, saved, y, place);
 }
 
 template <class T>
-void mlp_half_backward(LinearsBackward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
-                       MatView<const T> d_y, bool wants_d_normed) {
-  LAOS_ASSERT(d_y.rows == num_tokens && saved.d_hidden.rows() >= num_tokens);
-  const auto rows = [num_tokens](Mat<T>& matrix) {
-    return matrix.view().slice_rows(0, num_tokens);
-  };
-  const auto const_rows = [num_tokens](const Mat<T>& matrix) {
-    return matrix.view().slice_rows(0, num_tokens);
-  };
-  // y = hidden + down(silu(gate) * up)
-  const std::array d_down = {d_y};
-  linears.backward(LinearGroup::kDown, const_rows(saved.act), d_down, rows(saved.d_act));
-  parallel_for_ranges(num_tokens, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::silu_mul_backward(saved.d_act.row(begin), saved.gate.row(begin), saved.up.row(begin),
-                               saved.gate.row(begin), saved.up.row(begin),
-                               (end - begin) * saved.act.cols());
-  });
-  const std::array d_gate_up = {const_rows(saved.gate), const_rows(saved.up)};
-  linears.backward(LinearGroup::kGateUp, const_rows(saved.hidden_normed), d_gate_up,
-                   wants_d_normed ? rows(saved.d_normed) : MatView<T>{});
+void mlp_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                       LinearsBackward<T>& linears, const Ragged& batch, LayerSaved<T>& saved,
+                       MatView<T> d_y, bool wants_d_hidden, T* d_gain) {
+  const int64_t n = batch.num_tokens();
+  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n);
+  const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
+  const std::vector<int64_t> ends = ends_of(batch);
+  for_pieces(
+      ends, [&](int64_t begin, int64_t end) { down_backward<T>(linears, saved, d_y, begin, end); });
+  const std::array<MatView<const T>, 1> d_down = {d_y};
+  linears.weight_gradient(LinearGroup::kDown, rows(saved.act), d_down, ends);
+  if (wants_d_hidden)
+    for_pieces(ends, [&](int64_t begin, int64_t end) {
+      gate_up_backward(config, norms, linears, saved, d_y, begin, end, d_gain);
+    });
+  const std::array d_gate_up = {rows(saved.gate), rows(saved.up)};
+  linears.weight_gradient(LinearGroup::kGateUp, rows(saved.hidden_normed), d_gate_up, ends);
 }
 
 template <class T>
 void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
                     LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& batch,
-                    MatView<const T> x, LayerSaved<T>& saved, MatView<const T> d_y, MatView<T> d_x,
+                    MatView<const T> x, LayerSaved<T>& saved, MatView<T> d_y, MatView<T> d_x,
                     const NormGrads<T>* d_norms) {
   const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(x.rows == n && d_y.rows == n && saved.d_hidden.rows() >= n && batch.past == 0);
-  const auto rows = [n](Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
-  const auto const_rows = [n](const Mat<T>& matrix) { return matrix.view().slice_rows(0, n); };
+  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n && batch.past == 0);
+  const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
+  const std::vector<int64_t> ends = ends_of(batch);
+  mlp_half_backward<T>(config, norms, linears, batch, saved, d_y, true,
+                       d_norms ? d_norms->post_attention_layernorm : nullptr);
+  for_pieces(ends,
+             [&](int64_t begin, int64_t end) { o_backward<T>(linears, saved, d_y, begin, end); });
+  const std::array<MatView<const T>, 1> d_o = {d_y};
+  linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
 
-  mlp_half_backward(linears, n, saved, d_y, true);
-  copy_rows(d_y, rows(saved.d_hidden));
-  norm_backward(norms.post_attention_layernorm, const_rows(saved.hidden),
-                saved.hidden_inv_rms.data(), const_rows(saved.d_normed), rows(saved.d_hidden),
-                d_norms ? d_norms->post_attention_layernorm : nullptr);
-
-  // hidden = x + o(attention(q, k, v))
-  const std::array d_o = {const_rows(saved.d_hidden)};
-  linears.backward(LinearGroup::kO, const_rows(saved.attention), d_o, rows(saved.d_attention));
   attention_backward(config, batch, saved);
-  head_norm_rope_backward(config, rope, batch, norms.q_norm, saved.q, saved.q_inv_rms, saved.d_q,
-                          d_norms ? d_norms->q_norm : nullptr);
-  head_norm_rope_backward(config, rope, batch, norms.k_norm, saved.k, saved.k_inv_rms, saved.d_k,
-                          d_norms ? d_norms->k_norm : nullptr);
-  const bool wants_d_x = d_x.data != nullptr || d_norms != nullptr;
-  const std::array d_qkv = {const_rows(saved.d_q), const_rows(saved.d_k), const_rows(saved.d_v)};
-  linears.backward(LinearGroup::kQkv, const_rows(saved.input_normed), d_qkv,
-                   wants_d_x ? rows(saved.d_normed) : MatView<T>{});
-  if (!wants_d_x) return;
-  norm_backward(norms.input_layernorm, x, saved.input_inv_rms.data(), const_rows(saved.d_normed),
-                rows(saved.d_hidden), d_norms ? d_norms->input_layernorm : nullptr);
-  if (d_x.data != nullptr) copy_rows(const_rows(saved.d_hidden), d_x);
+  head_norm_rope_backward<T>(config, rope, batch, norms.q_norm, rows(saved.q),
+                             rows(saved.q_inv_rms), saved.d_q, d_norms ? d_norms->q_norm : nullptr);
+  head_norm_rope_backward<T>(config, rope, batch, norms.k_norm, rows(saved.k),
+                             rows(saved.k_inv_rms), saved.d_k, d_norms ? d_norms->k_norm : nullptr);
+  const std::array<MatView<const T>, 3> d_qkv = {
+      saved.d_q.slice_rows(0, n), saved.d_k.slice_rows(0, n), saved.d_v.slice_rows(0, n)};
+  if (d_x.data != nullptr || d_norms != nullptr)
+    for_pieces(ends, [&](int64_t begin, int64_t end) {
+      const MatView<T> d_normed{saved.d_rows.data(), end - begin, config.hidden_size,
+                                config.hidden_size};
+      std::array<MatView<const T>, 3> d_part = d_qkv;
+      for (MatView<const T>& d : d_part) d = d.slice_rows(begin, end);
+      linears.input_gradient(LinearGroup::kQkv, d_part, d_normed);
+      norm_backward<T>(norms.input_layernorm, x.slice_rows(begin, end),
+                       saved.input_inv_rms.data() + begin, d_normed, d_y.slice_rows(begin, end),
+                       d_norms ? d_norms->input_layernorm : nullptr);
+    });
+  linears.weight_gradient(LinearGroup::kQkv, rows(saved.input_normed), d_qkv, ends);
+  if (d_x.data != nullptr) copy_rows<T>(d_y, d_x);
+}
+
+template <class T>
+void piece_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                    LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& piece,
+                    bool is_part, LayerSaved<T>& saved, MatView<T> d_y) {
+  const int64_t n = piece.num_tokens();
+  LAOS_ASSERT(d_y.rows == n && n <= saved.d_rows.rows());
+  const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
+  const std::array<int64_t, 1> ends = {n};
+
+  mlp_half_backward<T>(config, norms, linears, piece, saved, d_y, true, nullptr);
+  o_backward<T>(linears, saved, d_y, 0, n);
+  const std::array<MatView<const T>, 1> d_o = {d_y};
+  linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
+  attention_backward(config, piece, saved);
+  head_norm_rope_backward<T>(config, rope, piece, norms.q_norm, rows(saved.q),
+                             rows(saved.q_inv_rms), saved.d_q, nullptr);
+  if (!is_part)
+    head_norm_rope_backward<T>(config, rope, piece, norms.k_norm, rows(saved.k),
+                               rows(saved.k_inv_rms), saved.d_k, nullptr);
+  std::array<MatView<const T>, 3> d_qkv = {saved.d_q.slice_rows(0, n), {}, {}};
+  if (!is_part) {
+    d_qkv[1] = saved.d_k.slice_rows(0, n);
+    d_qkv[2] = saved.d_v.slice_rows(0, n);
+  }
+  linears.weight_gradient(LinearGroup::kQkv, rows(saved.input_normed), d_qkv, ends);
+}
+
+template <class T>
+void key_value_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                        LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& part,
+                        LayerSaved<T>& saved) {
+  const int64_t n = part.num_tokens(), begin = part.past, end = begin + n;
+  head_norm_rope_backward<T>(config, rope, part, norms.k_norm, rows_of(saved.k, begin, end),
+                             rows_of(saved.k_inv_rms, begin, end), saved.d_k.slice_rows(begin, end),
+                             nullptr);
+  const std::array<MatView<const T>, 3> d_qkv = {
+      MatView<const T>{}, saved.d_k.slice_rows(begin, end), saved.d_v.slice_rows(begin, end)};
+  const std::array<int64_t, 1> ends = {n};
+  linears.weight_gradient(LinearGroup::kQkv, rows_of(saved.input_normed, 0, n), d_qkv, ends);
+}
+
+template <class T>
+void normalize_inputs(const hf::Config& config, const LayerNorms<T>& norms, MatView<const T> x,
+                      LayerSaved<T>& saved) {
+  norm_forward(config, norms.input_layernorm, x, rows_of(saved.input_normed, 0, x.rows),
+               saved.input_inv_rms.data());
 }
 
 template <class T>
@@ -415,16 +587,23 @@ void FloatLinears<T>::forward(LinearGroup group, MatView<const T> x,
 }
 
 template <class T>
-void FloatLinears<T>::backward(LinearGroup group, MatView<const T> x,
-                               std::span<const MatView<const T>> d_ys, MatView<T> d_x) {
+void FloatLinears<T>::input_gradient(LinearGroup group, std::span<const MatView<const T>> d_ys,
+                                     MatView<T> d_x) {
   const std::span<const Linear> linears = linears_of(group);
-  for (size_t i = 0; i < linears.size(); ++i) {
-    const auto l = static_cast<size_t>(linears[i]);
-    if (d_x.data != nullptr)
-      linalg::gemm(Trans::kNo, Trans::kNo, T(1), d_ys[i], weights_[l], i == 0 ? T(0) : T(1), d_x);
-    if (grads_[l].data != nullptr)
-      linalg::gemm(Trans::kYes, Trans::kNo, T(1), d_ys[i], x, T(0), grads_[l]);
-  }
+  for (size_t i = 0; i < linears.size(); ++i)
+    linalg::gemm(Trans::kNo, Trans::kNo, T(1), d_ys[i], weights_[static_cast<size_t>(linears[i])],
+                 i == 0 ? T(0) : T(1), d_x);
+}
+
+template <class T>
+void FloatLinears<T>::weight_gradient(LinearGroup group, MatView<const T> x,
+                                      std::span<const MatView<const T>> d_ys,
+                                      std::span<const int64_t> /*ends*/) {
+  const std::span<const Linear> linears = linears_of(group);
+  for (size_t i = 0; i < linears.size(); ++i)
+    if (const MatView<T>& grad = grads_[static_cast<size_t>(linears[i])];
+        grad.data != nullptr && d_ys[i].data != nullptr)
+      linalg::gemm(Trans::kYes, Trans::kNo, T(1), d_ys[i], x, T(0), grad);
 }
 
 #define LAOS_INSTANTIATE(T)                                                                        \
@@ -433,17 +612,25 @@ void FloatLinears<T>::backward(LinearGroup group, MatView<const T> x,
   template class FloatLinears<T>;                                                                  \
   template void attention_half_forward<T>(const hf::Config&, const LayerNorms<T>&,                 \
                                           LinearsForward<T>&, const Rope<T>&, const Ragged&,       \
-                                          MatView<const T>, LayerSaved<T>&);                       \
+                                          MatView<const T>, LayerSaved<T>&, Place);                \
   template void mlp_half_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,   \
-                                    int64_t, LayerSaved<T>&, MatView<T>);                          \
-  template void mlp_half_backward<T>(LinearsBackward<T>&, int64_t, LayerSaved<T>&,                 \
-                                     MatView<const T>, bool);                                      \
+                                    LayerSaved<T>&, MatView<T>, Place);                            \
+  template void mlp_half_backward<T>(const hf::Config&, const LayerNorms<T>&, LinearsBackward<T>&, \
+                                     const Ragged&, LayerSaved<T>&, MatView<T>, bool, T*);         \
   template void layer_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,      \
                                  const Rope<T>&, const Ragged&, MatView<const T>, LayerSaved<T>&,  \
-                                 MatView<T>);                                                      \
+                                 MatView<T>, Place);                                               \
   template void layer_backward<T>(const hf::Config&, const LayerNorms<T>&, LinearsBackward<T>&,    \
                                   const Rope<T>&, const Ragged&, MatView<const T>, LayerSaved<T>&, \
-                                  MatView<const T>, MatView<T>, const NormGrads<T>*);
+                                  MatView<T>, MatView<T>, const NormGrads<T>*);                    \
+  template void piece_backward<T>(const hf::Config&, const LayerNorms<T>&, LinearsBackward<T>&,    \
+                                  const Rope<T>&, const Ragged&, bool, LayerSaved<T>&,             \
+                                  MatView<T>);                                                     \
+  template void key_value_backward<T>(const hf::Config&, const LayerNorms<T>&,                     \
+                                      LinearsBackward<T>&, const Rope<T>&, const Ragged&,          \
+                                      LayerSaved<T>&);                                             \
+  template void normalize_inputs<T>(const hf::Config&, const LayerNorms<T>&, MatView<const T>,     \
+                                    LayerSaved<T>&);
 LAOS_INSTANTIATE(float)
 LAOS_INSTANTIATE(double)
 #undef LAOS_INSTANTIATE

@@ -31,15 +31,29 @@ class LinearsForward {
   virtual void forward(LinearGroup group, MatView<const T> x, std::span<const MatView<T>> ys) = 0;
 };
 
+// Of a batch, group by group in the order down, gate_up, o, qkv: first the gradients of the group's
+// inputs, some rows at a time, then those of its weights.
 template <class T>
 class LinearsBackward {
  public:
   virtual ~LinearsBackward() = default;
-  // Given d_ys[i] and the input x of forward, sets d_x = sum_i d_ys[i] Wᵢ (skipped when d_x.data is
-  // null) and does what it wants with ∂loss/∂Wᵢ = d_ys[i]ᵀ x. Called once per group, in the order
-  // down, gate_up, o, qkv.
-  virtual void backward(LinearGroup group, MatView<const T> x,
-                        std::span<const MatView<const T>> d_ys, MatView<T> d_x) = 0;
+  // Given d_ys[i] of some rows, sets d_x = sum_i d_ys[i] Wᵢ.
+  virtual void input_gradient(LinearGroup group, std::span<const MatView<const T>> d_ys,
+                              MatView<T> d_x) = 0;
+  // Given d_ys[i] and the input x of forward, does what it wants with ∂loss/∂Wᵢ = d_ys[i]ᵀ x,
+  // a sum over the pieces that end at rows `ends`, in order. Those of d_ys with null data are left
+  // out.
+  virtual void weight_gradient(LinearGroup group, MatView<const T> x,
+                               std::span<const MatView<const T>> d_ys,
+                               std::span<const int64_t> ends) = 0;
+
+  // Both, of a batch in one piece; d_x is not wanted when its data is null.
+  void backward(LinearGroup group, MatView<const T> x, std::span<const MatView<const T>> d_ys,
+                MatView<T> d_x) {
+    if (d_x.data != nullptr) input_gradient(group, d_ys, d_x);
+    const int64_t end = x.rows;
+    weight_gradient(group, x, d_ys, {&end, 1});
+  }
 };
 
 // cos and sin of the rotary angles, [max_tokens, head_dim / 2]: angle = position * rope_theta^(-2 i
@@ -76,28 +90,48 @@ struct Ragged {
   void append(int64_t num_new_tokens) { offsets.push_back(offsets.back() + num_new_tokens); }
 };
 
-// What forward leaves for backward, and backward's own scratch; sized once for the largest batch.
-// k_rotated and v also hold the rows of the earlier parts of a sequence that comes in parts, so
-// they have `max_keys` rows: the longest sequence or the largest batch.
+// What runs through a layer at once: the samples [first, last), or a part of a sample that is too
+// long to.
+struct Piece {
+  int64_t first;
+  int64_t last;
+  int64_t begin;  // row of the first token
+  Ragged batch;
+};
+// Pieces of at most `max_tokens` tokens, in order. kPieceTokens is what products run at full rate
+// with.
+std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens);
+
+inline constexpr int64_t kPieceTokens = 2048;
+
+// What forward leaves for backward, and backward's own scratch; sized once. `max_tokens` rows for
+// the largest batch; the matrices of keys and values have a row for every token of a sequence that
+// comes in parts as well, so they have `max_keys` rows: the longest sequence or the largest batch.
 template <class T>
 struct LayerSaved {
   // Rows are tokens of the batch.
-  Mat<T> input_normed;          // [n, hidden_size]: what q/k/v read
-  Mat<T> q, k, v;               // [n, heads * head_dim]: outputs of the linears, before q/k norm
-  Mat<T> q_rotated, k_rotated;  // after q/k norm and RoPE
-  Mat<T> attention;             // [n, num_attention_heads * head_dim]: what o reads
-  Mat<T> hidden;                // [n, hidden_size]: x + o
-  Mat<T> hidden_normed;         // [n, hidden_size]: what gate/up read
-  Mat<T> gate, up, act;         // [n, intermediate_size]; act is what down reads
+  Mat<T> input_normed;   // [n, hidden_size]: what q/k/v read
+  Mat<T> q;              // [n, heads * head_dim]: output of the linear, before q norm
+  Mat<T> q_rotated;      // after q norm and RoPE
+  Mat<T> attention;      // [n, num_attention_heads * head_dim]: what o reads
+  Mat<T> hidden;         // [n, hidden_size]: x + o
+  Mat<T> hidden_normed;  // [n, hidden_size]: what gate/up read
+  Mat<T> gate, up, act;  // [n, intermediate_size]; act is what down reads
   Buffer<T> input_inv_rms, hidden_inv_rms;  // [n]
-  Mat<T> q_inv_rms, k_inv_rms;              // [n, heads]
+  Mat<T> q_inv_rms;                         // [n, heads]
+  Mat<T> k, k_rotated, v;                   // [keys, kv heads * head_dim]
+  Mat<T> k_inv_rms;                         // [keys, kv heads]
   // Backward only; empty when made for forward.
-  Mat<T> d_act;               // [n, intermediate_size]
-  Mat<T> d_hidden, d_normed;  // [n, hidden_size]
-  Mat<T> d_attention, d_q, d_k, d_v;
+  Mat<T> d_rows;  // [piece, intermediate_size or hidden_size]
+  // These lie where gate, up and act were as far as they fit: nothing needs those by then.
+  MatView<T> d_attention, d_q, d_k, d_v;
+  Mat<T> own_d_attention, own_d_q, own_d_keys;
 
   LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward,
              int64_t max_keys = 0);
+  // Bytes that it takes.
+  static int64_t size_bytes(const hf::Config& config, int64_t max_tokens, bool with_backward,
+                            int64_t max_keys = 0);
 
   // What the linears of a group read.
   const Mat<T>& input_of(LinearGroup group) const noexcept {
@@ -124,38 +158,63 @@ struct NormGrads {
   T* k_norm;
 };
 
+// Where a batch stands in LayerSaved: its first row, and the row of its first sequence's first key.
+struct Place {
+  int64_t row = 0;
+  int64_t key = 0;
+};
+
 // y [n, hidden_size] = layer(x [n, hidden_size]); n = batch.num_tokens(). y must not overlap x.
 template <class T>
 void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
                    const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
-                   LayerSaved<T>& saved, MatView<T> y);
+                   LayerSaved<T>& saved, MatView<T> y, Place place = {});
 
 // The two halves of layer_forward: the first sets saved.hidden [n, hidden_size] = x + o(...), the
-// second reads it; n = num_tokens.
+// second reads it.
 template <class T>
 void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
                             LinearsForward<T>& linears, const Rope<T>& rope, const Ragged& batch,
-                            MatView<const T> x, LayerSaved<T>& saved);
+                            MatView<const T> x, LayerSaved<T>& saved, Place place = {});
 template <class T>
 void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
-                      LinearsForward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
-                      MatView<T> y);
+                      LinearsForward<T>& linears, LayerSaved<T>& saved, MatView<T> y,
+                      Place place = {});
 
-// Given d_y = ∂loss/∂y, and saved as mlp_half_forward left it, calls linears.backward for down and
-// gate_up: all that a layer needs of which only those are trained. saved.d_normed becomes
-// ∂loss/∂saved.hidden_normed where that is wanted. Overwrites saved.gate and saved.up.
+// Given d_y = ∂loss/∂y and saved as mlp_half_forward left it, calls `linears` for down and gate_up:
+// all that a layer needs of which only those are trained. Where `wants_d_hidden`, d_y becomes
+// ∂loss/∂saved.hidden, and the gradient of the norm's gain is added to `d_gain` unless that is
+// null. Overwrites saved.gate and saved.up.
 template <class T>
-void mlp_half_backward(LinearsBackward<T>& linears, int64_t num_tokens, LayerSaved<T>& saved,
-                       MatView<const T> d_y, bool wants_d_normed);
+void mlp_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                       LinearsBackward<T>& linears, const Ragged& batch, LayerSaved<T>& saved,
+                       MatView<T> d_y, bool wants_d_hidden, T* d_gain = nullptr);
 
-// Given d_y = ∂loss/∂y, and x and saved as forward left them, calls linears.backward for the four
-// groups and sets d_x unless d_x.data is null. The batch has whole sequences. Gradients of norm
-// gains are added to `d_norms` unless it is null. Overwrites saved.gate and saved.up.
+// Given d_y = ∂loss/∂y and saved as forward left it, calls `linears` for the four groups and sets
+// d_x unless d_x.data is null; the batch has whole sequences. Gradients of norm gains are added to
+// `d_norms` unless it is null. x, what forward read, is wanted for d_x and d_norms only. Overwrites
+// d_y, saved.gate, saved.up and saved.act.
 template <class T>
 void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
                     LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& batch,
-                    MatView<const T> x, LayerSaved<T>& saved, MatView<const T> d_y, MatView<T> d_x,
+                    MatView<const T> x, LayerSaved<T>& saved, MatView<T> d_y, MatView<T> d_x,
                     const NormGrads<T>* d_norms = nullptr);
+
+// The same of one piece, without d_x and d_norms, for batches that are too large to be saved whole.
+// Of a sequence that comes in parts the gradients of k and v are whole after the last part only;
+// key_value_backward then takes them, part by part in order, with saved.input_normed of each.
+template <class T>
+void piece_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                    LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& piece,
+                    bool is_part, LayerSaved<T>& saved, MatView<T> d_y);
+template <class T>
+void key_value_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                        LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& part,
+                        LayerSaved<T>& saved);
+// saved.input_normed, once more.
+template <class T>
+void normalize_inputs(const hf::Config& config, const LayerNorms<T>& norms, MatView<const T> x,
+                      LayerSaved<T>& saved);
 
 // Linears with plain float weights; optionally keeps ∂loss/∂W.
 template <class T>
@@ -168,8 +227,11 @@ class FloatLinears : public LinearsForward<T>, public LinearsBackward<T> {
       : weights_(weights), grads_(grads) {}
 
   void forward(LinearGroup group, MatView<const T> x, std::span<const MatView<T>> ys) override;
-  void backward(LinearGroup group, MatView<const T> x, std::span<const MatView<const T>> d_ys,
-                MatView<T> d_x) override;
+  void input_gradient(LinearGroup group, std::span<const MatView<const T>> d_ys,
+                      MatView<T> d_x) override;
+  void weight_gradient(LinearGroup group, MatView<const T> x,
+                       std::span<const MatView<const T>> d_ys,
+                       std::span<const int64_t> ends) override;
 
  private:
   Weights weights_;

@@ -7,17 +7,6 @@
 
 namespace laos::model {
 
-TokenRows::TokenRows(int64_t rows, int64_t cols, const std::filesystem::path& directory)
-    : rows_(rows), cols_(cols) {
-  if (directory.empty()) {
-    memory_ = Mat<float>(rows, cols);
-    data_ = memory_.data();
-  } else {
-    file_ = io::PagedMemory(directory, rows * cols * static_cast<int64_t>(sizeof(float)));
-    data_ = reinterpret_cast<float*>(file_.data());
-  }
-}
-
 HiddenStates embed(const TensorView& embed_tokens,
                    const std::vector<std::vector<int32_t>>& sequences,
                    const std::filesystem::path& directory) {
@@ -45,27 +34,6 @@ HiddenStates embed(const TensorView& embed_tokens,
     states.rows.drop(begin, row);
   }
   return states;
-}
-
-std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens) {
-  std::vector<Piece> pieces;
-  for (int64_t s = 0; s < samples.num_sequences(); ++s) {
-    const int64_t begin = samples.offsets[static_cast<size_t>(s)], length = samples.length(s);
-    const bool fits = !pieces.empty() && pieces.back().batch.past == 0 &&
-                      pieces.back().batch.num_tokens() + length <= max_tokens;
-    if (!fits) pieces.push_back({s, s, begin, {}});
-    pieces.back().last = s + 1;
-    if (length <= max_tokens) {
-      pieces.back().batch.append(length);
-      continue;
-    }
-    pieces.back().batch.append(max_tokens);
-    for (int64_t past = max_tokens; past < length; past += max_tokens) {
-      pieces.push_back({s, s + 1, begin + past, {.offsets = {0}, .past = past}});
-      pieces.back().batch.append(std::min(max_tokens, length - past));
-    }
-  }
-  return pieces;
 }
 
 std::vector<SampleRange> whole_pieces(const Ragged& samples, int64_t max_tokens) {

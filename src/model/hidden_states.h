@@ -1,66 +1,17 @@
 // The hidden states of a set of samples: one row a token, samples laid end to end.
 #pragma once
 
-#include <algorithm>
 #include <filesystem>
 #include <functional>
-#include <span>
-#include <utility>
 #include <vector>
 
 #include "core/tensor.h"
-#include "io/paged_memory.h"
+#include "io/paged_mat.h"
 #include "model/decoder_layer.h"
 
 namespace laos::model {
 
-// A matrix of f32 rows in memory, or in a private file of which the process holds the pages at
-// work: who has read or written rows drops them.
-class TokenRows {
- public:
-  TokenRows() = default;
-  // NOLINTNEXTLINE(google-explicit-constructor): rows in memory are rows.
-  TokenRows(Mat<float> rows)
-      : memory_(std::move(rows)),
-        data_(memory_.data()),
-        rows_(memory_.rows()),
-        cols_(memory_.cols()) {}
-  // In a file in `directory`, in memory when that is empty; not initialised. Throws Error as
-  // io::PagedMemory.
-  TokenRows(int64_t rows, int64_t cols, const std::filesystem::path& directory);
-
-  int64_t rows() const noexcept { return rows_; }
-  int64_t cols() const noexcept { return cols_; }
-  int64_t size() const noexcept { return rows_ * cols_; }
-  float* data() const noexcept { return data_; }
-  float* row(int64_t i) const noexcept { return data_ + i * cols_; }
-  float& operator()(int64_t i, int64_t j) const noexcept { return row(i)[j]; }
-  MatView<float> view() noexcept { return {data_, rows_, cols_, cols_}; }
-  MatView<const float> view() const noexcept { return {data_, rows_, cols_, cols_}; }
-
-  // Rows [begin, end) are not needed for now.
-  void drop(int64_t begin, int64_t end) const noexcept {
-    if (file_.data() != nullptr)
-      io::drop_pages(
-          std::as_bytes(std::span(row(begin), static_cast<size_t>((end - begin) * cols_))));
-  }
-  // Calls f(begin, end) over all rows in order, some at a time, and drops them.
-  template <class F>
-  void for_pieces(F&& f) const {
-    constexpr int64_t kRows = 1024;
-    for (int64_t begin = 0; begin < rows_; begin += kRows) {
-      const int64_t end = std::min(rows_, begin + kRows);
-      f(begin, end);
-      drop(begin, end);
-    }
-  }
-
- private:
-  Mat<float> memory_;
-  io::PagedMemory file_;
-  float* data_ = nullptr;
-  int64_t rows_ = 0, cols_ = 0;
-};
+using TokenRows = io::PagedMat<float>;
 
 struct HiddenStates {
   Ragged samples;
@@ -81,17 +32,6 @@ struct HiddenStates {
 HiddenStates embed(const TensorView& embed_tokens,
                    const std::vector<std::vector<int32_t>>& sequences,
                    const std::filesystem::path& directory = {});
-
-// What runs through a layer at once: the samples [first, last), or a part of a sample that is too
-// long to.
-struct Piece {
-  int64_t first;
-  int64_t last;
-  int64_t begin;  // row of the first token
-  Ragged batch;
-};
-// Pieces of at most `max_tokens` tokens, in order.
-std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens);
 
 // Samples [first, last), in order, none of which shares a piece with any other range: the pieces of
 // some of these ranges are the same with and without the others.

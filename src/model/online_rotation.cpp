@@ -50,16 +50,19 @@ void OnlineLinears::forward(LinearGroup group, MatView<const float> x,
   forward_.forward(group, rotation == nullptr ? x : rotated(*rotation, x), ys);
 }
 
-void OnlineLinears::backward(LinearGroup group, MatView<const float> x,
-                             std::span<const MatView<const float>> d_ys, MatView<float> d_x) {
+void OnlineLinears::input_gradient(LinearGroup group, std::span<const MatView<const float>> d_ys,
+                                   MatView<float> d_x) {
+  LAOS_ASSERT(backward_ != nullptr);
+  backward_->input_gradient(group, d_ys, d_x);
+  if (const KroneckerRotation* rotation = rotation_.of(group)) rotation->apply_inverse(d_x, d_x);
+}
+
+void OnlineLinears::weight_gradient(LinearGroup group, MatView<const float> x,
+                                    std::span<const MatView<const float>> d_ys,
+                                    std::span<const int64_t> ends) {
   LAOS_ASSERT(backward_ != nullptr);
   const KroneckerRotation* rotation = rotation_.of(group);
-  if (rotation == nullptr) {
-    backward_->backward(group, x, d_ys, d_x);
-    return;
-  }
-  backward_->backward(group, rotated(*rotation, x), d_ys, d_x);
-  if (d_x.data != nullptr) rotation->apply_inverse(d_x, d_x);
+  backward_->weight_gradient(group, rotation == nullptr ? x : rotated(*rotation, x), d_ys, ends);
 }
 
 }  // namespace laos::model

@@ -48,8 +48,11 @@ class OnlineLinears : public LinearsForward<float>, public LinearsBackward<float
 
   void forward(LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override;
-  void backward(LinearGroup group, MatView<const float> x,
-                std::span<const MatView<const float>> d_ys, MatView<float> d_x) override;
+  void input_gradient(LinearGroup group, std::span<const MatView<const float>> d_ys,
+                      MatView<float> d_x) override;
+  void weight_gradient(LinearGroup group, MatView<const float> x,
+                       std::span<const MatView<const float>> d_ys,
+                       std::span<const int64_t> ends) override;
 
  private:
   // x rotated for `group`, in scratch memory that is kept from call to call.

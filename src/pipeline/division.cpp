@@ -235,7 +235,7 @@ std::vector<RankPrice> price(const Plan& plan, const PlanCosts& costs, const Div
   }
   for (RankPrice& rank : prices) {
     rank.job_flops = job;
-    rank.peak_ram_bytes = static_cast<int64_t>(rank_bytes(plan, costs));
+    rank.peak_ram_bytes = peak_ram_bytes(plan);
     rank.state_bytes += 2 * rank.tokens * row_bytes;
   }
   return prices;

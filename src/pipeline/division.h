@@ -34,14 +34,10 @@ struct PlanCosts {
     return per_token * static_cast<double>(tokens) + per_pair * pairs;
   }
   double per_token = 0, per_pair = 0;  // of a pass: a token, and two of them that attend
-  // At once, in bytes: what fitting holds; Gram matrices of a layer. And tokens of a batch.
-  double fit_bytes = 0, gram_bytes = 0, batch_tokens = 0;
 };
 PlanCosts costs_of(const Plan& plan);
 // Expected on a machine of this rate.
 double seconds_of(double flops, double gemm_gflops);
-// At most, of a rank, beside its hidden states.
-double rank_bytes(const Plan& plan, const PlanCosts& costs);
 
 // Ranks carry shares of the samples, in whole pieces, through the float layers. They do so for a
 // wave of layers; then each works on those layers of the wave that it owns.

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "autoround/train_layer.h"
+#include "core/threads.h"
 #include "linalg/gemm.h"
 #include "pipeline/division.h"
 #include "pipeline/plan.h"
@@ -37,11 +38,15 @@ double measure_gemm_gflops() {
   return 2e-9 * kSize * kSize * kSize / best_seconds;
 }
 
+struct GptqCost {
+  double flops = 0, bytes = 0;  // bytes: held at once
+};
+
 // One layer's Gram matrices and solutions. Linears of a group that have one scheme share both.
-// `bytes` grows to what the layer holds at once.
-double gptq_flops(const Plan& plan, size_t step, int64_t layer_idx,
-                  const gptq::GptqOptions& options, double tokens, double& bytes) {
-  double flops = 0, held = 0;
+GptqCost gptq_cost(const Plan& plan, size_t step, int64_t layer_idx,
+                   const gptq::GptqOptions& options, double tokens) {
+  GptqCost cost;
+  double held = 0;
   for (const model::LinearGroup group : model::kAllLinearGroups) {
     double in = 0, out = 0;
     for (const model::Linear l : model::linears_of(group)) {
@@ -54,14 +59,14 @@ double gptq_flops(const Plan& plan, size_t step, int64_t layer_idx,
     // A product of symmetric result is formed whole; a factor is a third of a cube, feedback half a
     // product; a round of refinement two passes over the codes and two products for the scales.
     const double solved = in * in * in / 3 + out * in * in;
-    flops += 2 * tokens * in * in + solved;
-    flops += 8 * static_cast<double>(options.refine) * out * in * in;
-    if (options.refit) flops += 2 * tokens * in * in + solved + 3 * out * in * in;
+    cost.flops += 2 * tokens * in * in + solved;
+    cost.flops += 8 * static_cast<double>(options.refine) * out * in * in;
+    if (options.refit) cost.flops += 2 * tokens * in * in + solved + 3 * out * in * in;
     held += 4 * in * in * (options.refit ? 2 : 1);
     // A refit is solved in the memory of its cross products.
-    bytes = std::max(bytes, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
+    cost.bytes = std::max(cost.bytes, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
   }
-  return flops;
+  return cost;
 }
 
 // Operations of training a layer, from products of its linears and attention over `tokens` and
@@ -148,12 +153,9 @@ PlanCosts costs_of(const Plan& plan) {
       // A step: a batch rotated, its gradient, the turn, and two Newton-Schulz steps.
       const double batch = std::min<double>(rows, rotation::kRangeBatchRows);
       costs.fit += steps * (4 * batch * squared + 10 * cubed);
-      costs.fit_bytes =
-          std::max(costs.fit_bytes, 4 * ((1.5 * rows + 3 * batch) * hidden_size + 6 * squared));
     } else {
       // About 15 steps of 2 products make a polar factor.
       costs.fit += steps * (4 * rows * squared + 60 * cubed);
-      costs.fit_bytes = std::max(costs.fit_bytes, 4 * (4 * rows * hidden_size + 8 * squared));
     }
   }
 
@@ -176,7 +178,7 @@ PlanCosts costs_of(const Plan& plan) {
         ++cost.looks;
         if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
             round != nullptr && round->gptq)
-          cost.steps += gptq_flops(plan, step, i, *round->gptq, tokens, costs.gram_bytes);
+          cost.steps += gptq_cost(plan, step, i, *round->gptq, tokens).flops;
         continue;
       }
       cost.passed = true;
@@ -186,7 +188,6 @@ PlanCosts costs_of(const Plan& plan) {
       cost.steps += training.before(tokens, pairs) +
                     (iters * drawn + evaluated) * training.forward(tokens, pairs) +
                     iters * drawn * training.backward(tokens, pairs);
-      costs.batch_tokens = static_cast<double>(autoround::largest_batch(samples));
     }
   }
   return costs;
@@ -194,36 +195,17 @@ PlanCosts costs_of(const Plan& plan) {
 
 namespace {
 
-// What a rank holds beside hidden states, at its peak.
-double other_bytes(const Plan& plan, const PlanCosts& costs, double hidden_rows) {
-  const hf::Config& config = plan.checkpoint.config();
-  const double params = costs.per_token / 2;
-  const auto hidden_size = static_cast<double>(config.hidden_size),
-             intermediate_size = static_cast<double>(config.intermediate_size);
-  const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
-  const double kv_size = static_cast<double>(config.num_key_value_heads * config.head_dim);
-  const model::Ragged samples = lengths_of(*plan.samples);
-  const double piece =
-      std::min(hidden_rows, std::max<double>(static_cast<double>(kForwardTokens),
-                                             static_cast<double>(model::longest_sample(samples))));
-  const double saved_row = 4 * hidden_size + 5 * q_size + 5 * kv_size + 4 * intermediate_size;
-  const double training =
-      4 * (costs.batch_tokens * (saved_row + 6 * hidden_size) + 2 * params) + 2 * params;
-  const double forward_pass = 4 * piece * saved_row;
-  const double layer_weights =
-      4 * params + 4 * params;  // at rest, and one linear's copies while it is rotated
-  const double head = 4.0 * 2 * static_cast<double>(kHeadRows) * hidden_size;
-  return 64e6 + std::max(costs.fit_bytes, layer_weights + head +
-                                              std::max(training, forward_pass + costs.gram_bytes));
-}
-
-double most_rows(const Plan& plan) {
-  double rows = 0;
-  for (const PlannedFit& fit : plan.fits)
-    rows = std::max(rows, static_cast<double>(lengths_of(*fit.samples).num_tokens()));
-  if (plan.reads_activations_from(0))
-    rows = std::max(rows, static_cast<double>(lengths_of(*plan.samples).num_tokens()));
-  return rows;
+// Weights of a layer that a step trains.
+int64_t trained_weights(const Plan& plan, size_t step, int64_t layer_idx) {
+  const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
+  int64_t size = 0;
+  for (const model::Linear l : model::kAllLinears)
+    if (const PlannedLinear& linear = plan.linear(layer_idx, l);
+        train != nullptr && linear.scheme && linear.step == step &&
+        train->options.trains(linear.scheme->weight.bits))
+      size += model::out_features(plan.checkpoint.config(), l) *
+              model::in_features(plan.checkpoint.config(), l);
+  return size;
 }
 
 }  // namespace
@@ -256,7 +238,106 @@ int64_t scratch_bytes(const Plan& plan) {
       ++copies;
       break;
     }
-  return std::max(most, copies * bytes_of(*plan.samples));
+  // A layer's weights in f32 and two sets of codes, while it is trained.
+  int64_t trained = 0;
+  for (size_t step = 0; step < plan.steps.size(); ++step)
+    for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
+      trained = std::max(trained, trained_weights(plan, step, i));
+  return std::max(most, copies * bytes_of(*plan.samples) + trained * (4 + 2));
+}
+
+int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens) {
+  const hf::Config& config = plan.checkpoint.config();
+  const int64_t hidden_size = config.hidden_size, squared = hidden_size * hidden_size;
+  int64_t params = 0, largest = 0, widest = std::max(hidden_size, config.intermediate_size);
+  for (const model::Linear l : model::kAllLinears) {
+    const int64_t size = model::out_features(config, l) * model::in_features(config, l);
+    params += size;
+    largest = std::max(largest, size);
+    widest = std::max(widest, model::in_features(config, l));
+  }
+  // Scores of attention and tiles of gradients, of every thread; oneDNN packs operands besides.
+  const auto thread_bytes = [&](int64_t longest) {
+    return num_threads() * (4 * 128 * (widest + 2 * longest) + (int64_t{4} << 20));
+  };
+  const auto forward_bytes = [&](const model::Ragged& samples) {
+    const int64_t longest = model::longest_sample(samples);
+    return model::LayerSaved<float>::size_bytes(
+               config, model::largest_piece(samples, kForwardTokens), false, longest) +
+           4 * longest * config.head_dim + thread_bytes(longest) + 4 * kForwardTokens * hidden_size;
+  };
+
+  int64_t peak = 4 * params;  // reading and checking a layer
+  for (const PlannedFit& fit : plan.fits) {
+    const model::Ragged samples = lengths_of(*fit.samples);
+    const int64_t rows = rotation::num_fit_rows(config, fit.options, samples, fit.chunks);
+    const int64_t collected = 4 * rows * hidden_size;
+    int64_t fitted = 0;
+    if (fit.options.objective == rotation::FitObjective::kTokenRange) {
+      const int64_t batch = std::min(rows, rotation::kRangeBatchRows);
+      fitted = collected * 3 / 2 + 4 * (3 * batch * hidden_size + 6 * squared);
+    } else {
+      fitted = 4 * collected + 32 * squared;
+    }
+    peak = std::max({peak, collected + 4 * params + forward_bytes(samples), fitted});
+  }
+
+  const model::Ragged samples = lengths_of(*plan.samples);
+  // The rotation stays, and a linear's rows are copied while they are rotated.
+  const int64_t rotation = plan.rotate() == nullptr ? 0 : (plan.fits.empty() ? 0 : 4 * squared);
+  int64_t at_work = 4 * 1024 * widest;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    int64_t rounded = 0;  // bytes of codes, of linears that steps so far have quantized
+    for (size_t step = 0; step < plan.steps.size(); ++step) {
+      int64_t own = 0;  // weights that this step quantizes
+      for (const model::Linear l : model::kAllLinears)
+        if (const PlannedLinear& linear = plan.linear(i, l); linear.scheme && linear.step == step)
+          own += model::out_features(config, l) * model::in_features(config, l);
+      if (plan.reads_activations(step, i)) {
+        int64_t gram_bytes = 0;
+        if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
+            round != nullptr && round->gptq)
+          gram_bytes = static_cast<int64_t>(gptq_cost(plan, step, i, *round->gptq, 0).bytes);
+        at_work = std::max(at_work, 4 * params + rounded + gram_bytes + forward_bytes(samples));
+        if (std::holds_alternative<TrainStep>(plan.steps[step])) {
+          const bool is_bf16 = plan.options.compute == linalg::ComputeType::kBf16;
+          const int64_t longest = model::longest_sample(samples),
+                        batch = autoround::largest_batch(samples);
+          const bool whole = batch <= max_whole_tokens;
+          const int64_t piece = std::min(batch, model::kPieceTokens), rows = whole ? batch : piece;
+          // Ŵ and offsets of what is trained, whose weights are in files; the other weights.
+          const int64_t trained = trained_weights(plan, step, i);
+          int64_t training = trained * ((is_bf16 ? 2 : 4) + 2) +
+                             (params - trained) * (is_bf16 ? 6 : 4) + (whole ? 0 : 4 * trained);
+          training += model::LayerSaved<float>::size_bytes(config, rows, true, whole ? 0 : longest);
+          training += 4 * (piece + rows) * hidden_size;  // inputs, outputs
+          const auto& options = std::get<TrainStep>(plan.steps[step]).options;
+          if (is_bf16) training += 4 * rows * widest;
+          if (options.act_aware) training += 4 * rows * widest;
+          if (plan.job.online) training += 4 * rows * widest;
+          at_work = std::max(
+              at_work, rounded + training + thread_bytes(longest) + 4 * longest * config.head_dim);
+          // Before and after: all weights once, with Ŵ or with codes.
+          at_work = std::max(at_work, 4 * params + rounded + trained * ((is_bf16 ? 2 : 4) + 2));
+        }
+      }
+      rounded += own;
+    }
+    at_work = std::max(at_work, 4 * params + rounded + 4 * largest);  // writing
+  }
+  const int64_t head = 8 * kHeadRows * hidden_size;
+  peak = std::max({peak, rotation + at_work, rotation + head});
+  // The program, its libraries and, per token of the vocabulary, the tokenizer.
+  constexpr int64_t kProgram = 45'000'000, kToken = 150;
+  return kProgram + kToken * config.vocab_size + peak;
+}
+
+int64_t peak_ram_bytes(const Plan& plan) {
+  int64_t max_whole_tokens = 0;
+  for (const PlannedStep& step : plan.steps)
+    if (const auto* train = std::get_if<TrainStep>(&step))
+      max_whole_tokens = train->options.max_whole_tokens;
+  return peak_ram_bytes(plan, max_whole_tokens);
 }
 
 Estimate estimate(const Plan& plan) {
@@ -267,10 +348,7 @@ Estimate estimate(const Plan& plan) {
     // The first look of a layer's steps is the pass as well.
     result.flops +=
         std::max(cost.looks, cost.passed ? 1.0 : 0.0) * cost.pass + cost.rotate + cost.steps;
-  const double rows = most_rows(plan);
-  result.peak_ram_bytes = static_cast<int64_t>(
-      other_bytes(plan, costs, rows) +
-      4 * 2 * rows * static_cast<double>(plan.checkpoint.config().hidden_size));
+  result.peak_ram_bytes = peak_ram_bytes(plan);
   result.disk_bytes = save::planned_bytes(plan.job);
   result.scratch_bytes = scratch_bytes(plan);
   result.gemm_gflops = measure_gemm_gflops();
@@ -280,10 +358,6 @@ Estimate estimate(const Plan& plan) {
 
 double seconds_of(double flops, double gemm_gflops) {
   return flops / (kEfficiency * 1e9 * gemm_gflops);
-}
-
-double rank_bytes(const Plan& plan, const PlanCosts& costs) {
-  return other_bytes(plan, costs, most_rows(plan));
 }
 
 }  // namespace laos::pipeline

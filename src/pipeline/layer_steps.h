@@ -29,7 +29,7 @@ struct LayerStates {
 // A layer that is done.
 struct QuantizedLayer {
   FloatLayer layer;  // what is quantized stays in here as it was
-  autoround::TrainableLinears::Snapshot quantized = {};
+  autoround::LayerCodes quantized = {};
   std::array<std::optional<quant::StaticRange>, model::kNumLinears> ranges = {};
   std::vector<autoround::LayerReport> trained = {};  // by each autoround_quant
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/memory.h"
 #include "core/threads.h"
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
@@ -471,6 +472,28 @@ void check_scratch(const Plan& plan) {
                  .fix = "free disk space, or name another directory"});
 }
 
+// Batches are saved whole where that fits, and gone through in pieces where it does not.
+void plan_memory(Plan& plan) {
+  constexpr int64_t kNoBatch = 0, kEveryBatch = int64_t{1} << 40;
+  const bool is_asked = plan.options.max_memory > 0;
+  const int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
+  if (peak_ram_bytes(plan, kEveryBatch) <= limit) return;
+  for (PlannedStep& step : plan.steps)
+    if (auto* train = std::get_if<TrainStep>(&step)) train->options.max_whole_tokens = kNoBatch;
+  const int64_t needed = peak_ram_bytes(plan, kNoBatch);
+  if (needed <= limit || !plan.options.writes) return;
+  const auto megabytes = [](int64_t bytes) {
+    return std::to_string(bytes / 1'000'000 + 1) + " MB";
+  };
+  throw Error(ErrorCode::kResource,
+              {.what = "the run needs about " + megabytes(needed) + " of memory, and " +
+                       (is_asked ? "may take " : "this machine has ") + megabytes(limit) +
+                       (is_asked ? "" : " free"),
+               .where = "--max-memory",
+               .fix = is_asked ? "allow it that much"
+                               : "free that much, or allow it to try by --max-memory"});
+}
+
 }  // namespace
 
 Plan make_plan(const QuantOptions& options) {
@@ -561,6 +584,7 @@ Plan make_plan(const QuantOptions& options) {
                             save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));
   });
   collector.throw_if_any();
+  plan_memory(plan);
   return plan;
 }
 

@@ -39,6 +39,7 @@ struct QuantOptions {
   double keep_states_seconds = 60;
   // Where hidden states are kept while the run goes on; empty: in the work directory.
   std::filesystem::path scratch_path;
+  int64_t max_memory = 0;  // bytes that the run may take; 0: what the machine has
   // For a plan that is looked at and not run: save_path is not checked, and the dataset is read
   // even where no step needs it.
   bool writes = true;
@@ -128,6 +129,10 @@ Plan make_plan(const QuantOptions& options);
 
 // Bytes of the files that hold hidden states while the plan runs.
 int64_t scratch_bytes(const Plan& plan);
+
+// Memory of the process at the most, when training saves batches whole up to `max_whole_tokens`.
+int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens);
+int64_t peak_ram_bytes(const Plan& plan);  // as it is planned
 
 // Runs a short GEMM to learn the machine's rate.
 Estimate estimate(const Plan& plan);

@@ -126,7 +126,7 @@ double cpu_seconds() {
 }
 
 report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
-                           const autoround::TrainableLinears::Snapshot& quantized,
+                           const autoround::LayerCodes& quantized,
                            std::vector<autoround::LayerReport> trained, double seconds) {
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   report::Layer layer;

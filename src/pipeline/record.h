@@ -21,7 +21,7 @@ double cpu_seconds();
 // What run.json says of a decoder layer: `weights` are float as they were before they became
 // `quantized`, `trained` what each autoround_quant reports.
 report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
-                           const autoround::TrainableLinears::Snapshot& quantized,
+                           const autoround::LayerCodes& quantized,
                            std::vector<autoround::LayerReport> trained, double seconds);
 
 // The record of a run that is done; `health` is empty. `seconds` is that of the whole run.

@@ -18,7 +18,7 @@ namespace laos::pipeline {
 
 // Tokens that run forward through a float layer at a time, and rows of embed_tokens and lm_head
 // that are held in f32 at a time.
-inline constexpr int64_t kForwardTokens = 2048;
+inline constexpr int64_t kForwardTokens = model::kPieceTokens;
 inline constexpr int64_t kHeadRows = 4096;
 
 // What a run tells while it works. Every member may be left as it is.

@@ -11,6 +11,7 @@
 #include "core/isa.h"
 #include "core/threads.h"
 #include "support/random.h"
+#include "support/temporary_directory.h"
 
 namespace laos::autoround {
 namespace {
@@ -51,23 +52,44 @@ class UpdateOffsets : public testing::TestWithParam<Isa> {
 INSTANTIATE_TEST_SUITE_P(EveryIsa, UpdateOffsets, testing::ValuesIn(supported_isas()),
                          [](const auto& p) { return p.param.name; });
 
+Mat<int16_t> offsets(int64_t n, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::uniform_int_distribution<int> any(-32767, 32767);
+  Mat<int16_t> v(1, n);
+  for (int64_t i = 0; i < n; ++i) v(0, i) = static_cast<int16_t>(any(generator));
+  return v;
+}
+
 TEST_P(UpdateOffsets, MatchesTheScalarDefinitionAtEveryTailLength) {
+  constexpr float kUnit = 0.5f / 32767;
   for (int64_t n = 1; n <= 67; ++n) {
     const Mat<float> w = normal_matrix(1, n, 1, 0.3f);
-    Mat<float> g = normal_matrix(1, n, 2), v = normal_matrix(1, n, 3, 0.2f);
+    Mat<float> g = normal_matrix(1, n, 2);
+    Mat<int16_t> v = offsets(n, static_cast<uint32_t>(n));
     g(0, n / 2) = 0;
-    Mat<float> expected = v.clone();
+    Mat<int16_t> expected = v.clone();
     const float d_scale =
-        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, 0.01f, 0.5f, v.data(), n);
-    const float d_expected = kernels::scalar::update_offsets(w.data(), g.data(), 0.05f, 7, 0.01f,
-                                                             0.5f, expected.data(), n);
+        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, kUnit, 655, v.data(), n);
+    const float d_expected = kernels::scalar::update_offsets(w.data(), g.data(), 0.05f, 7, kUnit,
+                                                             655, expected.data(), n);
     for (int64_t i = 0; i < n; ++i) ASSERT_EQ(v(0, i), expected(0, i)) << i;
     // Sums of n terms of |g (q - x)| <= 4 * 8.
     ASSERT_NEAR(d_scale, d_expected,
                 32.0 * static_cast<double>(n) * static_cast<double>(n) * FLT_EPSILON);
     const float d_only =
-        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, 0.01f, 0.5f, nullptr, n);
+        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, kUnit, 655, nullptr, n);
     ASSERT_TRUE(std::isfinite(d_only));
+  }
+}
+
+TEST_P(UpdateOffsets, QuantizesWithOffsetsBitForBitAtEveryTailLength) {
+  for (int64_t n = 1; n <= 67; ++n) {
+    const Mat<float> w = normal_matrix(1, n, 1, 0.3f);
+    const Mat<int16_t> v = offsets(n, static_cast<uint32_t>(n));
+    Mat<float> actual(1, n), expected(1, n);
+    kernels::fake_quantize(w.data(), v.data(), 0.5f / 32767, 0.05f, 7, actual.data(), n);
+    kernels::scalar::fake_quantize(w.data(), v.data(), 0.5f / 32767, 0.05f, 7, expected.data(), n);
+    for (int64_t i = 0; i < n; ++i) ASSERT_EQ(actual(0, i), expected(0, i)) << i;
   }
 }
 
@@ -94,31 +116,35 @@ TEST(UpdateOffsets, ScaleGradientMatchesFiniteDifferenceOfTheStraightThroughForw
   };
   const double step = 1e-6,
                expected = (objective(scale + step) - objective(scale - step)) / (2 * step);
-  const float actual = kernels::update_offsets(w.data(), g.data(), static_cast<float>(scale), 7, 0,
-                                               0.5f, nullptr, kN);
+  const float actual = kernels::update_offsets(w.data(), g.data(), static_cast<float>(scale), 7,
+                                               0.5f, 0, nullptr, kN);
   EXPECT_NEAR(actual, expected, 1e-3);
 }
 
 TEST(UpdateOffsets,
      MovesAgainstTheSignStopsAtTheClipAndStandsStillAtZeroGradientAndOutsideTheRange) {
   const std::vector<float> w = {0.4f, 0.4f, 0.4f, 100.0f, 0.4f}, g = {1, -1, 0, 1, -2};
-  std::vector<float> v = {0.1f, 0.1f, 0.1f, 0.1f, 0.495f};
-  kernels::update_offsets(w.data(), g.data(), 1.0f, 7, 0.01f, 0.5f, v.data(), 5);
-  EXPECT_FLOAT_EQ(v[0], 0.09f);
-  EXPECT_FLOAT_EQ(v[1], 0.11f);
-  EXPECT_EQ(v[2], 0.1f);
-  EXPECT_EQ(v[3], 0.1f);
-  EXPECT_EQ(v[4], 0.5f);
+  std::vector<int16_t> v = {1000, 1000, 1000, 1000, 32700};
+  kernels::update_offsets(w.data(), g.data(), 1.0f, 7, 1e-5f, 100, v.data(), 5);
+  EXPECT_EQ(v, (std::vector<int16_t>{900, 1100, 1000, 1000, 32767}));
 }
 
 // A small random layer with inputs and float targets.
 struct Problem {
   hf::Config config;
-  model::LayerWeights weights;
+  mutable model::LayerWeights weights;  // training puts them aside and back
   model::HiddenStates inputs, targets;
   LayerScheme scheme;
 
-  explicit Problem(int64_t num_samples, int bits = 4) {
+  explicit Problem(int64_t num_samples, int bits = 4)
+      : Problem(
+            [&] {
+              std::vector<int64_t> lengths;
+              for (int64_t s = 0; s < num_samples; ++s) lengths.push_back(3 + s % 5);
+              return lengths;
+            }(),
+            bits) {}
+  explicit Problem(const std::vector<int64_t>& lengths, int bits = 4) {
     config.hidden_size = 32;
     config.intermediate_size = 48;
     config.num_attention_heads = 4;
@@ -137,18 +163,22 @@ struct Problem {
       *gain = Mat<float>(1, head ? config.head_dim : config.hidden_size);
       std::fill_n(gain->data(), gain->size(), 1.0f);
     }
-    for (int64_t s = 0; s < num_samples; ++s) inputs.samples.append(3 + s % 5);
+    for (const int64_t length : lengths) inputs.samples.append(length);
     inputs.rows = normal_matrix(inputs.samples.num_tokens(), config.hidden_size, 3);
     targets.samples = inputs.samples;
     targets.rows = Mat<float>(inputs.rows.rows(), config.hidden_size);
     model::FloatLinears<float> linears(model::views_of(weights));
     model::LayerSaved<float> saved(config, inputs.rows.rows(), false);
-    model::forward_all(config, model::norms_of(weights), linears, rope(), inputs, 1000, saved,
+    model::forward_all(config, model::norms_of(weights), linears, rope(), inputs, 100'000, saved,
                        &targets);
   }
-  model::Rope<float> rope() const { return model::Rope<float>(config, 64); }
-  LayerResult train(const TrainOptions& options, uint32_t seed = 42) const {
-    return train_layer(config, weights, {}, scheme, options, rope(), inputs, targets, seed, 0);
+  model::Rope<float> rope() const {
+    return model::Rope<float>(config, model::longest_sample(inputs.samples));
+  }
+  LayerResult train(const TrainOptions& options, uint32_t seed = 42,
+                    const std::filesystem::path& directory = {}) const {
+    return train_layer(config, weights, {}, scheme, options, rope(), inputs, targets, seed, 0,
+                       nullptr, {}, directory);
   }
 };
 
@@ -261,6 +291,35 @@ TEST(TrainLayer, GivesTheSameBytesForASeedOnAnyNumberOfThreadsAndOthersForAnothe
   EXPECT_NE(one.report.losses, other.report.losses);
 }
 
+// Samples that go through the layer in several pieces and, the first and the last, in parts.
+TEST(TrainLayer, GivesTheSameBytesWhenBatchesAreTooLargeToBeSavedWhole) {
+  for (const linalg::ComputeType compute : {linalg::ComputeType::kF32, linalg::ComputeType::kBf16})
+    for (const bool act_aware : {false, true}) {
+      const Problem problem(std::vector<int64_t>{4500, 700, 1500, 2049});
+      TrainOptions options{.iters = 3, .act_aware = act_aware, .compute = compute};
+      const LayerResult whole = problem.train(options);
+      options.max_whole_tokens = 8000;
+      const LayerResult pieces = problem.train(options);
+      expect_same(whole, pieces);
+      EXPECT_EQ(whole.report.losses, pieces.report.losses);
+      EXPECT_EQ(whole.report.loss, pieces.report.loss);
+    }
+}
+
+TEST(TrainLayer, GivesTheSameBytesWithWeightsPutAsideInFilesAndBringsThemBack) {
+  const test::TemporaryDirectory directory;
+  const Problem problem(12);
+  const Mat<float> up = problem.weights[Linear::kUpProj].clone();
+  const LayerResult in_memory = problem.train({.iters = 20});
+  const LayerResult in_files = problem.train({.iters = 20}, 42, directory.path());
+  expect_same(in_memory, in_files);
+  EXPECT_EQ(in_memory.report.losses, in_files.report.losses);
+  const Mat<float>& back = problem.weights[Linear::kUpProj];
+  ASSERT_EQ(back.rows(), up.rows());
+  EXPECT_EQ(std::memcmp(back.data(), up.data(), static_cast<size_t>(up.size()) * sizeof(float)), 0);
+  EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
+}
+
 TEST(TrainLayer, RefusesALossThatIsNotFinite) {
   Problem problem(4);
   problem.targets.rows(0, 0) = INFINITY;
@@ -286,8 +345,9 @@ TEST(Bf16, ForwardAndBackwardStayWithinTheRoundingOfTheOperands) {
     const std::array d_ys = {d_gate.view(), d_up.view()};
     exact.backward(model::LinearGroup::kGateUp, x.view(), d_ys, d_x.view());
     narrow.backward(model::LinearGroup::kGateUp, x.view(), d_ys, d_x16.view());
-    TrainableLinears::Snapshot codes;
-    exact.save(codes);
+    TrainableLinears::Snapshot saved;
+    exact.save(saved);
+    const LayerCodes codes = saved.codes();
     const Mat<float> weight_gate = quant::dequantize(codes[static_cast<size_t>(Linear::kGateProj)]);
     const Mat<float>& weight_up = problem.weights[Linear::kUpProj];
     // Both operands rounded by at most 2^-9 of themselves; sums of at most 96 products in f32.
@@ -327,9 +387,9 @@ TEST(Bf16, StartsFromAndRestoresTheSameCodesAsF32) {
     linears.save(restored);
     for (size_t l = 0; l < model::kNumLinears; ++l)
       for (const TrainableLinears::Snapshot* snapshot : {&narrow, &restored}) {
-        ASSERT_EQ(exact[l].scale, (*snapshot)[l].scale);
-        ASSERT_EQ(std::memcmp(exact[l].q.data(), (*snapshot)[l].q.data(),
-                              static_cast<size_t>(exact[l].q.size())),
+        ASSERT_EQ(exact.scale[l], snapshot->scale[l]);
+        ASSERT_EQ(std::memcmp(exact.q[l].data(), snapshot->q[l].data(),
+                              static_cast<size_t>(exact.q[l].size())),
                   0);
       }
   }
@@ -367,8 +427,9 @@ TEST(ActAware, ForwardMultipliesRoundedInputsOfEachWidth) {
   Mat<float> q(7, 32), k(7, 16), v(7, 16);
   const std::array<MatView<float>, 3> ys = {q.view(), k.view(), v.view()};
   linears.forward(model::LinearGroup::kQkv, x.view(), ys);
-  TrainableLinears::Snapshot codes;
-  linears.save(codes);
+  TrainableLinears::Snapshot saved;
+  linears.save(saved);
+  const LayerCodes codes = saved.codes();
   const auto expect = [&](Linear l, int bits, const Mat<float>& y) {
     const auto index = static_cast<size_t>(l);
     const Mat<float> weight =

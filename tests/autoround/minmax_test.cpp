@@ -45,7 +45,7 @@ Step step_of(float high, float low, float d_weight, bool minmax = true) {
   const auto scale = [&] {
     TrainableLinears::Snapshot snapshot;
     linears.save(snapshot);
-    return snapshot[static_cast<size_t>(Linear::kQProj)].scale.at(0);
+    return snapshot.scale[static_cast<size_t>(Linear::kQProj)].at(0);
   };
   Step step{scale(), 0};
 

@@ -148,10 +148,15 @@ class NotedLinears : public LinearsForward<float>, public LinearsBackward<float>
     note(group, x);
     linears_.forward(group, x, ys);
   }
-  void backward(LinearGroup group, MatView<const float> x,
-                std::span<const MatView<const float>> d_ys, MatView<float> d_x) override {
+  void input_gradient(LinearGroup group, std::span<const MatView<const float>> d_ys,
+                      MatView<float> d_x) override {
+    linears_.input_gradient(group, d_ys, d_x);
+  }
+  void weight_gradient(LinearGroup group, MatView<const float> x,
+                       std::span<const MatView<const float>> d_ys,
+                       std::span<const int64_t> ends) override {
     note(group, x);
-    linears_.backward(group, x, d_ys, d_x);
+    linears_.weight_gradient(group, x, d_ys, ends);
   }
 
  private:
