@@ -128,14 +128,14 @@ TEST(Tokenizer, FindsAddedTokensBeforeItNormalizes) {
 
 TEST(Tokenizer, FindsNormalizedAddedTokensAfterwards) {
   json file = small_tokenizer();
-  file["added_tokens"] = {added_token("e\u0301", 256)};
+  file["added_tokens"] = json::array({added_token("e\u0301", 256)});
   file["added_tokens"][0]["normalized"] = true;
   EXPECT_THAT(load(file).encode("xe\u0301\u00E9"), ElementsAre('x', 256, 256));
 }
 
 TEST(Tokenizer, StripsWhiteSpaceWhereAnAddedTokenSaysSo) {
   json file = small_tokenizer();
-  file["added_tokens"] = {added_token("<a>", 256)};
+  file["added_tokens"] = json::array({added_token("<a>", 256)});
   file["added_tokens"][0]["lstrip"] = true;
   file["added_tokens"][0]["rstrip"] = true;
   EXPECT_THAT(load(file).encode("x \n<a>  y"), ElementsAre('x', 256, 'y'));
@@ -162,7 +162,7 @@ TEST(Tokenizer, DecodesBytesThatAreNoTextAsReplacementCharacters) {
 
 TEST(Tokenizer, RefusesToDecodeWhatIsNoToken) {
   json file = small_tokenizer();
-  file["added_tokens"] = {added_token("<a>", 300)};
+  file["added_tokens"] = json::array({added_token("<a>", 300)});
   const Tokenizer tokenizer = load(file);
   EXPECT_EQ(tokenizer.vocab_size(), 301);
   for (const int32_t id : {-1, 256, 299, 301, 1 << 30}) {
@@ -181,7 +181,7 @@ struct Change {
 void expect_refused(const std::vector<Change>& changes, ErrorCode code) {
   for (const Change& change : changes) {
     json file = small_tokenizer({{"a", "b"}});
-    file["added_tokens"] = {added_token("<a>", 300)};
+    file["added_tokens"] = json::array({added_token("<a>", 300)});
     change.apply(file);
     const Error error = error_of([&] { load(file); });
     EXPECT_EQ(error.code(), code) << change.name << ": " << error.what();
