@@ -213,7 +213,7 @@ class MpiCluster final : public Cluster {
                          MPI_COMM_WORLD, &request),
           "MPI_Iallgather");
     wait({&request, 1});
-    for (int r = 0; r < size_; ++r) hosts_.emplace_back(all.data() + r * kHostBytes);
+    for (int64_t r = 0; r < size_; ++r) hosts_.emplace_back(all.data() + r * kHostBytes);
     watch_ = std::make_unique<Watch>(*this, timeout, std::move(on_lost));
   }
   ~MpiCluster() override {

@@ -2,6 +2,7 @@
 
 namespace laos::cluster {
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): the other definition, in mpi.cpp, keeps it
 std::unique_ptr<Cluster> join(std::function<void(Cluster&, const Error&)>) {
   if (const int ranks = started_ranks(); ranks > 1)
     throw Error(ErrorCode::kUnsupported,
