@@ -233,9 +233,10 @@ std::vector<RankPrice> price(const Plan& plan, const PlanCosts& costs, const Div
     for (size_t r = 0; r < ranks; ++r)
       prices[r].state_bytes = std::max(prices[r].state_bytes, state_rows[r] * row_bytes);
   }
+  const int64_t peak = peak_ram_bytes(plan);
   for (RankPrice& rank : prices) {
     rank.job_flops = job;
-    rank.peak_ram_bytes = peak_ram_bytes(plan);
+    rank.peak_ram_bytes = peak;
     rank.state_bytes += 2 * rank.tokens * row_bytes;
   }
   return prices;

@@ -38,6 +38,18 @@ double measure_gemm_gflops() {
   return 2e-9 * kSize * kSize * kSize / best_seconds;
 }
 
+int64_t num_weights(const hf::Config& config, model::Linear linear) {
+  return model::out_features(config, linear) * model::in_features(config, linear);
+}
+
+// Whether a step trains a linear of a layer.
+bool is_trained(const Plan& plan, size_t step, int64_t layer_idx, model::Linear l) {
+  const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
+  const PlannedLinear& linear = plan.linear(layer_idx, l);
+  return train != nullptr && linear.scheme && linear.step == step &&
+         train->options.trains(linear.scheme->weight.bits);
+}
+
 struct GptqCost {
   double flops = 0, bytes = 0;  // bytes: held at once
 };
@@ -91,29 +103,23 @@ struct TrainCost {
 // Where nothing of attention is trained it runs once, before, and is never differentiated.
 TrainCost train_cost(const Plan& plan, size_t step, int64_t layer_idx) {
   const hf::Config& config = plan.checkpoint.config();
-  const autoround::TrainOptions& options = std::get<TrainStep>(plan.steps[step]).options;
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
-  const auto is_trained = [&](model::Linear l) {
-    const PlannedLinear& linear = plan.linear(layer_idx, l);
-    return linear.scheme && linear.step == step && options.trains(linear.scheme->weight.bits);
-  };
   const auto is_attention = [](model::LinearGroup group) {
     return group == model::LinearGroup::kQkv || group == model::LinearGroup::kO;
   };
   bool attention = false;
   for (const model::LinearGroup group : model::kAllLinearGroups)
     for (const model::Linear l : model::linears_of(group))
-      attention = attention || (is_attention(group) && is_trained(l));
+      attention = attention || (is_attention(group) && is_trained(plan, step, layer_idx, l));
   TrainCost cost;
   for (const model::LinearGroup group : model::kAllLinearGroups) {
     const bool before = !attention && is_attention(group);
     const bool is_first =
         group == (attention ? model::LinearGroup::kQkv : model::LinearGroup::kGateUp);
     for (const model::Linear l : model::linears_of(group)) {
-      const double product = 2 * static_cast<double>(model::out_features(config, l)) *
-                             static_cast<double>(model::in_features(config, l));
+      const double product = 2 * static_cast<double>(num_weights(config, l));
       (before ? cost.before_per_token : cost.forward_per_token) += product;
-      if (is_trained(l)) cost.backward_per_token += product;
+      if (is_trained(plan, step, layer_idx, l)) cost.backward_per_token += product;
       if (!before && !is_first) cost.backward_per_token += product;
     }
   }
@@ -135,8 +141,7 @@ PlanCosts costs_of(const Plan& plan) {
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
   double params = 0;  // linear weights of a layer
   for (const model::Linear l : model::kAllLinears)
-    params += static_cast<double>(model::out_features(config, l)) *
-              static_cast<double>(model::in_features(config, l));
+    params += static_cast<double>(num_weights(config, l));
   PlanCosts costs;
   // One product a linear, and q kᵀ and p v.
   costs.per_token = 2 * params;
@@ -197,14 +202,9 @@ namespace {
 
 // Weights of a layer that a step trains.
 int64_t trained_weights(const Plan& plan, size_t step, int64_t layer_idx) {
-  const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
   int64_t size = 0;
   for (const model::Linear l : model::kAllLinears)
-    if (const PlannedLinear& linear = plan.linear(layer_idx, l);
-        train != nullptr && linear.scheme && linear.step == step &&
-        train->options.trains(linear.scheme->weight.bits))
-      size += model::out_features(plan.checkpoint.config(), l) *
-              model::in_features(plan.checkpoint.config(), l);
+    if (is_trained(plan, step, layer_idx, l)) size += num_weights(plan.checkpoint.config(), l);
   return size;
 }
 
@@ -246,12 +246,12 @@ int64_t scratch_bytes(const Plan& plan) {
   return std::max(most, copies * bytes_of(*plan.samples) + trained * (4 + 2));
 }
 
-int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens) {
+int64_t peak_ram_bytes(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
   const int64_t hidden_size = config.hidden_size, squared = hidden_size * hidden_size;
   int64_t params = 0, largest = 0, widest = std::max(hidden_size, config.intermediate_size);
   for (const model::Linear l : model::kAllLinears) {
-    const int64_t size = model::out_features(config, l) * model::in_features(config, l);
+    const int64_t size = num_weights(config, l);
     params += size;
     largest = std::max(largest, size);
     widest = std::max(widest, model::in_features(config, l));
@@ -283,6 +283,8 @@ int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens) {
   }
 
   const model::Ragged samples = lengths_of(*plan.samples);
+  const int64_t longest = model::longest_sample(samples), batch = autoround::largest_batch(samples),
+                forward = forward_bytes(samples);
   // The rotation stays, and a linear's rows are copied while they are rotated.
   const int64_t rotation = plan.rotate() == nullptr ? 0 : (plan.fits.empty() ? 0 : 4 * squared);
   int64_t at_work = 4 * 1024 * widest;
@@ -292,18 +294,16 @@ int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens) {
       int64_t own = 0;  // weights that this step quantizes
       for (const model::Linear l : model::kAllLinears)
         if (const PlannedLinear& linear = plan.linear(i, l); linear.scheme && linear.step == step)
-          own += model::out_features(config, l) * model::in_features(config, l);
+          own += num_weights(config, l);
       if (plan.reads_activations(step, i)) {
         int64_t gram_bytes = 0;
         if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
             round != nullptr && round->gptq)
           gram_bytes = static_cast<int64_t>(gptq_cost(plan, step, i, *round->gptq, 0).bytes);
-        at_work = std::max(at_work, 4 * params + rounded + gram_bytes + forward_bytes(samples));
-        if (std::holds_alternative<TrainStep>(plan.steps[step])) {
+        at_work = std::max(at_work, 4 * params + rounded + gram_bytes + forward);
+        if (const auto* train = std::get_if<TrainStep>(&plan.steps[step])) {
           const bool is_bf16 = plan.options.compute == linalg::ComputeType::kBf16;
-          const int64_t longest = model::longest_sample(samples),
-                        batch = autoround::largest_batch(samples);
-          const bool whole = batch <= max_whole_tokens;
+          const bool whole = batch <= train->options.max_whole_tokens;
           const int64_t piece = std::min(batch, model::kPieceTokens), rows = whole ? batch : piece;
           // Ŵ and offsets of what is trained, whose weights are in files; the other weights.
           const int64_t trained = trained_weights(plan, step, i);
@@ -311,9 +311,8 @@ int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens) {
                              (params - trained) * (is_bf16 ? 6 : 4) + (whole ? 0 : 4 * trained);
           training += model::LayerSaved<float>::size_bytes(config, rows, true, whole ? 0 : longest);
           training += 4 * (piece + rows) * hidden_size;  // inputs, outputs
-          const auto& options = std::get<TrainStep>(plan.steps[step]).options;
           if (is_bf16) training += 4 * rows * widest;
-          if (options.act_aware) training += 4 * rows * widest;
+          if (train->options.act_aware) training += 4 * rows * widest;
           if (plan.job.online) training += 4 * rows * widest;
           at_work = std::max(
               at_work, rounded + training + thread_bytes(longest) + 4 * longest * config.head_dim);
@@ -330,14 +329,6 @@ int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens) {
   // The program, its libraries and, per token of the vocabulary, the tokenizer.
   constexpr int64_t kProgram = 45'000'000, kToken = 150;
   return kProgram + kToken * config.vocab_size + peak;
-}
-
-int64_t peak_ram_bytes(const Plan& plan) {
-  int64_t max_whole_tokens = 0;
-  for (const PlannedStep& step : plan.steps)
-    if (const auto* train = std::get_if<TrainStep>(&step))
-      max_whole_tokens = train->options.max_whole_tokens;
-  return peak_ram_bytes(plan, max_whole_tokens);
 }
 
 Estimate estimate(const Plan& plan) {

@@ -474,13 +474,12 @@ void check_scratch(const Plan& plan) {
 
 // Batches are saved whole where that fits, and gone through in pieces where it does not.
 void plan_memory(Plan& plan) {
-  constexpr int64_t kNoBatch = 0, kEveryBatch = int64_t{1} << 40;
   const bool is_asked = plan.options.max_memory > 0;
   const int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
-  if (peak_ram_bytes(plan, kEveryBatch) <= limit) return;
+  if (peak_ram_bytes(plan) <= limit) return;
   for (PlannedStep& step : plan.steps)
-    if (auto* train = std::get_if<TrainStep>(&step)) train->options.max_whole_tokens = kNoBatch;
-  const int64_t needed = peak_ram_bytes(plan, kNoBatch);
+    if (auto* train = std::get_if<TrainStep>(&step)) train->options.max_whole_tokens = 0;
+  const int64_t needed = peak_ram_bytes(plan);
   if (needed <= limit || !plan.options.writes) return;
   const auto megabytes = [](int64_t bytes) {
     return std::to_string(bytes / 1'000'000 + 1) + " MB";

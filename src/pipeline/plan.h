@@ -130,9 +130,8 @@ Plan make_plan(const QuantOptions& options);
 // Bytes of the files that hold hidden states while the plan runs.
 int64_t scratch_bytes(const Plan& plan);
 
-// Memory of the process at the most, when training saves batches whole up to `max_whole_tokens`.
-int64_t peak_ram_bytes(const Plan& plan, int64_t max_whole_tokens);
-int64_t peak_ram_bytes(const Plan& plan);  // as it is planned
+// Memory of the process at the most.
+int64_t peak_ram_bytes(const Plan& plan);
 
 // Runs a short GEMM to learn the machine's rate.
 Estimate estimate(const Plan& plan);

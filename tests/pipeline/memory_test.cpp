@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 
+#include "pipeline/quant_options.h"
 #include "pipeline/run.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
@@ -14,8 +15,6 @@ namespace laos::pipeline {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr int64_t kEveryBatch = int64_t{1} << 40;
 
 // Samples that are too long to go through a layer at once.
 class Memory : public testing::Test {
@@ -50,12 +49,7 @@ spec:
   }
 
   QuantOptions options(const std::string& save_path) const {
-    QuantOptions options;
-    options.model_path = directory_ / "model";
-    options.save_path = directory_ / save_path;
-    options.recipe_path = directory_ / "recipe.yaml";
-    options.model_type = "tiny";
-    return options;
+    return quant_options(directory_.path(), save_path);
   }
 
   std::string weights(const QuantOptions& options) const {
@@ -75,25 +69,25 @@ TEST_F(Memory, ThatIsShortGivesTheSameBytesInPieces) {
   const std::string expected = weights(options("whole"));
   ASSERT_FALSE(expected.empty());
   QuantOptions tight = options("pieces");
-  tight.max_memory = peak_ram_bytes(make_plan(tight), kEveryBatch) - 1;
+  tight.max_memory = peak_ram_bytes(make_plan(tight)) - 1;
   const Plan plan = make_plan(tight);
   EXPECT_EQ(std::get<TrainStep>(plan.steps.back()).options.max_whole_tokens, 0);
-  EXPECT_LT(peak_ram_bytes(plan, 0), tight.max_memory);
+  EXPECT_LT(peak_ram_bytes(plan), tight.max_memory);
   EXPECT_EQ(weights(tight), expected);
 }
 
 TEST_F(Memory, ThatIsTooLittleIsRefusedWithWhatIsNeeded) {
   QuantOptions tight = options("out");
   tight.max_memory = 1'000'000;
+  Plan in_pieces = make_plan(options("out"));
+  std::get<TrainStep>(in_pieces.steps.back()).options.max_whole_tokens = 0;
   try {
     make_plan(tight);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kResource);
     EXPECT_THAT(error.what(), HasSubstr("--max-memory"));
-    EXPECT_THAT(
-        error.what(),
-        HasSubstr(std::to_string(peak_ram_bytes(make_plan(options("out")), 0) / 1'000'000 + 1)));
+    EXPECT_THAT(error.what(), HasSubstr(std::to_string(peak_ram_bytes(in_pieces) / 1'000'000 + 1)));
   }
   EXPECT_FALSE(std::filesystem::exists(tight.save_path));
 }

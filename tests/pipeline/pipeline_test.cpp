@@ -7,6 +7,7 @@
 
 #include "core/threads.h"
 #include "eval/metrics.h"
+#include "pipeline/quant_options.h"
 #include "pipeline/record.h"
 #include "pipeline/run.h"
 #include "save/inspect.h"
@@ -49,12 +50,7 @@ class Pipeline : public testing::Test {
   }
 
   QuantOptions options(const std::string& save_path) const {
-    QuantOptions options;
-    options.model_path = directory_ / "model";
-    options.save_path = directory_ / save_path;
-    options.recipe_path = directory_ / "recipe.yaml";
-    options.model_type = "tiny";
-    return options;
+    return quant_options(directory_.path(), save_path);
   }
 
   RunResult quantize(const std::string& save_path) const {

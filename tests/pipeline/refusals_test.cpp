@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "io/file.h"
 #include "pipeline/plan.h"
+#include "pipeline/quant_options.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
 
@@ -220,14 +221,7 @@ class PlanRow : public testing::TestWithParam<Case> {
     if (!c.from.empty()) replace_in(directory_ / "recipe.yaml", c.from, c.to);
     if (c.damage) c.damage(directory_.path());
   }
-  Plan plan() const {
-    QuantOptions options;
-    options.model_path = directory_ / "model";
-    options.save_path = directory_ / "out";
-    options.recipe_path = directory_ / "recipe.yaml";
-    options.model_type = "tiny";
-    return make_plan(options);
-  }
+  Plan plan() const { return make_plan(quant_options(directory_.path(), "out")); }
 
   test::TemporaryDirectory directory_;
 };

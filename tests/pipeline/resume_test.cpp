@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "core/threads.h"
+#include "pipeline/quant_options.h"
 #include "pipeline/run.h"
 #include "save/inspect.h"
 #include "save/work_directory.h"
@@ -74,12 +75,7 @@ class Resume : public testing::Test {
   }
 
   QuantOptions options(const std::string& save_path) const {
-    QuantOptions options;
-    options.model_path = directory_ / "model";
-    options.save_path = directory_ / save_path;
-    options.recipe_path = directory_ / "recipe.yaml";
-    options.model_type = "tiny";
-    return options;
+    return quant_options(directory_.path(), save_path);
   }
 
   // Whether the run came to its end before it was stopped.

@@ -13,6 +13,7 @@
 #include "hf/ascendv1.h"
 #include "linalg/gemm.h"
 #include "model/online_rotation.h"
+#include "pipeline/quant_options.h"
 #include "pipeline/run.h"
 #include "save/inspect.h"
 #include "support/synthetic.h"
@@ -236,14 +237,7 @@ class SchemeRuns : public testing::TestWithParam<Scheme> {
         << (GetParam().fits ? kPrior : "") << "  process:\n"
         << GetParam().process << "  save: [{type: ascendv1_saver}]\n  dataset: calib.jsonl\n";
   }
-  Plan plan() const {
-    QuantOptions options;
-    options.model_path = directory_ / "model";
-    options.save_path = directory_ / "out";
-    options.recipe_path = directory_ / "recipe.yaml";
-    options.model_type = "tiny";
-    return make_plan(options);
-  }
+  Plan plan() const { return make_plan(quant_options(directory_.path(), "out")); }
 
   test::TemporaryDirectory directory_;
 };
