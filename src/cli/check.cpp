@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "cli/data_path.h"
 #include "cli/flags.h"
@@ -118,11 +119,16 @@ void add_check_command(CLI::App& app, int& exit_code) {
 
 void add_report_command(CLI::App& app) {
   auto directory = std::make_shared<std::string>();
+  auto beside = std::make_shared<std::vector<std::string>>();
   CLI::App* command =
       app.add_subcommand("report", "Make report.html again from the run.json of a directory");
   command->add_option("DIR", *directory, "directory that laos quant wrote")->required();
-  command->callback([directory] {
-    report::write_run(*directory, report::read_run(*directory));
+  command->add_option("--beside", *beside,
+                      "directories of other runs, to show what each cost and how far it diverges");
+  command->callback([directory, beside] {
+    std::vector<report::RunRecord> others;
+    for (const std::string& other : *beside) others.push_back(report::read_run(other));
+    report::write_run(*directory, report::read_run(*directory), others);
     std::printf("report    %s\n", (fs::path(*directory) / report::kPageFile).string().c_str());
   });
 }

@@ -20,6 +20,10 @@ enum class LinearGroup { kQkv, kO, kGateUp, kDown };
 inline constexpr std::array<LinearGroup, 4> kAllLinearGroups = {
     LinearGroup::kQkv, LinearGroup::kO, LinearGroup::kGateUp, LinearGroup::kDown};
 std::span<const Linear> linears_of(LinearGroup group) noexcept;
+// Whether a group's linears are of the attention block; the others are of the MLP.
+constexpr bool is_attention(LinearGroup group) noexcept {
+  return group == LinearGroup::kQkv || group == LinearGroup::kO;
+}
 
 // Applies a group's linears. The layer knows shapes only: float weights, weights in training and
 // integer weights are implementations of this.

@@ -34,6 +34,7 @@ struct PlanCosts {
     return per_token * static_cast<double>(tokens) + per_pair * pairs;
   }
   double per_token = 0, per_pair = 0;  // of a pass: a token, and two of them that attend
+  double total() const;                // of one process that does it all
 };
 PlanCosts costs_of(const Plan& plan);
 // Expected on a machine of this rate.

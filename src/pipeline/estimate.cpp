@@ -104,16 +104,13 @@ struct TrainCost {
 TrainCost train_cost(const Plan& plan, size_t step, int64_t layer_idx) {
   const hf::Config& config = plan.checkpoint.config();
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
-  const auto is_attention = [](model::LinearGroup group) {
-    return group == model::LinearGroup::kQkv || group == model::LinearGroup::kO;
-  };
   bool attention = false;
   for (const model::LinearGroup group : model::kAllLinearGroups)
     for (const model::Linear l : model::linears_of(group))
-      attention = attention || (is_attention(group) && is_trained(plan, step, layer_idx, l));
+      attention = attention || (model::is_attention(group) && is_trained(plan, step, layer_idx, l));
   TrainCost cost;
   for (const model::LinearGroup group : model::kAllLinearGroups) {
-    const bool before = !attention && is_attention(group);
+    const bool before = !attention && model::is_attention(group);
     const bool is_first =
         group == (attention ? model::LinearGroup::kQkv : model::LinearGroup::kGateUp);
     for (const model::Linear l : model::linears_of(group)) {
@@ -169,7 +166,7 @@ PlanCosts costs_of(const Plan& plan) {
   const auto count = std::max(1.0, static_cast<double>(samples.num_sequences()));
   const double drawn =
       std::min(8.0, count) / count;  // share of the set that an iteration draws, on average
-  const double evaluated = 3 * std::min(32.0, count) / count;
+  const double measured = std::min(32.0, count) / count;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerCost& cost = costs.layers.emplace_back();
     cost.pass = costs.forward_of(samples.num_tokens(), pairs_of(samples));
@@ -188,6 +185,8 @@ PlanCosts costs_of(const Plan& plan) {
       }
       cost.passed = true;
       const auto iters = static_cast<double>(train->options.iters);
+      // Before, after and of the rule's choice; with until_flat after each of three rounds.
+      const double evaluated = (train->options.until_flat ? 4 : 3) * measured;
       const TrainCost training = train_cost(plan, step, i);
       const double pairs = pairs_of(samples);
       cost.steps += training.before(tokens, pairs) +
@@ -331,14 +330,17 @@ int64_t peak_ram_bytes(const Plan& plan) {
   return kProgram + kToken * config.vocab_size + peak;
 }
 
-Estimate estimate(const Plan& plan) {
-  const PlanCosts costs = costs_of(plan);
-  Estimate result;
-  result.flops = costs.fit_pass + costs.fit;
-  for (const LayerCost& cost : costs.layers)
+double PlanCosts::total() const {
+  double flops = fit_pass + fit;
+  for (const LayerCost& cost : layers)
     // The first look of a layer's steps is the pass as well.
-    result.flops +=
-        std::max(cost.looks, cost.passed ? 1.0 : 0.0) * cost.pass + cost.rotate + cost.steps;
+    flops += std::max(cost.looks, cost.passed ? 1.0 : 0.0) * cost.pass + cost.rotate + cost.steps;
+  return flops;
+}
+
+Estimate estimate(const Plan& plan) {
+  Estimate result;
+  result.flops = costs_of(plan).total();
   result.peak_ram_bytes = peak_ram_bytes(plan);
   result.disk_bytes = save::planned_bytes(plan.job);
   result.scratch_bytes = scratch_bytes(plan);

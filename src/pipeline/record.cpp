@@ -15,6 +15,7 @@
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
 #include "linalg/onednn.h"
+#include "pipeline/division.h"
 #include "quant/weight_stats.h"
 
 namespace laos::pipeline {
@@ -174,7 +175,8 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
                    .dataset = plan.dataset_path.string(),
                    .num_samples = 0,
                    .num_tokens = 0,
-                   .seed = plan.options.seed};
+                   .seed = plan.options.seed,
+                   .flops = costs_of(plan).total()};
   const Samples& samples = samples_of(plan);
   record.recipe.num_samples = std::ssize(samples);
   for (const std::vector<int32_t>& sample : samples) record.recipe.num_tokens += std::ssize(sample);

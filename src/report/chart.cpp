@@ -78,7 +78,12 @@ Axis axis_of(const Chart& chart, size_t count) {
   return linear_axis(high);
 }
 
-std::string frame_of(const Chart& chart, const Axis& axis, size_t count, double slot, bool points) {
+std::string svg_of(double height, const std::string& title) {
+  return format("<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">", kWidth, height,
+                escaped(title).substr(0, 300).c_str());
+}
+
+std::string grid_of(const Axis& axis) {
   std::string svg;
   for (const double tick : axis.ticks) {
     svg += format("<line class=\"grid\" x1=\"%.0f\" x2=\"%.0f\" y1=\"%.1f\" y2=\"%.1f\"/>", kLeft,
@@ -86,6 +91,16 @@ std::string frame_of(const Chart& chart, const Axis& axis, size_t count, double 
     svg += format("<text x=\"%.0f\" y=\"%.1f\" class=\"end\">%s</text>", kLeft - 4,
                   axis.y(tick) + 3.5, short_number(tick).c_str());
   }
+  return svg;
+}
+
+std::string x_label_of(const std::string& label) {
+  return format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid name\">%s</text>", kLeft + kPlotWidth / 2,
+                kHeight - 5, escaped(label).c_str());
+}
+
+std::string frame_of(const Chart& chart, const Axis& axis, size_t count, double slot, bool points) {
+  std::string svg = grid_of(axis);
   size_t stride = 1;
   for (const size_t s : {1, 2, 4, 8, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000}) {
     stride = s;
@@ -97,9 +112,7 @@ std::string frame_of(const Chart& chart, const Axis& axis, size_t count, double 
         format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid\">%s</text>",
                kLeft + (static_cast<double>(i) + (points ? 0 : 0.5)) * slot, kHeight - kBottom + 13,
                short_number(chart.first_x + chart.x_step * static_cast<double>(i)).c_str());
-  svg += format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid name\">%s</text>", kLeft + kPlotWidth / 2,
-                kHeight - 5, escaped(chart.x_label).c_str());
-  return svg;
+  return svg + x_label_of(chart.x_label);
 }
 
 std::string legend_of(const std::vector<Series>& series) {
@@ -162,8 +175,7 @@ std::string to_figure(const Chart& chart) {
   const double slot =
       kPlotWidth / static_cast<double>(std::max<size_t>(1, points ? count - 1 : count));
   const Axis axis = axis_of(chart, count);
-  std::string svg = format("<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">", kWidth,
-                           kHeight, escaped(chart.title).substr(0, 300).c_str());
+  std::string svg = svg_of(kHeight, chart.title);
   svg += frame_of(chart, axis, count, slot, points);
   const auto tip = [&](const Series& series, size_t i) {
     std::string text =
@@ -225,14 +237,44 @@ std::string to_figure(const Chart& chart) {
   return figure_of(chart.title, chart.y_label, chart.series, svg + "</svg>");
 }
 
+std::string to_figure(const Scatter& scatter) {
+  const auto axis_over = [&](double Point::*value) {
+    double low = std::numeric_limits<double>::infinity(), high = 0;
+    for (const Point& point : scatter.points) {
+      low = std::min(low, point.*value);
+      high = std::max(high, point.*value);
+    }
+    return log_axis(low, high);
+  };
+  std::string svg = svg_of(kHeight, scatter.title);
+  const Axis x_axis = axis_over(&Point::x), y_axis = axis_over(&Point::y);
+  const auto x_at = [&](double value) { return kLeft + x_axis.at(value) * kPlotWidth; };
+  svg += grid_of(y_axis);
+  for (const double tick : x_axis.ticks) {
+    svg += format("<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.0f\" y2=\"%.0f\"/>",
+                  x_at(tick), x_at(tick), kTop, kHeight - kBottom);
+    svg += format("<text x=\"%.1f\" y=\"%.0f\" class=\"mid\">%s</text>", x_at(tick),
+                  kHeight - kBottom + 13, short_number(tick).c_str());
+  }
+  svg += x_label_of(scatter.x_label);
+  for (const Point& point : scatter.points)
+    svg += format("<circle class=\"%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\">", point.style.c_str(),
+                  x_at(point.x), y_axis.y(point.y)) +
+           "<title>" +
+           escaped(point.name + ": " + short_number(point.x) + ", " + short_number(point.y)) +
+           "</title></circle>";
+  std::vector<Series> legend;
+  for (const Point& point : scatter.points) legend.push_back({point.name, point.style, {}});
+  return figure_of(scatter.title, scatter.y_label, legend, svg + "</svg>");
+}
+
 std::string to_figure(const CellMap& map) {
   constexpr double kNames = 56, kRow = 18;
   size_t columns = 1;
   for (const auto& row : map.rows) columns = std::max(columns, row.size());
   const double slot = (kWidth - kNames - kRight) / static_cast<double>(columns);
   const double height = kRow * static_cast<double>(map.rows.size()) + kBottom;
-  std::string svg = format("<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s\">", kWidth,
-                           height, escaped(map.title).substr(0, 300).c_str());
+  std::string svg = svg_of(height, map.title);
   for (size_t r = 0; r < map.rows.size(); ++r) {
     const double y = kRow * static_cast<double>(r);
     svg += format("<text x=\"%.0f\" y=\"%.1f\" class=\"end\">%s</text>", kNames - 5, y + 12.5,

@@ -34,6 +34,18 @@ struct Chart {
 // page's width. Each value has a tooltip.
 std::string to_figure(const Chart& chart);
 
+struct Point {
+  std::string name;
+  std::string style;
+  double x, y;  // positive
+};
+struct Scatter {
+  std::string title, x_label, y_label;
+  std::vector<Point> points;
+};
+// The same of named points, both axes logarithmic.
+std::string to_figure(const Scatter& scatter);
+
 // A grid of coloured cells: rows x columns, `style` and `tip` of each; "" = no cell.
 struct Cell {
   std::string style, tip;

@@ -142,7 +142,8 @@ constexpr const char* kGroupStyles[] = {"s1", "s2", "s3", "s4"};
 
 class Page {
  public:
-  explicit Page(const RunRecord& record) : r_(record) {
+  Page(const RunRecord& record, const std::vector<RunRecord>& others)
+      : r_(record), others_(others) {
     if (r_.health) judgement_ = eval::judge(r_.health->figures);
     for (const Layer& layer : r_.layers)
       for (const Linear& linear : layer.linears) {
@@ -163,8 +164,8 @@ class Page {
         "'unsafe-inline'; img-src data:\">\n"
         "<link rel=\"icon\" href=\"data:,\">\n<title>" +
         escaped(title) + "</title>\n<style>" + kStyle + "</style></head>\n<body><main>\n";
-    page += header() + health() + layers_apart() + bits() + training() + outliers() + weights() +
-            time_and_memory() + ranks() + recipe() + environment();
+    page += header() + health() + beside() + layers_apart() + bits() + training() + outliers() +
+            weights() + time_and_memory() + ranks() + recipe() + environment();
     page += "<footer>laos " + escaped(r_.laos_version) +
             ". The figures of this page stand in <code>run.json</code> beside it; <code>laos "
             "report DIR</code> makes it again.</footer>\n</main></body></html>\n";
@@ -244,6 +245,43 @@ class Page {
       html += "<blockquote><b>prompt</b> " + escaped(c.prompt) + "\n<b>float</b> " +
               escaped(c.baseline) + "\n<b>quantized</b> " + escaped(c.model) + "</blockquote>\n";
     return html;
+  }
+
+  // The run among others: what they cost, and what came of it.
+  std::string beside() const {
+    if (others_.empty()) return "";
+    Table table({{"recipe", false},
+                 {"KL from float"},
+                 {"top-1 agreement"},
+                 {"TFLOP"},
+                 {"time"},
+                 {"checked on", false}});
+    Scatter scatter{.title = "Divergence against work",
+                    .x_label = "operations of the plan, TFLOP",
+                    .y_label = "KL from float, nats per token",
+                    .points = {}};
+    const auto add = [&](const RunRecord& run, const char* style) {
+      const double tflop = run.recipe.flops > 0 ? run.recipe.flops * 1e-12 : std::nan("");
+      std::vector<std::string> row = {
+          escaped(run.recipe.config_id),    "–",          "–", short_number(tflop),
+          duration_text(run.timings.total), "not checked"};
+      if (run.health) {
+        const eval::Health& h = run.health->figures;
+        const bool comparable = r_.health && r_.health->source == run.health->source &&
+                                r_.health->figures.num_tokens == h.num_tokens;
+        row[1] = short_number(h.kl_mean);
+        row[2] = percent(h.top1_agreement);
+        row[5] = escaped(run.health->source) + (comparable ? "" : ", so not drawn");
+        if (comparable && tflop > 0 && h.kl_mean > 0)
+          scatter.points.push_back({run.recipe.config_id, style, tflop, h.kl_mean});
+      }
+      table.row(row);
+    };
+    add(r_, "s1");
+    const char* styles[] = {"s2", "s3", "s4", "fp"};
+    for (size_t i = 0; i < others_.size(); ++i) add(others_[i], styles[i % std::size(styles)]);
+    return heading("Beside other runs") +
+           (scatter.points.size() > 1 ? plots(to_figure(scatter)) : "") + table.html();
   }
 
   std::string four_bit_of(size_t layer) const {
@@ -608,12 +646,15 @@ class Page {
   }
 
   const RunRecord& r_;
+  const std::vector<RunRecord>& others_;
   eval::Judgement judgement_;
   double parameters_ = 0, bits_ = 0, w4a4_ = 0;  // of the decoder's linears
 };
 
 }  // namespace
 
-std::string to_html(const RunRecord& record) { return Page(record).html(); }
+std::string to_html(const RunRecord& record, const std::vector<RunRecord>& others) {
+  return Page(record, others).html();
+}
 
 }  // namespace laos::report

@@ -45,6 +45,7 @@ void fields(F& field, Recipe& r) {
   field("samples", r.num_samples);
   field("tokens", r.num_tokens);
   field("seed", r.seed);
+  field("flops", r.flops);
   field("text", r.text);
 }
 template <class F>
@@ -284,11 +285,13 @@ Rank rank_from_json(const std::string& text, const std::string& name) {
   return value_of<Rank>(text, name);
 }
 
-void write_run(const std::filesystem::path& directory, const RunRecord& record) {
+void write_run(const std::filesystem::path& directory, const RunRecord& record,
+               const std::vector<RunRecord>& others) {
   const std::string json = to_json(record);
   io::write_text_atomically(directory / kRunFile, json);
   // The page shows what is written, so that `laos report` makes the same one.
-  io::write_text_atomically(directory / kPageFile, to_html(run_record_from_json(json, kRunFile)));
+  io::write_text_atomically(directory / kPageFile,
+                            to_html(run_record_from_json(json, kRunFile), others));
 }
 
 RunRecord read_run(const std::filesystem::path& directory) {

@@ -35,6 +35,7 @@ struct Recipe {
   std::string dataset;  // calibrated on; "" when nothing was
   int64_t num_samples = 0, num_tokens = 0;
   int64_t seed = 0;
+  double flops = 0;  // that the plan counts; 0: not known
 };
 
 // A linear of a decoder layer.
@@ -117,9 +118,10 @@ RunRecord run_record_from_json(const std::string& text, const std::string& name)
 Layer layer_from_json(const std::string& text, const std::string& name);
 Rank rank_from_json(const std::string& text, const std::string& name);
 
-// Writes run.json and report.html into `directory`; each appears whole. Throws Error(kIo),
-// Error(kResource).
-void write_run(const std::filesystem::path& directory, const RunRecord& record);
+// Writes run.json and report.html (of to_html, with `others`) into `directory`; each appears whole.
+// Throws Error(kIo), Error(kResource).
+void write_run(const std::filesystem::path& directory, const RunRecord& record,
+               const std::vector<RunRecord>& others = {});
 // Reads directory/run.json. Throws Error(kIo), Error(kFormat).
 RunRecord read_run(const std::filesystem::path& directory);
 

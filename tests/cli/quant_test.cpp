@@ -204,6 +204,14 @@ TEST_F(QuantCommand, LeavesItsRecordAndItsReportAndEndsWithTheVerdict) {
   std::filesystem::remove(save_ / "report.html");
   EXPECT_EQ(run_laos("report " + save_.string()).exit_code, 0);
   EXPECT_EQ(page(), before);
+  EXPECT_GT(run["recipe"]["flops"].get<double>(), 0);
+  const std::string beside = "report " + save_.string() + " --beside ";
+  EXPECT_EQ(run_laos(beside + save_.string()).exit_code, 0);
+  EXPECT_THAT(page(), HasSubstr("Beside other runs"));
+  const Result missing = run_laos(beside + (save_ / "nowhere").string());
+  EXPECT_NE(missing.exit_code, 0);
+  EXPECT_THAT(missing.output, HasSubstr("nowhere"));
+  EXPECT_THAT(page(), HasSubstr("Beside other runs"));
 }
 
 TEST_F(QuantCommand, WithoutHealthCheckRecordsNone) {

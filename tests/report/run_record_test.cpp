@@ -84,6 +84,40 @@ TEST(Page, ShowsRanksWhereThereAreSeveral) {
   EXPECT_THAT(to_html(record), Not(HasSubstr("<h2>Ranks")));
 }
 
+TEST(Page, DrawsRunsBesideEachOtherThatWereCheckedOnTheSameText) {
+  RunRecord record = test::run_record(2), cheap = test::run_record(2);
+  cheap.recipe.config_id = "cheap";
+  cheap.recipe.flops = 1e14;
+  cheap.health->figures.kl_mean = 0.06;
+  RunRecord elsewhere = cheap, old = cheap, unchecked = cheap;
+  elsewhere.recipe.config_id = "elsewhere";
+  elsewhere.health->source = "another.txt";
+  old.recipe.config_id = "old";
+  old.recipe.flops = 0;  // of a version that did not record it
+  unchecked.recipe.config_id = "unchecked";
+  unchecked.health.reset();
+  EXPECT_THAT(to_html(record), Not(HasSubstr("<h2>Beside")));
+  const std::string html = to_html(record, {cheap, elsewhere, old, unchecked});
+  EXPECT_THAT(html, HasSubstr("<h2>Beside"));
+  EXPECT_THAT(html, HasSubstr("<title>cheap: 100, 0.06</title>"));
+  EXPECT_THAT(html, HasSubstr("<title>laos-qwen3-32b-w4a4: 3000, 0.041</title>"));
+  for (const char* name : {"elsewhere", "old", "unchecked"}) {
+    EXPECT_THAT(html, HasSubstr(std::string("<td>") + name));
+    EXPECT_THAT(html, Not(HasSubstr(std::string("<title>") + name)));
+  }
+  EXPECT_THAT(html, HasSubstr("another.txt, so not drawn"));
+  EXPECT_EQ(html.find("NaN"), std::string::npos);
+  // One that can be compared is no comparison.
+  EXPECT_THAT(to_html(record, {elsewhere}), Not(HasSubstr("Divergence against work")));
+}
+
+TEST(Page, DrawsRunsThatAgreeInCostAndDivergence) {
+  const RunRecord record = test::run_record(1);
+  const std::string html = to_html(record, {record, record});
+  EXPECT_THAT(html, HasSubstr("Divergence against work"));
+  EXPECT_EQ(html.find("nan"), std::string::npos);
+}
+
 TEST(Page, EscapesAllTextOfTheRecord) {
   const std::string evil = "</style></script><script>alert(1)</script>\"'&<img src=x onerror=y>";
   RunRecord record = test::run_record(2);
@@ -96,7 +130,7 @@ TEST(Page, EscapesAllTextOfTheRecord) {
     for (Linear& linear : layer.linears) linear.name = linear.label = linear.decided_by = evil;
   record.health->figures.not_finite = {evil};
   record.health->figures.continuations = {{evil, evil, evil}};
-  const std::string html = to_html(record);
+  const std::string html = to_html(record, {record});
   EXPECT_THAT(html, Not(HasSubstr("<script")));
   EXPECT_THAT(html, Not(HasSubstr("<img")));
   EXPECT_THAT(html, Not(HasSubstr("</script")));

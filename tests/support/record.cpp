@@ -29,7 +29,8 @@ report::RunRecord run_record(int64_t num_layers, int64_t iters) {
       .dataset = "calib.jsonl",
       .num_samples = 128,
       .num_tokens = 31889,
-      .seed = 42};
+      .seed = 42,
+      .flops = 3e15};
   record.warnings = {"recipe.yaml:12:5: a warning"};
   report::Fit& fit = record.fits.emplace_back();
   fit.best_step = 180;
