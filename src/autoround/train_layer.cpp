@@ -1,7 +1,6 @@
 #include "autoround/train_layer.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <filesystem>
 #include <string>
@@ -17,9 +16,10 @@ namespace {
 
 constexpr int64_t kSamplesPerIteration = 8;
 constexpr int64_t kEvaluationSamples = 32;
-
-constexpr std::array kAttention = {model::Linear::kQProj, model::Linear::kKProj,
-                                   model::Linear::kVProj, model::Linear::kOProj};
+// Of until_flat: iterations of the first round, and the part of the loss that a round must take off
+// for another to follow.
+constexpr int64_t kFirstRound = 100;
+constexpr double kFlat = 0.05;
 
 // The samples of a batch, end to end, go through the layer in pieces. What backward needs is saved
 // of the whole batch; or, where that is too much, of one piece, which goes back at once.
@@ -201,29 +201,40 @@ class BatchRunner {
   std::vector<char> is_attended_;  // by sample
 };
 
-// Up to kEvaluationSamples indices spread evenly over 0..n-1.
-std::vector<int64_t> evaluation_samples(int64_t n) {
-  const int64_t count = std::min(n, kEvaluationSamples);
-  std::vector<int64_t> samples(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) samples[static_cast<size_t>(i)] = i * n / count;
-  return samples;
+// What of n samples training looks at: up to kEvaluationSamples, spread evenly over the set, to
+// measure on, and those it draws from. With until_flat the former, a quarter of the set at most,
+// are held back from the latter, unless there is one sample only.
+struct SampleUse {
+  std::vector<int64_t> measured, drawn;
+};
+SampleUse use_samples(const TrainOptions& options, int64_t n) {
+  SampleUse use;
+  const int64_t most = options.until_flat ? std::max<int64_t>(n / 4, 1) : n;
+  const int64_t count = std::min(most, kEvaluationSamples);
+  for (int64_t i = 0; i < count; ++i) use.measured.push_back(i * n / count);
+  for (int64_t s = 0; s < n; ++s)
+    if (!options.until_flat || n == 1 || !std::ranges::binary_search(use.measured, s))
+      use.drawn.push_back(s);
+  return use;
 }
 
 // The samples of each iteration in turn.
 class Draws {
  public:
-  Draws(int64_t num_samples, uint32_t seed, int64_t layer_idx) : num_samples_(num_samples) {
+  Draws(std::vector<int64_t> samples, uint32_t seed, int64_t layer_idx)
+      : samples_(std::move(samples)) {
     std::seed_seq stream{seed, static_cast<uint32_t>(layer_idx)};
     generator_.seed(stream);
   }
   std::vector<int64_t> next() {
-    std::vector<int64_t> samples = random_permutation(generator_, num_samples_);
-    samples.resize(static_cast<size_t>(std::min(num_samples_, kSamplesPerIteration)));
-    return samples;
+    std::vector<int64_t> drawn = random_permutation(generator_, std::ssize(samples_));
+    drawn.resize(std::min<size_t>(drawn.size(), kSamplesPerIteration));
+    for (int64_t& s : drawn) s = samples_[static_cast<size_t>(s)];
+    return drawn;
   }
 
  private:
-  int64_t num_samples_;
+  std::vector<int64_t> samples_;
   std::mt19937 generator_;
 };
 
@@ -234,40 +245,69 @@ void learn(const hf::Config& config, const model::LayerWeights& weights,
            const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
            const TrainProgress& progress, TrainableLinears& linears, bool mlp_only,
            TrainableLinears::Snapshot& best, LayerReport& report) {
-  const int64_t num_samples = inputs.samples.num_sequences();
   BatchRunner runner(config, weights, online, rope, inputs, targets, linears,
                      largest_batch(inputs.samples) <= options.max_whole_tokens, mlp_only,
                      best.directory);
-  const std::vector<int64_t> held = evaluation_samples(num_samples);
-  report.rounding_loss = runner.evaluate(held);
+  const SampleUse use = use_samples(options, inputs.samples.num_sequences());
+  report.rounding_loss = report.loss = runner.evaluate(use.measured);
 
-  Draws draws(num_samples, seed, layer_idx);
-  BestRule rule;
-  report.kept_iteration = 1;  // plain rounding
-  for (int64_t k = 0; k < options.iters; ++k) {
+  Draws draws(use.drawn, seed, layer_idx);
+  const auto forward = [&] {
     const double loss = runner.forward(draws.next());
     if (!std::isfinite(loss))
       throw Error(ErrorCode::kNumeric,
-                  {.what = "the loss of iteration " + std::to_string(k + 1) + " is not finite",
+                  {.what = "the loss of iteration " + std::to_string(report.losses.size() + 1) +
+                           " is not finite",
                    .where = "model.layers." + std::to_string(layer_idx),
                    .fix = "look for extreme weights in this layer"});
     report.losses.push_back(loss);
-    if (rule.accept(loss) && k > 0) {
+    return loss;
+  };
+  const auto step = [&](double lr) {
+    linears.set_learning_rate(static_cast<float>(lr));
+    runner.backward();
+    if (progress) progress(std::ssize(report.losses), report.losses.back());
+  };
+
+  if (options.until_flat) {
+    bool falls = true;
+    for (int64_t done = 0; falls && done < options.iters; done = std::ssize(report.losses)) {
+      const int64_t round = std::min(done == 0 ? kFirstRound : done, options.iters - done);
+      // Rounds but the first refine what there is: half of the steps that one schedule of all
+      // iterations so far would begin with.
+      const double share =
+          done == 0 ? 1 : 0.5 * static_cast<double>(round) / static_cast<double>(done + round);
+      for (int64_t k = 0; k < round; ++k) {
+        forward();
+        step(learning_rate(k, round) * share);
+      }
+      const double loss = runner.evaluate(use.measured);
+      falls = loss < (1 - kFlat) * report.loss;
+      if (loss >= report.loss) continue;
+      linears.save(best);
+      report.loss = loss;
+      report.kept_iteration = std::ssize(report.losses) + 1;
+    }
+    return;
+  }
+
+  BestRule rule;
+  report.kept_iteration = 1;  // plain rounding
+  for (int64_t k = 0; k < options.iters; ++k) {
+    if (rule.accept(forward()) && k > 0) {
       linears.save(best);
       report.kept_iteration = k + 1;
     }
-    linears.set_learning_rate(static_cast<float>(learning_rate(k, options.iters)));
-    runner.backward();
-    if (progress) progress(k + 1, loss);
+    step(learning_rate(k, options.iters));
   }
 
   // The rule judges by a few noisy losses and never sees the last update. Measure its choice, the
   // final parameters and plain rounding on one set of samples.
-  const double final_loss = runner.evaluate(held);
+  const double final_loss = runner.evaluate(use.measured);
   TrainableLinears::Snapshot final_weights{best.directory};
   linears.save(final_weights);
   linears.apply(best);
-  report.loss = runner.evaluate(held);
+  report.loss = runner.evaluate(use.measured);
   if (final_loss <= report.loss) {
     report.loss = final_loss;
     report.kept_iteration = options.iters + 1;
@@ -293,8 +333,9 @@ std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_sampl
       seen[static_cast<size_t>(s)] = true;
     }
   };
-  add(evaluation_samples(num_samples));
-  Draws draws(num_samples, seed, layer_idx);
+  const SampleUse use = use_samples(options, num_samples);
+  add(use.measured);
+  Draws draws(use.drawn, seed, layer_idx);
   for (int64_t k = 0; k < options.iters && left > 0; ++k) add(draws.next());
   std::vector<int64_t> samples;
   for (int64_t s = 0; s < num_samples; ++s)
@@ -330,9 +371,10 @@ LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
     result.weights = best.codes();
     return result;
   }
-  const bool mlp_only = std::none_of(kAttention.begin(), kAttention.end(), [&](model::Linear l) {
-    return scheme[static_cast<size_t>(l)].has_value();
-  });
+  bool mlp_only = true;
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    for (const model::Linear l : model::linears_of(group))
+      if (model::is_attention(group) && scheme[static_cast<size_t>(l)]) mlp_only = false;
   if (!directory.empty()) linears.put_weights_aside(weights, directory);
   learn(config, weights, online, options, rope, inputs, targets, seed, layer_idx, progress, linears,
         mlp_only, best, result.report);

@@ -14,10 +14,10 @@ namespace laos::autoround {
 
 // All losses are mean absolute errors of the layer's output per element.
 struct LayerReport {
-  double rounding_loss = 0;    // of plain rounding, on the evaluation samples
+  double rounding_loss = 0;    // of plain rounding, on the samples that are measured on
   double loss = 0;             // of what was kept, on the same samples
   int64_t kept_iteration = 0;  // 0 = plain rounding, k = the parameters that iteration k (from 1)
-                               // used, iters + 1 = those after the last update
+                               // used, losses.size() + 1 = those after the last update
   std::vector<double> losses;  // of each iteration, on its own samples
 };
 
@@ -33,11 +33,14 @@ using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 // says, maps `inputs` to `targets`.
 // Iteration k draws min(8, N) samples without replacement from a stream seeded by (seed,
 // layer_idx). Kept is the best of plain rounding, the published rule's choice and the final
-// parameters, measured on up to 32 samples spread over the set. With both tunings off, or no linear
-// in the scheme, it is plain rounding and nothing is run. Where no linear of attention is in the
-// scheme, attention runs once and what it gives is kept as model::TokenRows in `directory`. Same
-// arguments, same bytes, on any number of threads, and whatever of options.max_whole_tokens and
-// `directory`: the latter, unless empty, holds weights and best codes in files meanwhile, which
+// parameters, measured on up to 32 samples spread over the set. With options.until_flat the samples
+// that are measured on, at most a quarter, are not drawn; there are 100 iterations and then, as
+// long as the last round took 5 % off their loss, as many again as there were, options.iters in all
+// at most; kept is the best of plain rounding and the end of each round. With both tunings off, or
+// no linear in the scheme, it is plain rounding and nothing is run. Where no linear of attention is
+// in the scheme, attention runs once and what it gives is kept as model::TokenRows in `directory`.
+// Same arguments, same bytes, on any number of threads, and whatever of options.max_whole_tokens
+// and `directory`: the latter, unless empty, holds weights and best codes in files meanwhile, which
 // takes them out of `weights`. Throws Error(kNumeric) when the loss is not finite; `weights` are
 // lost then.
 LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,

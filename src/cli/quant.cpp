@@ -10,6 +10,7 @@
 #include <sstream>
 #include <string>
 #include <system_error>
+#include <variant>
 #include <vector>
 
 #include "cli/check.h"
@@ -221,8 +222,13 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
   std::printf("\n");
   std::printf("peak RAM  about %s\n",
               bytes_text(static_cast<double>(estimate.peak_ram_bytes)).c_str());
-  std::printf("time      about %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s)\n",
-              duration_text(estimate.seconds).c_str(), estimate.flops / 1e12, estimate.gemm_gflops);
+  const bool stops_early = std::ranges::any_of(plan.steps, [](const pipeline::PlannedStep& step) {
+    const auto* train = std::get_if<pipeline::TrainStep>(&step);
+    return train != nullptr && train->options.until_flat;
+  });
+  std::printf("time      %s %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s)\n",
+              stops_early ? "at most" : "about", duration_text(estimate.seconds).c_str(),
+              estimate.flops / 1e12, estimate.gemm_gflops);
 }
 
 // What the run learned, for looking into it afterwards.

@@ -22,6 +22,7 @@ constexpr size_t kMaxDatasetCharacters = 4096;
 constexpr size_t kMaxLayerTypeCharacters = 128;
 constexpr size_t kMaxKeyCharacters = 512;
 constexpr int64_t kMaxIters = 1'000'000;
+constexpr int64_t kAutoIters = 400;  // of `iters: auto`, at most: the published number
 constexpr int64_t kMaxRefine = 100;
 constexpr int64_t kMaxPartFileGiB = int64_t{1}
                                     << 20;  // a pebibyte; keeps the size in bytes within int64
@@ -544,7 +545,13 @@ class RecipeReader {
   AutoroundQuant read_autoround(const Value& value) {
     AutoroundQuant quant;
     const MapReader reader(report_, value, schema::kAutoround);
-    reader.integer("iters", 1, kMaxIters, quant.options.iters);
+    const auto iters = reader.find("iters");
+    if (iters && iters->node->text == "auto") {
+      quant.options.until_flat = true;
+      quant.options.iters = kAutoIters;
+    } else {
+      reader.integer("iters", 1, kMaxIters, quant.options.iters);
+    }
     reader.boolean("enable_minmax_tuning", quant.options.enable_minmax_tuning);
     reader.boolean("enable_round_tuning", quant.options.enable_round_tuning);
     reader.boolean("act_aware", quant.options.act_aware);

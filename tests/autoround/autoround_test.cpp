@@ -3,6 +3,7 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "autoround/best_rule.h"
 #include "autoround/kernels/update.h"
@@ -165,6 +166,10 @@ struct Problem {
     }
     for (const int64_t length : lengths) inputs.samples.append(length);
     inputs.rows = normal_matrix(inputs.samples.num_tokens(), config.hidden_size, 3);
+    aim();
+  }
+  // Makes what the float layer gives the targets.
+  void aim() {
     targets.samples = inputs.samples;
     targets.rows = Mat<float>(inputs.rows.rows(), config.hidden_size);
     model::FloatLinears<float> linears(model::views_of(weights));
@@ -238,18 +243,13 @@ TEST(TrainLayer, LeavesLinearsOutsideTheSchemeAlone) {
   EXPECT_TRUE(problem.train({.iters = 5}).report.losses.empty());
 }
 
-// The loss of training that computes attention once is that of the whole layer.
-TEST(TrainLayer, OfTheMlpAloneLowersTheErrorOfTheWholeLayer) {
-  Problem problem(20);
-  for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj})
-    problem.scheme[static_cast<size_t>(l)] = std::nullopt;
-  const LayerResult result = problem.train({.iters = 60});
-  EXPECT_LT(result.report.loss, 0.8 * result.report.rounding_loss);
+// Mean absolute error of the layer with `codes` where there are any, over `samples`.
+double error_of(const Problem& problem, const LayerCodes& codes,
+                const std::vector<int64_t>& samples) {
   model::LayerWeights trained;
   for (const Linear l : model::kAllLinears) {
-    const quant::IntWeight& codes = result.weights[static_cast<size_t>(l)];
-    EXPECT_EQ(codes.q.size() != 0, problem.scheme[static_cast<size_t>(l)].has_value());
-    trained[l] = codes.q.size() != 0 ? quant::dequantize(codes) : problem.weights[l].clone();
+    const quant::IntWeight& weight = codes[static_cast<size_t>(l)];
+    trained[l] = weight.q.size() != 0 ? quant::dequantize(weight) : problem.weights[l].clone();
   }
   model::FloatLinears<float> linears(model::views_of(trained));
   model::HiddenStates outputs = {problem.inputs.samples,
@@ -258,10 +258,82 @@ TEST(TrainLayer, OfTheMlpAloneLowersTheErrorOfTheWholeLayer) {
   model::forward_all(problem.config, model::norms_of(problem.weights), linears, problem.rope(),
                      problem.inputs, 1000, saved, &outputs);
   double error = 0;
-  for (int64_t i = 0; i < outputs.rows.size(); ++i)
-    error += std::abs(double{outputs.rows.data()[i]} - problem.targets.rows.data()[i]);
-  EXPECT_NEAR(result.report.loss, error / static_cast<double>(outputs.rows.size()),
+  int64_t count = 0;
+  for (const int64_t s : samples) {
+    const int64_t begin = outputs.samples.offsets[static_cast<size_t>(s)];
+    for (int64_t row = begin; row < begin + outputs.samples.length(s); ++row)
+      for (int64_t i = 0; i < 32; ++i, ++count)
+        error += std::abs(double{outputs.rows.row(row)[i]} - problem.targets.rows.row(row)[i]);
+  }
+  return error / static_cast<double>(count);
+}
+
+// The loss of training that computes attention once is that of the whole layer.
+TEST(TrainLayer, OfTheMlpAloneLowersTheErrorOfTheWholeLayer) {
+  Problem problem(20);
+  for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj})
+    problem.scheme[static_cast<size_t>(l)] = std::nullopt;
+  const LayerResult result = problem.train({.iters = 60});
+  EXPECT_LT(result.report.loss, 0.8 * result.report.rounding_loss);
+  for (const Linear l : model::kAllLinears) {
+    const auto index = static_cast<size_t>(l);
+    EXPECT_EQ(result.weights[index].q.size() != 0, problem.scheme[index].has_value());
+  }
+  std::vector<int64_t> all(20);
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_NEAR(result.report.loss, error_of(problem, result.weights, all),
               1e-5 * result.report.loss);
+}
+
+TEST(TrainLayer, UntilFlatTrainsInRoundsAndKeepsWhatIsBestOnSamplesItDoesNotDraw) {
+  // Inputs that lie in a few directions, so that what is learned holds for samples not seen.
+  Problem problem(std::vector<int64_t>(40, 30));
+  const Mat<float> directions = normal_matrix(6, 32, 7);
+  for (int64_t row = 0; row < problem.inputs.rows.rows(); ++row) {
+    float* x = problem.inputs.rows.row(row);
+    const std::vector<float> amounts(x, x + 6);
+    for (int64_t i = 0; i < 32; ++i) {
+      x[i] = 0;
+      for (int64_t d = 0; d < 6; ++d) x[i] += amounts[static_cast<size_t>(d)] * directions(d, i);
+    }
+  }
+  problem.aim();
+  const LayerResult result = problem.train({.iters = 400, .until_flat = true});
+  const size_t count = result.report.losses.size();
+  EXPECT_TRUE(count == 100 || count == 200 || count == 400) << count;
+  EXPECT_LT(result.report.loss, 0.9 * result.report.rounding_loss);
+  // A quarter of the samples, spread over them.
+  EXPECT_NEAR(result.report.loss,
+              error_of(problem, result.weights, {0, 4, 8, 12, 16, 20, 24, 28, 32, 36}),
+              1e-5 * result.report.loss);
+  // The first round of many is a run of that many iterations.
+  const LayerResult shorter = problem.train({.iters = 100, .until_flat = true});
+  ASSERT_EQ(shorter.report.losses.size(), 100u);
+  EXPECT_TRUE(std::equal(shorter.report.losses.begin(), shorter.report.losses.end(),
+                         result.report.losses.begin()));
+  EXPECT_LE(result.report.loss, shorter.report.loss);
+  // A second round is tried if the first paid, and only then.
+  EXPECT_EQ(count > 100, shorter.report.loss < 0.95 * shorter.report.rounding_loss);
+}
+
+TEST(TrainLayer, UntilFlatStopsAfterARoundThatDoesNotPay) {
+  // At 8 bits there is next to nothing to win; weights that are codes already leave nothing at all.
+  Problem problem(20, 8);
+  for (const Linear l : model::kAllLinears)
+    problem.weights[l] = quant::dequantize(quant::quantize_rtn(problem.weights[l].view(), {}));
+  problem.aim();
+  const LayerResult result = problem.train({.iters = 400, .until_flat = true});
+  EXPECT_EQ(result.report.losses.size(), 100u);
+  EXPECT_EQ(result.report.kept_iteration, 0);
+  EXPECT_EQ(result.report.loss, result.report.rounding_loss);
+}
+
+TEST(TrainLayer, UntilFlatMakesDoWithASample) {
+  for (const int64_t n : {1, 2, 3}) {
+    const LayerResult result = Problem(n).train({.iters = 30, .until_flat = true});
+    EXPECT_EQ(result.report.losses.size(), 30u);
+    EXPECT_LE(result.report.loss, result.report.rounding_loss) << n << " samples";
+  }
 }
 
 TEST(TrainLayer, NeverKeepsSomethingWorseThanPlainRounding) {

@@ -150,6 +150,16 @@ TEST(Recipe, ReadsTheOptionsOfBothRotationStages) {
   EXPECT_THAT(rotate.down_proj_online_layers, ElementsAre(0, 3));
 }
 
+TEST(Recipe, IterationsMayBeLeftToTheLayers) {
+  const auto options = [](const std::string& iters) {
+    const Recipe recipe = parse_recipe(with("iters: 200", "iters: " + iters), "r.yaml");
+    return get<AutoroundQuant>(recipe.main.process[1]).options;
+  };
+  EXPECT_TRUE(options("auto").until_flat);
+  EXPECT_EQ(options("auto").iters, 400);
+  EXPECT_FALSE(options("300").until_flat);
+}
+
 TEST(Recipe, CoercesBetweenNumbersTruthValuesAndTheirText) {
   const auto iters = [](const std::string& text) {
     const Recipe recipe = parse_recipe(with("iters: 200", "iters: " + text), "r.yaml");
