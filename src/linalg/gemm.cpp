@@ -94,14 +94,18 @@ void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> 
   if (whole > 0) product(a.slice_rows(0, whole), accumulate, c.slice_rows(0, whole));
   if (rest == 0) return;
   const int64_t padded = (rest + kTail - 1) / kTail * kTail;
-  Mat<uint16_t> x(padded, a.cols);
-  Mat<float> y(padded, c.cols);
-  x.fill_zero();
+  thread_local Buffer<uint16_t> x_buffer;
+  thread_local Buffer<float> y_buffer;
+  if (x_buffer.size() < padded * a.cols) x_buffer = Buffer<uint16_t>(padded * a.cols);
+  if (y_buffer.size() < padded * c.cols) y_buffer = Buffer<float>(padded * c.cols);
+  const MatView<uint16_t> x{x_buffer.data(), padded, a.cols, a.cols};
+  const MatView<float> y{y_buffer.data(), padded, c.cols, c.cols};
   for (int64_t i = 0; i < rest; ++i) std::copy_n(a.row(whole + i), a.cols, x.row(i));
-  product(std::as_const(x).view(), false, y.view());
+  std::fill(x.row(rest), x.data + padded * a.cols, uint16_t{0});
+  product(x, false, y);
   for (int64_t i = 0; i < rest; ++i) {
     float* target = c.row(whole + i);
-    for (int64_t j = 0; j < c.cols; ++j) target[j] = y(i, j) + (accumulate ? target[j] : 0.0f);
+    for (int64_t j = 0; j < c.cols; ++j) target[j] = y.row(i)[j] + (accumulate ? target[j] : 0.0f);
   }
 }
 
