@@ -20,7 +20,9 @@ void run_tasks(int64_t count, Task task, void* context) {
   std::mutex mutex;
   std::exception_ptr first;
   int64_t first_index = count;
-  const int team = static_cast<int>(std::min<int64_t>(omp_get_max_threads(), count));
+  // Unused where a compiler or an analyzer reads no OpenMP.
+  [[maybe_unused]] const int team =
+      static_cast<int>(std::min<int64_t>(omp_get_max_threads(), count));
 #pragma omp parallel num_threads(team)
   {
     // A library called from a task (oneDNN) asks OpenMP how many threads it may use. The answer

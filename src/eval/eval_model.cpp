@@ -103,7 +103,8 @@ std::unique_ptr<Emulation> emulation_of(const hf::Config& config, Arithmetic ari
 class FloatModel : public EvalModel {
  public:
   FloatModel(model::Checkpoint checkpoint, Arithmetic arithmetic)
-      : checkpoint_(std::move(checkpoint)), emulation_(emulation_of(config(), arithmetic)) {}
+      : checkpoint_(std::move(checkpoint)),
+        emulation_(emulation_of(checkpoint_.config(), arithmetic)) {}
   const hf::Config& config() const override { return checkpoint_.config(); }
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
     return rounded(std::make_unique<FloatLayer>(checkpoint_.load_layer(layer_idx)));
@@ -288,9 +289,10 @@ class QuantizedLayer : public EvalLayer {
 class QuantizedModel : public EvalModel {
  public:
   QuantizedModel(hf::AscendV1Checkpoint checkpoint, Arithmetic arithmetic)
-      : checkpoint_(std::move(checkpoint)), emulation_(emulation_of(config(), arithmetic)) {
+      : checkpoint_(std::move(checkpoint)),
+        emulation_(emulation_of(checkpoint_.config(), arithmetic)) {
     Problems problems;
-    for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
+    for (int64_t i = 0; i < checkpoint_.config().num_hidden_layers; ++i) {
       for (const Linear l : model::kAllLinears) {
         const std::string& label = checkpoint_.label(model::name_of(i, l));
         if (path_of(label) == nullptr)

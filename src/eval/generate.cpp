@@ -40,6 +40,7 @@ GenerateMemory Generator::memory(const std::vector<std::vector<int32_t>>& prompt
   GenerateMemory memory;
   memory.weights = model_.weight_bytes();
   std::vector<int64_t> sizes;
+  sizes.reserve(prompts.size());
   for (const auto& prompt : prompts) sizes.push_back(capacity(prompt, options));
   // Batches are runs of prompts in order.
   for (size_t begin = 0; begin < sizes.size(); begin += static_cast<size_t>(options.batch)) {

@@ -69,6 +69,7 @@ void take_block(const float* logits, int64_t count, int64_t first_id, int32_t ta
 
 std::vector<double> nll_of(const std::vector<Running>& running) {
   std::vector<double> nll;
+  nll.reserve(running.size());
   for (const Running& r : running) nll.push_back(r.log_sum() - r.target_logit);
   return nll;
 }

@@ -103,7 +103,7 @@ class Reader {
       malformed_.throw_if_any(ErrorCode::kFormat);  // nothing else can be judged
       return {};
     }
-    const std::string name = list->front().get<std::string>();
+    auto name = list->front().get<std::string>();
     for (const std::string_view known : kArchitectures)
       if (name == known) return name;
     refuse("architectures", "the architecture " + shown(list->front()) + " is not one laos knows",

@@ -16,7 +16,7 @@ std::vector<int32_t> read_eos_token_ids(const std::filesystem::path& directory) 
   for (const char* name : {"generation_config.json", "config.json"}) {
     const std::filesystem::path path = directory / name;
     if (!std::filesystem::exists(path)) continue;
-    const Json json = parse_json<Json>(io::read_text(path, kMaxBytes), path, /*max_keys=*/10'000);
+    const Json json = parse_json<Json>(io::read_text(path, kMaxBytes), path, /*max_values=*/10'000);
     const auto value = json.find("eos_token_id");  // end() also when the JSON is no object
     if (value == json.end() || value->is_null()) continue;
     for (const Json& id : value->is_array() ? *value : Json::array({*value})) {

@@ -38,16 +38,15 @@ ChatMessage message_of(const Json& json, const std::string& where) {
 
 Prompt prompt_of(const Json& json, const std::string& where) {
   Prompt prompt;
+  const bool is_single = json.is_object() && json.size() == 1;
   if (json.is_string()) {
     prompt.text = json.get<std::string>();
-  } else if (!json.is_object() || json.size() != 1) {
-    refuse("this is no prompt", where);
-  } else if (json.contains("prompt") && json["prompt"].is_string()) {
+  } else if (is_single && json.contains("prompt") && json["prompt"].is_string()) {
     prompt.text = json["prompt"].get<std::string>();
-  } else if (json.contains("messages") && json["messages"].is_array()) {
+  } else if (is_single && json.contains("messages") && json["messages"].is_array()) {
     for (const Json& message : json["messages"])
       prompt.messages.push_back(message_of(message, where));
-  } else if (json.contains("ids") && json["ids"].is_array()) {
+  } else if (is_single && json.contains("ids") && json["ids"].is_array()) {
     for (const Json& id : json["ids"]) {
       if (!id.is_number_unsigned() ||
           id.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int32_t>::max()))
@@ -64,7 +63,7 @@ Prompt prompt_of(const Json& json, const std::string& where) {
 
 Json parse(const std::string& text, const std::string& where) {
   try {
-    return parse_json<Json>(text, where, /*max_keys=*/1'000'000);
+    return parse_json<Json>(text, where, /*max_values=*/1'000'000);
   } catch (const Error& error) {
     throw Error(ErrorCode::kData, error.problems());
   }

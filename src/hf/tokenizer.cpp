@@ -137,9 +137,13 @@ std::string type_of(const Json& component) {
   return type.is_string() ? type.get<std::string>() : "(none)";
 }
 
+bool is_empty_text(const Json& value) {
+  return value.is_string() && value.get_ref<const std::string&>().empty();
+}
+
 // Null, false, 0 and "" are how tokenizer.json says that something is not used.
 bool is_set(const Json& value) {
-  return !(value.is_null() || value == false || value == 0 || value == "");
+  return !(value.is_null() || value == false || value == 0 || is_empty_text(value));
 }
 
 bool is_false(const Json& value) { return value.is_boolean() && !value.get<bool>(); }
@@ -304,7 +308,7 @@ class DefinitionReader {
   void read_added_token(const Json& entry, const std::string& where) {
     const Json& content = member(entry, "content");
     const std::optional<int32_t> id = as_id(member(entry, "id"));
-    if (!content.is_string() || content == "")
+    if (!content.is_string() || is_empty_text(content))
       return findings_.malformed("an added token has no content", where);
     const auto& text = content.get_ref<const std::string&>();
     if (!id)

@@ -79,11 +79,11 @@ PagedMemory& PagedMemory::operator=(PagedMemory&& other) noexcept {
 void drop_pages(std::span<const std::byte> mapped) noexcept {
   if (mapped.empty()) return;
   static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(mapped.data());
-  const uintptr_t first = begin / page * page;
+  const uintptr_t lead = reinterpret_cast<uintptr_t>(mapped.data()) % page;
   // Shared mappings of files lose nothing by this, on the pages at either end neither. What fails
   // costs memory and nothing else.
-  (void)::madvise(reinterpret_cast<void*>(first), begin + mapped.size() - first, MADV_DONTNEED);
+  (void)::madvise(const_cast<std::byte*>(mapped.data()) - lead, mapped.size() + lead,
+                  MADV_DONTNEED);
 }
 
 }  // namespace laos::io

@@ -621,7 +621,7 @@ ShardPlan plan_shards(const std::vector<TensorSpec>& tensors, const std::string&
   return plan;
 }
 
-ShardedWriter::ShardedWriter(std::filesystem::path directory, ShardPlan plan)
+ShardedWriter::ShardedWriter(const std::filesystem::path& directory, ShardPlan plan)
     : plan_(std::move(plan)) {
   files_.reserve(plan_.shards.size());
   for (size_t k = 0; k < plan_.shards.size(); ++k) {

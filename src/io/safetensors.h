@@ -77,7 +77,7 @@ ShardPlan plan_shards(const std::vector<TensorSpec>& tensors, const std::string&
 // Error(kResource).
 class ShardedWriter {
  public:
-  ShardedWriter(std::filesystem::path directory, ShardPlan plan);
+  ShardedWriter(const std::filesystem::path& directory, ShardPlan plan);
 
   // The whole tensor. `bytes` must be exactly its size.
   void write(const std::string& name, std::span<const std::byte> bytes);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "core/threads.h"
 #include "model/kernels/elementwise.h"
@@ -616,7 +617,8 @@ void FloatLinears<T>::weight_gradient(LinearGroup group, MatView<const T> x,
   template void mlp_half_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,   \
                                     LayerSaved<T>&, MatView<T>, Place);                            \
   template void mlp_half_backward<T>(const hf::Config&, const LayerNorms<T>&, LinearsBackward<T>&, \
-                                     const Ragged&, LayerSaved<T>&, MatView<T>, bool, T*);         \
+                                     const Ragged&, LayerSaved<T>&, MatView<T>, bool,              \
+                                     std::add_pointer_t<T>);                                       \
   template void layer_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,      \
                                  const Rope<T>&, const Ragged&, MatView<const T>, LayerSaved<T>&,  \
                                  MatView<T>, Place);                                               \

@@ -134,6 +134,7 @@ class IntLinears : public model::LinearsForward<float> {
 
 std::vector<std::string> bench_shapes() {
   std::vector<std::string> names;
+  names.reserve(std::size(kShapes));
   for (const LayerShape& shape : kShapes) names.emplace_back(shape.name);
   return names;
 }

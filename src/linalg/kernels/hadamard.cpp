@@ -169,7 +169,8 @@ void mix(float* x, const uint8_t* codes, int64_t order, int64_t run) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   HWY_ALIGN float table[kTableSize];
   // Sums of two vectors pay while they fit into the first cache.
-  const bool by_two = order / 4 * kPatterns * 2 * lanes * int64_t{sizeof(float)} <= 24 * 1024;
+  const bool by_two =
+      order / 4 * kPatterns * 2 * lanes * int64_t{sizeof(float)} <= int64_t{24} * 1024;
   int64_t u = 0;
   for (; by_two && u + 2 * lanes <= run; u += 2 * lanes)
     mix_two(d, x + u, codes, order, run, table);
