@@ -1,4 +1,5 @@
-// Training allocates before its first iterations and not in later ones.
+// Training allocates before its first iterations and not in later ones; what a layer's activations
+// take is what is said of them.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -7,19 +8,21 @@
 #include <new>
 
 #include "autoround/train_layer.h"
+#include "core/threads.h"
 #include "support/random.h"
 
 namespace {
 
 // Of this program outside its libraries: tensors' memory (core/tensor.h takes it by aligned_alloc),
 // and whatever else takes a page or more.
-std::atomic<int64_t> g_allocations = 0;
+std::atomic<int64_t> g_allocations = 0, g_tensor_bytes = 0;
 constexpr size_t kPage = 4096;
 
 }  // namespace
 
 extern "C" void* aligned_alloc(size_t alignment, size_t size) noexcept {
   ++g_allocations;
+  g_tensor_bytes += static_cast<int64_t>(size);
   void* memory = nullptr;
   return posix_memalign(&memory, alignment, size) == 0 ? memory : nullptr;
 }
@@ -36,13 +39,33 @@ namespace {
 
 using model::Linear;
 
-TEST(TrainLayer, AllocatesNothingInAnIterationOnceItHasMetTheLongestBatch) {
+hf::Config small_config(int64_t intermediate_size) {
   hf::Config config;
   config.hidden_size = 64;
-  config.intermediate_size = 160;
+  config.intermediate_size = intermediate_size;
   config.num_attention_heads = 4;
   config.num_key_value_heads = 2;
   config.head_dim = 16;
+  return config;
+}
+
+TEST(LayerSaved, TakesTheBytesThatItSays) {
+  for (const int64_t intermediate_size : {16, 48, 160})
+    for (const int64_t max_keys : {0, 50, 300})
+      for (const bool with_backward : {false, true}) {
+        const hf::Config config = small_config(intermediate_size);
+        const int64_t before = g_tensor_bytes;
+        const model::LayerSaved<float> saved(config, 50, with_backward, max_keys);
+        const int64_t taken = g_tensor_bytes - before;
+        const int64_t said =
+            model::LayerSaved<float>::size_bytes(config, 50, with_backward, max_keys);
+        EXPECT_GE(taken, said) << intermediate_size << " " << max_keys << " " << with_backward;
+        EXPECT_LT(taken, said + 20 * 64);  // each of its matrices ends at a multiple of 64
+      }
+}
+
+TEST(TrainLayer, AllocatesNothingInAnIterationOnceItHasMetTheLongestBatch) {
+  const hf::Config config = small_config(160);
   model::LayerWeights weights;
   LayerScheme scheme;
   uint32_t seed = 10;
@@ -66,6 +89,9 @@ TEST(TrainLayer, AllocatesNothingInAnIterationOnceItHasMetTheLongestBatch) {
   targets.rows = test::normal_matrix(inputs.samples.num_tokens(), config.hidden_size, 4);
   const model::Rope<float> rope(config, model::longest_sample(inputs.samples));
 
+  // On one thread: which of several meets the largest tile first is chance.
+  const int threads = num_threads();
+  set_num_threads(1);
   struct Case {
     linalg::ComputeType compute;
     bool act_aware, mlp_only, in_pieces;
@@ -92,6 +118,7 @@ TEST(TrainLayer, AllocatesNothingInAnIterationOnceItHasMetTheLongestBatch) {
           << "iteration " << i + 1 << ", act_aware " << c.act_aware << ", mlp_only " << c.mlp_only
           << ", pieces " << c.in_pieces << ", bf16 " << (c.compute == linalg::ComputeType::kBf16);
   }
+  set_num_threads(threads);
 }
 
 }  // namespace
