@@ -257,7 +257,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
   }
   // Scores of attention and tiles of gradients, of every thread; oneDNN packs operands besides.
   const auto thread_bytes = [&](int64_t longest) {
-    return num_threads() * (4 * 128 * (widest + 2 * longest) + (int64_t{4} << 20));
+    return num_threads() * (int64_t{4} * 128 * (widest + 2 * longest) + (int64_t{4} << 20));
   };
   const auto forward_bytes = [&](const model::Ragged& samples) {
     const int64_t longest = model::longest_sample(samples);
@@ -286,7 +286,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
                 forward = forward_bytes(samples);
   // The rotation stays, and a linear's rows are copied while they are rotated.
   const int64_t rotation = plan.rotate() == nullptr ? 0 : (plan.fits.empty() ? 0 : 4 * squared);
-  int64_t at_work = 4 * 1024 * widest;
+  int64_t at_work = int64_t{4} * 1024 * widest;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     int64_t rounded = 0;  // bytes of codes, of linears that steps so far have quantized
     for (size_t step = 0; step < plan.steps.size(); ++step) {

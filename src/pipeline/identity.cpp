@@ -71,8 +71,9 @@ save::WorkPlan work_plan(const Plan& plan) {
   const int64_t hidden_size = plan.checkpoint.config().hidden_size;
   int64_t tokens = 0;
   for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
-  work.other_bytes = std::ssize(plan.fits) * (4 * hidden_size * hidden_size + 4096) +
-                     2 * 4 * tokens * hidden_size;  // the states of two layers for a moment
+  work.other_bytes =
+      std::ssize(plan.fits) * (4 * hidden_size * hidden_size + 4096) +
+      int64_t{2} * 4 * tokens * hidden_size;  // the states of two layers for a moment
   if (plan.options.scratch_path.empty()) work.other_bytes += scratch_bytes(plan);
 
   work.identity = program_identity();

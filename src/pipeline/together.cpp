@@ -19,6 +19,7 @@ namespace {
 
 std::vector<bool> flags_of(const std::vector<std::optional<std::string>>& notes) {
   std::vector<bool> flags;
+  flags.reserve(notes.size());
   for (const auto& note : notes) flags.push_back(note.has_value());
   return flags;
 }

@@ -34,9 +34,9 @@ class BraceExpander {
   void find_partners() {
     std::vector<size_t> open;
     for (size_t i = 0; i < pattern_.size(); ++i) {
-      if (pattern_[i] == '\\') {
-        ++i;
-      } else if (pattern_[i] == '$' && i + 1 < pattern_.size() && pattern_[i + 1] == '{') {
+      const bool opens_nothing =
+          pattern_[i] == '$' && i + 1 < pattern_.size() && pattern_[i + 1] == '{';
+      if (pattern_[i] == '\\' || opens_nothing) {
         ++i;
       } else if (pattern_[i] == '{') {
         open.push_back(i);

@@ -328,7 +328,7 @@ class RecipeReader {
       return std::nullopt;
     }
     const Value type{node, value.key + ".type"};
-    const auto text = read_text(report_, type, kMaxNameCharacters);
+    auto text = read_text(report_, type, kMaxNameCharacters);
     if (!text) return std::nullopt;
     if (contains(supported, *text)) return text;
     if (contains(other, *text)) {

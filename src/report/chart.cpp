@@ -47,8 +47,10 @@ Axis log_axis(double bottom, double top) {
   const std::vector<double> factors =
       decades > 3 ? std::vector<double>{1} : std::vector<double>{1, 2, 5};
   std::vector<double> all;
-  for (double base = std::pow(10, std::floor(std::log10(bottom)) - 1); base <= top * 10; base *= 10)
-    for (const double factor : factors) all.push_back(factor * base);
+  const auto first_decade = static_cast<int>(std::floor(std::log10(bottom))) - 1;
+  const auto last_decade = static_cast<int>(std::ceil(std::log10(top))) + 1;
+  for (int decade = first_decade; decade <= last_decade; ++decade)
+    for (const double factor : factors) all.push_back(factor * std::pow(10, decade));
   // The ticks around all values, and every tick between.
   const auto first = std::upper_bound(all.begin(), all.end(), bottom * 0.999) - 1;
   const auto last = std::lower_bound(all.begin(), all.end(), top);
