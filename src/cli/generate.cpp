@@ -151,7 +151,7 @@ std::vector<eval::Generated> run_model(const eval::Generator& generator, const P
   const auto start = std::chrono::steady_clock::now();
   auto first_token = start;
   int64_t count = 0;
-  const std::vector<eval::Generated> results =
+  std::vector<eval::Generated> results =
       generator.run(prompts, options, [&](size_t, int32_t token) {
         if (count++ == 0) first_token = std::chrono::steady_clock::now();
         if (stream) show(text.push(token));

@@ -58,7 +58,7 @@ void TerminalProgress::iteration(int64_t layer_idx, int64_t iteration, int64_t i
                        static_cast<double>(iteration)) /
                       elapsed();
   std::snprintf(note, sizeof note, "layer %lld/%lld  iteration %lld/%lld  loss %.5f  %.1f it/s",
-                static_cast<long long>(layer_idx + 1), static_cast<long long>(num_steps_),
+                static_cast<long long>(layer_idx) + 1, static_cast<long long>(num_steps_),
                 static_cast<long long>(iteration), static_cast<long long>(iters), loss, rate);
   draw(note);
 }
@@ -71,7 +71,7 @@ void TerminalProgress::share(double share, int64_t layer_idx, int64_t iteration,
   if (now - drawn_ < std::chrono::milliseconds(100) && iteration != iters) return;
   char note[128];
   std::snprintf(note, sizeof note, "here: layer %lld  iteration %lld/%lld  loss %.5f",
-                static_cast<long long>(layer_idx + 1), static_cast<long long>(iteration),
+                static_cast<long long>(layer_idx) + 1, static_cast<long long>(iteration),
                 static_cast<long long>(iters), loss);
   draw(note);
 }
