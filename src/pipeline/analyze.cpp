@@ -16,6 +16,7 @@
 #include "quant/int_weight.h"
 #include "quant/weight_stats.h"
 #include "recipe/rewrite.h"
+#include "rotation/head_fit.h"
 #include "rotation/rotation.h"
 #include "smooth/smooth.h"
 
@@ -229,6 +230,15 @@ class AnalyzeRun {
         for (const smooth::Pair pair : smooth::kAllPairs)
           if (smooth->sources.contains(smooth::source_of(layer_idx, pair)))
             smooth::smooth_pair(config_, smooth->options, pair, stats, weights);
+      } else if (const auto* heads = std::get_if<HeadStep>(&plan_.steps[step])) {
+        if (!plan_.reads_activations(step, layer_idx)) continue;
+        model::FloatLinears<float> linears(model::views_of(weights));
+        forward(weights, linears, is_rotated ? std::as_const(exact_).view() : inputs(),
+                output.view());
+        rotation::HeadRows rows(config_, states_.samples.num_tokens());
+        rows.observe(*saved_, states_.samples.num_tokens());
+        rotation::rotate_heads(
+            config_, rotation::fit_heads(config_, std::move(rows).take(), heads->options), weights);
       } else if (std::holds_alternative<RotateStep>(plan_.steps[step])) {
         rotation::fold_norms(weights);
         rotation::rotate_layer(config_, *rotation_, weights);

@@ -8,6 +8,7 @@
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
 #include "rotation/fit.h"
+#include "rotation/head_fit.h"
 #include "rotation/token_range.h"
 
 namespace laos::pipeline {
@@ -178,6 +179,12 @@ PlanCosts costs_of(const Plan& plan) {
       const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
       if (train == nullptr) {
         ++cost.looks;
+        if (const auto* heads = std::get_if<HeadStep>(&plan.steps[step])) {
+          // A step: a batch of half the rows rotated, and its gradient.
+          const double rows = std::min(tokens, static_cast<double>(rotation::kHeadFitRows));
+          cost.steps += static_cast<double>(heads->options.steps) * 2 * rows * q_size *
+                        static_cast<double>(config.head_dim);
+        }
         if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
             round != nullptr && round->gptq)
           cost.steps += gptq_cost(plan, step, i, *round->gptq, tokens).flops;
@@ -295,11 +302,15 @@ int64_t peak_ram_bytes(const Plan& plan) {
         if (const PlannedLinear& linear = plan.linear(i, l); linear.scheme && linear.step == step)
           own += num_weights(config, l);
       if (plan.reads_activations(step, i)) {
-        int64_t gram_bytes = 0;
+        int64_t fit_bytes = 0;
+        // Rows, those held back, and a batch of half of them with what it becomes.
+        if (std::holds_alternative<HeadStep>(plan.steps[step]))
+          fit_bytes = 4 * 3 * std::min(samples.num_tokens(), rotation::kHeadFitRows) *
+                      config.num_attention_heads * config.head_dim;
         if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
             round != nullptr && round->gptq)
-          gram_bytes = static_cast<int64_t>(gptq_cost(plan, step, i, *round->gptq, 0).bytes);
-        at_work = std::max(at_work, 4 * params + rounded + gram_bytes + forward);
+          fit_bytes = static_cast<int64_t>(gptq_cost(plan, step, i, *round->gptq, 0).bytes);
+        at_work = std::max(at_work, 4 * params + rounded + fit_bytes + forward);
         if (const auto* train = std::get_if<TrainStep>(&plan.steps[step])) {
           const bool is_bf16 = plan.options.compute == linalg::ComputeType::kBf16;
           const bool whole = batch <= train->options.max_whole_tokens;

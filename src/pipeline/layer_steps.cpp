@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "gptq/quantize_layer.h"
+#include "rotation/head_fit.h"
 #include "smooth/smooth.h"
 
 namespace laos::pipeline {
@@ -22,6 +23,8 @@ QuantizedLayer LayerSteps::run(int64_t layer_idx, LayerStates& states, bool want
   for (size_t step = 0; step < plan_.steps.size(); ++step) {
     if (const auto* smooth = std::get_if<SmoothStep>(&plan_.steps[step]))
       run_smooth(work, step, *smooth);
+    else if (const auto* heads = std::get_if<HeadStep>(&plan_.steps[step]))
+      run_heads(work, step, *heads);
     else if (std::holds_alternative<RotateStep>(plan_.steps[step]))
       run_rotate(work, step, wants_outputs);
     else if (const auto* train = std::get_if<TrainStep>(&plan_.steps[step]))
@@ -56,6 +59,17 @@ void LayerSteps::run_smooth(Work& work, size_t step, const SmoothStep& smooth) {
   for (const smooth::Pair pair : smooth::kAllPairs)
     if (smooth.sources.contains(smooth::source_of(work.layer_idx, pair)))
       smooth::smooth_pair(config_, smooth.options, pair, stats, work.result.layer.weights);
+}
+
+void LayerSteps::run_heads(Work& work, size_t step, const HeadStep& heads) {
+  if (!plan_.reads_activations(step, work.layer_idx)) return;
+  rotation::HeadRows rows(config_, work.inputs->samples.num_tokens());
+  look(work, [&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
+    rows.observe(piece, batch.num_tokens());
+  });
+  rotation::rotate_heads(config_,
+                         rotation::fit_heads(config_, std::move(rows).take(), heads.options),
+                         work.result.layer.weights);
 }
 
 void LayerSteps::run_rotate(Work& work, size_t step, bool wants_outputs) {

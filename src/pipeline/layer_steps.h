@@ -59,6 +59,7 @@ class LayerSteps {
 
   void look(Work& work, const FloatPass::Observe& observe);
   void ensure_outputs(Work& work);
+  void run_heads(Work& work, size_t step, const HeadStep& heads);
   void run_smooth(Work& work, size_t step, const SmoothStep& smooth);
   void run_rotate(Work& work, size_t step, bool wants_outputs);
   void run_round(Work& work, size_t step, const RoundStep& round);

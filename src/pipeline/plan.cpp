@@ -239,6 +239,8 @@ void plan_stages(Plan& plan, Problems& problems) {
       plan.steps.emplace_back(RotateStep{options});
     } else if (const auto* smooth = std::get_if<recipe::IterSmooth>(&processor.what)) {
       plan.steps.emplace_back(plan_smooth(*smooth, processor.location, plan));
+    } else if (const auto* heads = std::get_if<recipe::HeadRotation>(&processor.what)) {
+      plan.steps.emplace_back(HeadStep{heads->options});
     } else if (const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what)) {
       plan.steps.emplace_back(TrainStep{train->options});
       std::get<TrainStep>(plan.steps.back()).options.compute = plan.options.compute;
@@ -435,6 +437,12 @@ bool Plan::reads_activations(size_t step, int64_t layer_idx) const {
     return std::any_of(smooth::kAllPairs.begin(), smooth::kAllPairs.end(), [&](smooth::Pair pair) {
       return smooth->sources.contains(smooth::source_of(layer_idx, pair));
     });
+  if (std::holds_alternative<HeadStep>(steps[step])) {
+    // Where o_proj's inputs keep more bits there is nothing to win.
+    const std::optional<quant::LinearScheme>& scheme =
+        linear(layer_idx, model::Linear::kOProj).scheme;
+    return scheme && !scheme->act.is_static && scheme->act.bits == 4;
+  }
   const auto* train = std::get_if<TrainStep>(&steps[step]);
   const auto* round = std::get_if<RoundStep>(&steps[step]);
   const auto first = linears.begin() + layer_idx * model::kNumLinears;

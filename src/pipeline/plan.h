@@ -69,6 +69,9 @@ struct SmoothStep {
 struct RotateStep {
   rotation::RotateOptions options;
 };
+struct HeadStep {
+  rotation::HeadFitOptions options;
+};
 struct RoundStep {                        // linear_quant, gptq_quant
   std::optional<gptq::GptqOptions> gptq;  // nullopt: rounds to nearest
   bool solves(int weight_bits) const noexcept { return gptq && gptq->solves(weight_bits); }
@@ -76,7 +79,7 @@ struct RoundStep {                        // linear_quant, gptq_quant
 struct TrainStep {
   autoround::TrainOptions options;
 };
-using PlannedStep = std::variant<SmoothStep, RotateStep, RoundStep, TrainStep>;
+using PlannedStep = std::variant<SmoothStep, RotateStep, HeadStep, RoundStep, TrainStep>;
 
 // A prior stage: fits the rotation to activations of `samples`.
 struct PlannedFit {

@@ -24,14 +24,15 @@ constexpr size_t kMaxKeyCharacters = 512;
 constexpr int64_t kMaxIters = 1'000'000;
 constexpr int64_t kAutoIters = 400;  // of `iters: auto`, at most: the published number
 constexpr int64_t kMaxRefine = 100;
+constexpr int64_t kMaxHeadSteps = 1000;
 constexpr int64_t kMaxPartFileGiB = int64_t{1}
                                     << 20;  // a pebibyte; keeps the size in bytes within int64
 constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 constexpr const char* kDefaultDataset = "mix_calib.jsonl";
 
 const std::vector<std::string> kSupportedProcessors = {
-    "adapt_rotation", "quarot",          "iter_smooth", "linear_quant",
-    "gptq_quant",     "autoround_quant", "group"};
+    "adapt_rotation", "quarot",     "head_rotation",   "iter_smooth",
+    "linear_quant",   "gptq_quant", "autoround_quant", "group"};
 // Of the reference, and valid in its recipes.
 const std::vector<std::string> kOtherProcessors = {"smooth_quant",
                                                    "flex_smooth_quant",
@@ -377,6 +378,8 @@ class RecipeReader {
           read_rotate(MapReader(report_, value, schema::kQuarot), /*use_fitted=*/false);
     else if (*type == "iter_smooth")
       processor.what = read_smooth(value);
+    else if (*type == "head_rotation")
+      processor.what = read_heads(value);
     else if (*type == "linear_quant")
       processor.what = read_linear(value);
     else if (*type == "gptq_quant")
@@ -488,6 +491,13 @@ class RecipeReader {
                     "`" + key + "` must be a power of two, not " + std::to_string(number),
                     key == "block_size" ? "write a power of two, or -1 for one whole block"
                                         : "write a power of two such as 4");
+  }
+
+  HeadRotation read_heads(const Value& value) {
+    HeadRotation heads;
+    MapReader(report_, value, schema::kHeads)
+        .integer("steps", 1, kMaxHeadSteps, heads.options.steps);
+    return heads;
   }
 
   // ----------------------------------------------------------------------------------- iter_smooth
@@ -805,6 +815,7 @@ class RecipeReader {
     }
     const Processor* rotate = nullptr;
     const Processor* quantizer = nullptr;
+    const Processor* heads = nullptr;
     for (const Processor& processor : recipe.main.process) {
       if (std::holds_alternative<Rotate>(processor.what)) {
         if (rotate != nullptr) {
@@ -830,9 +841,27 @@ class RecipeReader {
                           "them has mixed",
                           "move iter_smooth in front of " + rotate->location.key +
                               ", or keep norm-linear only");
+      } else if (std::holds_alternative<HeadRotation>(processor.what)) {
+        if (quantizer != nullptr)
+          report_.problem(processor.location,
+                          "head_rotation stands behind a quantizer: it would change weights that "
+                          "are quantized already",
+                          "move it in front of " + quantizer->location.key);
+        heads = &processor;
       } else if (quantizer == nullptr) {
         quantizer = &processor;
       }
+    }
+    if (heads != nullptr && rotate != nullptr) {
+      if (std::get<Rotate>(rotate->what).options.online)
+        report_.problem(heads->location,
+                        "head_rotation fits to what o_proj reads as it stands, which the online "
+                        "rotation mixes across heads",
+                        "write online: false, or remove head_rotation");
+      else if (&*heads < &*rotate)
+        report_.warn(spec,
+                     "the rotation behind head_rotation turns value heads away from what was "
+                     "fitted: move head_rotation behind it");
     }
     const bool uses_fitted = rotate != nullptr && std::get<Rotate>(rotate->what).options.use_fitted;
     if (uses_fitted && fit == nullptr && num_unread_fits_ == 0) {

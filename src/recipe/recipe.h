@@ -54,6 +54,9 @@ struct IterSmooth {
   smooth::SmoothOptions options;
   std::vector<Pattern> include, exclude;  // of source modules
 };
+struct HeadRotation {
+  rotation::HeadFitOptions options;
+};
 struct LinearQuant {
   Strategy strategy;                      // scale_dtype is not set: it is the checkpoint's dtype
   std::optional<gptq::GptqOptions> gptq;  // nullopt: round to nearest
@@ -68,7 +71,9 @@ struct AutoroundQuant {
 };
 
 struct Processor {
-  std::variant<FitRotation, Rotate, IterSmooth, LinearQuant, GptqQuant, AutoroundQuant> what;
+  std::variant<FitRotation, Rotate, IterSmooth, HeadRotation, LinearQuant, GptqQuant,
+               AutoroundQuant>
+      what;
   Location location;
 };
 

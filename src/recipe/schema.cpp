@@ -28,6 +28,7 @@ const MapSchema kQuarot = {"quarot",
 const MapSchema kSmooth = {"iter_smooth",
                            {"type", "alpha", "scale_min", "statistic", "symmetric",
                             "enable_subgraph_type", "include", "exclude"}};
+const MapSchema kHeads = {"head_rotation", {"type", "steps"}};
 const MapSchema kLinear = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
 const MapSchema kGptq = {"gptq_quant",
                          {"type", "damp", "act_order", "refit", "refine", "solve", "strategies"}};
@@ -47,8 +48,8 @@ std::vector<std::string> known_keys() {
   using namespace schema;
   std::vector<std::string> names;
   for (const MapSchema* map :
-       {&kTop, &kMetadata, &kLabel, &kSpec, &kPrior, &kFit, &kRotate, &kQuarot, &kSmooth, &kLinear,
-        &kGptq, &kAutoround, &kStrategy, &kQconfig, &kSide, &kExt, &kGroup, &kAscendV1}) {
+       {&kTop, &kMetadata, &kLabel, &kSpec, &kPrior, &kFit, &kRotate, &kQuarot, &kSmooth, &kHeads,
+        &kLinear, &kGptq, &kAutoround, &kStrategy, &kQconfig, &kSide, &kExt, &kGroup, &kAscendV1}) {
     for (const std::string& key : map->keys) names.push_back(map->title + ": " + key);
   }
   return names;

@@ -23,7 +23,7 @@ struct MapSchema {
 
 namespace schema {
 extern const MapSchema kTop, kMetadata, kLabel, kSpec, kPrior, kFit, kRotate, kQuarot, kSmooth,
-    kLinear, kGptq, kAutoround, kStrategy, kQconfig, kSide, kExt, kGroup, kAscendV1;
+    kHeads, kLinear, kGptq, kAutoround, kStrategy, kQconfig, kSide, kExt, kGroup, kAscendV1;
 }  // namespace schema
 
 // A node and the key that leads to it: "spec.process[1].iters".

@@ -34,4 +34,9 @@ struct RotateOptions {
   bool export_extra_info = false;  // save the global rotation for draft models (spec 10.6)
 };
 
+// head_rotation: fit a rotation of each value head to what o_proj reads.
+struct HeadFitOptions {
+  int64_t steps = 100;  // 1..1000
+};
+
 }  // namespace laos::rotation

@@ -60,6 +60,7 @@ spec:
 spec:
   process:
     - {type: quarot, online: false, block_size: -1, max_tp_size: 1}
+    - {type: head_rotation, steps: 20}
     - {type: iter_smooth, alpha: 0.5, enable_subgraph_type: [ov, up-down]}
     - type: linear_quant
       qconfig:

@@ -143,6 +143,12 @@ const Scheme kTable[] = {
          std::string("    - {type: gptq_quant, strategies: [{qconfig: *w8, include: ['*attn*', "
                      "'*down_proj']}, {qconfig: *w4}]}\n"),
      {{"o_proj", "W8A8_DYNAMIC"}, {"up_proj", "W4A4_DYNAMIC"}}},
+    {"HeadRotation",
+     true,
+     kRotate + std::string("    - {type: head_rotation, steps: 20}\n    - {type: iter_smooth, "
+                           "enable_subgraph_type: [ov]}\n    - {type: gptq_quant, strategies: "
+                           "[{qconfig: *w8, include: ['*down_proj']}, {qconfig: *w4}]}\n"),
+     {{"o_proj", "W4A4_DYNAMIC"}, {"down_proj", "W8A8_DYNAMIC"}}},
     {"GptqRefit",
      false,
      "    - {type: quarot, online: true, down_proj_online_layers: [0]}\n    - {type: gptq_quant, "

@@ -457,6 +457,29 @@ TEST(Recipe, ReadsIterSmooth) {
               HasSubstr("did you mean `up-down`?"));
 }
 
+TEST(Recipe, ReadsHeadRotationBetweenTheRotationAndTheQuantizers) {
+  const std::string rotate = "    - {type: adapt_rotation, stage: 2, max_tp_size: 1}\n";
+  const std::string heads = "    - {type: head_rotation}\n";
+  Recipe recipe = parse_recipe(with(rotate, rotate + heads), "r.yaml");
+  EXPECT_EQ(get<HeadRotation>(recipe.main.process.at(1)).options.steps, 100);
+  EXPECT_THAT(recipe.warnings, IsEmpty());
+  recipe = parse_recipe(with(rotate, rotate + "    - {type: head_rotation, steps: 7}\n"), "r.yaml");
+  EXPECT_EQ(get<HeadRotation>(recipe.main.process.at(1)).options.steps, 7);
+  for (const char* steps : {"0", "1001", "x"})
+    EXPECT_EQ(
+        problem_of(with(rotate, rotate + "    - {type: head_rotation, steps: " + steps + "}\n"))
+            .where,
+        "r.yaml:12:36 spec.process[1].steps")
+        << steps;
+  recipe = parse_recipe(with(rotate, heads + rotate), "r.yaml");
+  ASSERT_EQ(recipe.warnings.size(), 1u);
+  EXPECT_THAT(recipe.warnings[0], HasSubstr("move head_rotation behind it"));
+  EXPECT_THAT(problem_of(with("  save:", heads + "  save:")).what,
+              HasSubstr("head_rotation stands behind a quantizer"));
+  const std::string online = "    - {type: adapt_rotation, stage: 2, online: true}\n";
+  EXPECT_THAT(problem_of(with(rotate, online + heads)).what, HasSubstr("mixes across heads"));
+}
+
 TEST(Recipe, ReadsLinearQuantAndGroups) {
   const Recipe recipe = parse_recipe(R"(apiversion: modelslim_v1
 spec:
