@@ -64,13 +64,12 @@ row range-laos published 'rotation by token range, AutoRound, 100 iterations' qw
 row range-laos-int4 published 'the same, only 4-bit linears trained' qwen3-tiny-w4a4 \
   's/stage: 1, .*}/stage: 1, objective: token_range, max_samples: 8192}/; s/iters: 400/iters: 100\n      train: [int4]/'
 row balanced-hadamard 'all but `down_proj`' 'Hadamard rotation, smoothed, GPTQ' qwen3-tiny-w4a4-balanced "$hadamard"
-row balanced 'all but `down_proj`' '`--balanced`: rotation by token range, smoothed, GPTQ' qwen3-tiny-w4a4-balanced
+row balanced 'all but `down_proj`' '`--balanced`: rotations fitted, smoothed, GPTQ' qwen3-tiny-w4a4-balanced
 row full-laos every 'LAOS as published, 400 iterations' qwen3-tiny-w4a4-full-autoround
-row full-trained every 'rotation by token range, smoothed, AutoRound on quantized activations, 80 iterations' \
-  qwen3-tiny-w4a4-full-trained
-row full-hadamard every 'Hadamard rotation, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full "$hadamard"
-row full-no-refit every 'rotation by token range, smoothed, GPTQ' qwen3-tiny-w4a4-full '/refit: true/d'
-row full every '`--full`: rotation by token range, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full
+row full-hadamard every 'Hadamard rotation, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-solved "$hadamard"
+row full-no-refit every 'rotations fitted, smoothed, GPTQ' qwen3-tiny-w4a4-full-solved '/refit: true/d'
+row full-solved every 'rotations fitted, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-solved
+row full every '`--full`: rotations fitted, smoothed, AutoRound on quantized activations, 74 iterations' qwen3-tiny-w4a4-full
 
 # KL against operations, both logarithmic; one colour a scheme.
 awk -F '\t' '

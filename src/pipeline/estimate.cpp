@@ -305,7 +305,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
         int64_t fit_bytes = 0;
         // Rows, those held back, and a batch of half of them with what it becomes.
         if (std::holds_alternative<HeadStep>(plan.steps[step]))
-          fit_bytes = 4 * 3 * std::min(samples.num_tokens(), rotation::kHeadFitRows) *
+          fit_bytes = int64_t{4} * 3 * std::min(samples.num_tokens(), rotation::kHeadFitRows) *
                       config.num_attention_heads * config.head_dim;
         if (const auto* round = std::get_if<RoundStep>(&plan.steps[step]);
             round != nullptr && round->gptq)
