@@ -56,17 +56,18 @@ row rotation published 'published rotation, round to nearest' qwen3-tiny-w4a4-ro
 row range-rtn published 'rotation by token range, round to nearest' qwen3-tiny-w4a4-rotation \
   's/stage: 1, .*}/stage: 1, objective: token_range, max_samples: 8192}/'
 row laos published 'LAOS as published, 400 iterations' qwen3-tiny-w4a4
-row gptq-hadamard published 'Hadamard rotation, GPTQ' qwen3-tiny-w4a4-fast "$hadamard"
-row gptq-published published 'published rotation, GPTQ' qwen3-tiny-w4a4-fast "$published"
-row fast published '`--fast`: rotation by token range, GPTQ' qwen3-tiny-w4a4-fast
+row auto published 'the same, `iters: auto`' qwen3-tiny-w4a4 's/iters: 400/iters: auto/'
+row gptq-hadamard published 'Hadamard rotation, GPTQ, refined' qwen3-tiny-w4a4-fast "$hadamard"
+row gptq-published published 'published rotation, GPTQ, refined' qwen3-tiny-w4a4-fast "$published"
+row fast published '`--fast`: rotation by token range, GPTQ, refined' qwen3-tiny-w4a4-fast
 row range-laos published 'rotation by token range, AutoRound, 100 iterations' qwen3-tiny-w4a4 \
   's/stage: 1, .*}/stage: 1, objective: token_range, max_samples: 8192}/; s/iters: 400/iters: 100/'
 row range-laos-int4 published 'the same, only 4-bit linears trained' qwen3-tiny-w4a4 \
   's/stage: 1, .*}/stage: 1, objective: token_range, max_samples: 8192}/; s/iters: 400/iters: 100\n      train: [int4]/'
-row balanced-hadamard 'all but `down_proj`' 'Hadamard rotation, smoothed, GPTQ' qwen3-tiny-w4a4-balanced "$hadamard"
-row balanced 'all but `down_proj`' '`--balanced`: rotations fitted, smoothed, GPTQ' qwen3-tiny-w4a4-balanced
+row balanced-hadamard 'all but `down_proj`' 'Hadamard rotation, heads fitted, smoothed, GPTQ, refined' qwen3-tiny-w4a4-balanced "$hadamard"
+row balanced 'all but `down_proj`' '`--balanced`: rotations fitted, smoothed, GPTQ, refined' qwen3-tiny-w4a4-balanced
 row full-laos every 'LAOS as published, 400 iterations' qwen3-tiny-w4a4-full-autoround
-row full-hadamard every 'Hadamard rotation, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-solved "$hadamard"
+row full-hadamard every 'Hadamard rotation, heads fitted, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-solved "$hadamard"
 row full-no-refit every 'rotations fitted, smoothed, GPTQ' qwen3-tiny-w4a4-full-solved '/refit: true/d'
 row full-solved every 'rotations fitted, smoothed, GPTQ, `down_proj` refitted' qwen3-tiny-w4a4-full-solved
 row full every '`--full`: rotations fitted, smoothed, AutoRound on quantized activations, 74 iterations' qwen3-tiny-w4a4-full
