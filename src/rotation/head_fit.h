@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "hf/config.h"
 #include "model/decoder_layer.h"
 #include "rotation/options.h"
 
