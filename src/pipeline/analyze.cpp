@@ -218,13 +218,16 @@ class AnalyzeRun {
   void transform(int64_t layer_idx, model::LayerWeights& weights, model::OnlineRotation& online) {
     Mat<float> output(states_.rows.rows(), config_.hidden_size);
     bool is_rotated = false;
+    const auto look = [&] {
+      model::FloatLinears<float> plain(model::views_of(weights));
+      model::OnlineLinears linears(online, plain);
+      forward(weights, linears, is_rotated ? std::as_const(exact_).view() : inputs(),
+              output.view());
+    };
     for (size_t step = 0; step < plan_.steps.size(); ++step) {
       if (const auto* smooth = std::get_if<SmoothStep>(&plan_.steps[step])) {
         if (!plan_.reads_activations(step, layer_idx)) continue;
-        model::FloatLinears<float> plain(model::views_of(weights));
-        model::OnlineLinears linears(online, plain);
-        forward(weights, linears, is_rotated ? std::as_const(exact_).view() : inputs(),
-                output.view());
+        look();
         model::ActivationStats stats(config_, online);
         stats.observe(states_.samples, *saved_);
         for (const smooth::Pair pair : smooth::kAllPairs)
@@ -232,9 +235,7 @@ class AnalyzeRun {
             smooth::smooth_pair(config_, smooth->options, pair, stats, weights);
       } else if (const auto* heads = std::get_if<HeadStep>(&plan_.steps[step])) {
         if (!plan_.reads_activations(step, layer_idx)) continue;
-        model::FloatLinears<float> linears(model::views_of(weights));
-        forward(weights, linears, is_rotated ? std::as_const(exact_).view() : inputs(),
-                output.view());
+        look();
         rotation::HeadRows rows(config_, states_.samples.num_tokens());
         rows.observe(*saved_, states_.samples.num_tokens());
         rotation::rotate_heads(

@@ -816,6 +816,14 @@ class RecipeReader {
     const Processor* rotate = nullptr;
     const Processor* quantizer = nullptr;
     const Processor* heads = nullptr;
+    const auto require_unquantized = [&](const Processor& processor, const std::string& type) {
+      if (quantizer != nullptr)
+        report_.problem(processor.location,
+                        type +
+                            " stands behind a quantizer: it would change weights that are "
+                            "quantized already",
+                        "move it in front of " + quantizer->location.key);
+    };
     for (const Processor& processor : recipe.main.process) {
       if (std::holds_alternative<Rotate>(processor.what)) {
         if (rotate != nullptr) {
@@ -829,11 +837,7 @@ class RecipeReader {
         }
         rotate = &processor;
       } else if (const auto* smooth = std::get_if<IterSmooth>(&processor.what)) {
-        if (quantizer != nullptr)
-          report_.problem(processor.location,
-                          "iter_smooth stands behind a quantizer: it would change weights that are "
-                          "quantized already",
-                          "move it in front of " + quantizer->location.key);
+        require_unquantized(processor, "iter_smooth");
         const bool online = rotate != nullptr && std::get<Rotate>(rotate->what).options.online;
         if (online && (smooth->options.ov || smooth->options.up_down))
           report_.problem(processor.location,
@@ -842,11 +846,7 @@ class RecipeReader {
                           "move iter_smooth in front of " + rotate->location.key +
                               ", or keep norm-linear only");
       } else if (std::holds_alternative<HeadRotation>(processor.what)) {
-        if (quantizer != nullptr)
-          report_.problem(processor.location,
-                          "head_rotation stands behind a quantizer: it would change weights that "
-                          "are quantized already",
-                          "move it in front of " + quantizer->location.key);
+        require_unquantized(processor, "head_rotation");
         heads = &processor;
       } else if (quantizer == nullptr) {
         quantizer = &processor;
@@ -858,7 +858,7 @@ class RecipeReader {
                         "head_rotation fits to what o_proj reads as it stands, which the online "
                         "rotation mixes across heads",
                         "write online: false, or remove head_rotation");
-      else if (&*heads < &*rotate)
+      else if (heads < rotate)
         report_.warn(spec,
                      "the rotation behind head_rotation turns value heads away from what was "
                      "fitted: move head_rotation behind it");

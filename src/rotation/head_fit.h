@@ -29,11 +29,9 @@ class HeadRows {
 };
 
 // Orthogonal [head_dim, head_dim] matrices R, one a KV head, that make the mean of range² of the
-// rows small whose part of query head h is multiplied by the R of its KV head: the objective and
-// the descent of fit_token_range, each head's turn of the same size. Every eighth row is not fitted
-// to: the matrices returned are those with the least rounding_error at 4 bits on them, none (an
-// empty vector) included. Same bytes on any number of threads.
-std::vector<Mat<float>> fit_heads(const hf::Config& config, Mat<float> rows,
+// rows small whose part of query head h is multiplied by the R of its KV head: fit_range_blocks at
+// 4 bits. Empty where nothing is won.
+std::vector<Mat<float>> fit_heads(const hf::Config& config, const Mat<float>& rows,
                                   const HeadFitOptions& options);
 
 // v <- Rᵀ v per KV head and o <- o R per query head. Nothing where `heads` is empty.

@@ -17,7 +17,6 @@ using linalg::Trans;
 namespace {
 
 constexpr int64_t kRowGrain = 16;
-constexpr int64_t kHeldBack = 8;  // one row of so many
 constexpr int64_t kNoteSteps = 10;
 constexpr float kMomentum = 0.9f;
 // Root mean square angle by which the first step turns the axes; falls to zero with the steps. On
@@ -84,80 +83,115 @@ double range_and_gradient(float* z, int64_t n) {
   return value;
 }
 
-Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
-                           const std::function<void(int64_t step, double loss)>& note,
-                           int64_t& best_step) {
-  const int64_t n = a.cols();
+void multiply_blocks(MatView<const float> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                     MatView<float> y) {
+  const int64_t n = blocks.front().cols();
+  for (int64_t b = 0; b * n < x.cols; ++b)
+    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, x.slice_cols(b * n, (b + 1) * n),
+                 std::as_const(blocks[static_cast<size_t>(b / sharing)]).view(), 0.0f,
+                 y.slice_cols(b * n, (b + 1) * n));
+}
+
+std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fit,
+                                         const std::function<void(int64_t, double)>& note,
+                                         int64_t& best_step) {
+  const int64_t n = fit.block_size;
+  const auto num_blocks = static_cast<size_t>(a.cols() / n / fit.sharing);
   std::vector<int64_t> fitted, held_back;
   for (int64_t i = 0; i < a.rows(); ++i)
-    (i % kHeldBack == kHeldBack - 1 ? held_back : fitted).push_back(i);
+    (i % kRangeHeldBack == kRangeHeldBack - 1 ? held_back : fitted).push_back(i);
   if (held_back.empty()) held_back = fitted;
   const Mat<float> judge = gathered(a, held_back, 0, 1);
-  Mat<float> judged(judge.rows(), n), quantized(judge.rows(), n);
+  Mat<float> judged(judge.rows(), a.cols()), quantized(judge.rows(), a.cols());
   best_step = 0;
-  double best_loss = rounding_error(judge.view(), options.quant_bits, quantized.view());
+  double best_loss = rounding_error(judge.view(), fit.quant_bits, quantized.view());
   note(0, best_loss);
-  Mat<float> best;
+  std::vector<Mat<float>> best;
 
-  Mat<float> rotation(n, n), turn(n, n), product(n, n), momentum(n, n);
-  rotation.fill_zero();
-  momentum.fill_zero();
-  for (int64_t i = 0; i < n; ++i) rotation(i, i) = 1;
+  std::vector<Mat<float>> blocks, momenta;
+  for (size_t b = 0; b < num_blocks; ++b) {
+    blocks.emplace_back(n, n).fill_zero();
+    momenta.emplace_back(n, n).fill_zero();
+    for (int64_t i = 0; i < n; ++i) blocks[b](i, i) = 1;
+  }
+  Mat<float> turn(n, n), product(n, n);
   // A batch takes every so manyth row, so that it has rows of all layers.
-  const size_t batches =
-      std::max<size_t>(1, (fitted.size() + static_cast<size_t>(kRangeBatchRows) - 1) /
-                              static_cast<size_t>(kRangeBatchRows));
+  const auto batch_rows = static_cast<size_t>(fit.batch_rows);
+  const size_t batches = std::max<size_t>(1, (fitted.size() + batch_rows - 1) / batch_rows);
   std::vector<double> row_sums(static_cast<size_t>(n));
-  for (int64_t step = 1; step <= options.steps; ++step) {
+  for (int64_t step = 1; step <= fit.steps; ++step) {
     const Mat<float> batch = gathered(a, fitted, static_cast<size_t>(step - 1) % batches, batches);
-    Mat<float> z(batch.rows(), n);
-    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, batch.view(), rotation.view(), 0.0f, z.view());
+    Mat<float> z(batch.rows(), a.cols());
+    multiply_blocks(batch.view(), blocks, fit.sharing, z.view());
     Mat<float> gradient = z.clone();
     parallel_for_ranges(z.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) range_and_gradient(gradient.row(i), n);
+      for (int64_t i = begin; i < end; ++i) range_and_gradient(gradient.row(i), z.cols());
     });
-    // The gradient with respect to R is aᵀ g, so Rᵀ times it is zᵀ g, and its skew part the
-    // direction in the group's tangent space at R.
-    linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, std::as_const(z).view(),
-                 std::as_const(gradient).view(), 0.0f, product.view());
-    parallel_for(n, [&](int64_t i) {
-      double sum = 0;
-      for (int64_t j = 0; j < n; ++j) {
-        float& m = momentum(i, j);
-        m = kMomentum * m + 0.5f * (product(i, j) - product(j, i));
-        sum += static_cast<double>(m) * m;
-      }
-      row_sums[static_cast<size_t>(i)] = sum;
-    });
-    double norm = 0;
-    for (const double sum : row_sums) norm += sum;
-    norm = std::sqrt(norm);
-    if (!(norm > 0)) break;
     const double angle =
-        kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(options.steps));
-    const auto factor = static_cast<float>(angle * std::sqrt(static_cast<double>(n)) / norm);
-    parallel_for(n, [&](int64_t i) {
-      for (int64_t j = 0; j < n; ++j) turn(i, j) = factor * momentum(i, j);
-    });
-    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, std::as_const(rotation).view(),
-                 std::as_const(turn).view(), 0.0f, product.view());
-    parallel_for(n, [&](int64_t i) {
-      for (int64_t j = 0; j < n; ++j) rotation(i, j) -= product(i, j);
-    });
-    linalg::reorthogonalize(rotation);
-    if (step % kNoteSteps != 0 && step != options.steps) continue;
-    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, judge.view(), std::as_const(rotation).view(), 0.0f,
-                 judged.view());
+        kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
+    bool any = false;
+    for (size_t b = 0; b < num_blocks; ++b) {
+      // The gradient with respect to R is aᵀ g, so Rᵀ times it is zᵀ g, and its skew part the
+      // direction in the group's tangent space at R.
+      for (int64_t k = 0; k < fit.sharing; ++k) {
+        const int64_t begin = (static_cast<int64_t>(b) * fit.sharing + k) * n;
+        linalg::gemm(Trans::kYes, Trans::kNo, 1.0f,
+                     std::as_const(z).view().slice_cols(begin, begin + n),
+                     std::as_const(gradient).view().slice_cols(begin, begin + n),
+                     k == 0 ? 0.0f : 1.0f, product.view());
+      }
+      parallel_for(n, [&](int64_t i) {
+        double sum = 0;
+        for (int64_t j = 0; j < n; ++j) {
+          float& m = momenta[b](i, j);
+          m = kMomentum * m + 0.5f * (product(i, j) - product(j, i));
+          sum += static_cast<double>(m) * m;
+        }
+        row_sums[static_cast<size_t>(i)] = sum;
+      });
+      double norm = 0;
+      for (const double sum : row_sums) norm += sum;
+      norm = std::sqrt(norm);
+      if (!(norm > 0)) continue;
+      any = true;
+      const auto factor = static_cast<float>(angle * std::sqrt(static_cast<double>(n)) / norm);
+      parallel_for(n, [&](int64_t i) {
+        for (int64_t j = 0; j < n; ++j) turn(i, j) = factor * momenta[b](i, j);
+      });
+      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, std::as_const(blocks[b]).view(),
+                   std::as_const(turn).view(), 0.0f, product.view());
+      parallel_for(n, [&](int64_t i) {
+        for (int64_t j = 0; j < n; ++j) blocks[b](i, j) -= product(i, j);
+      });
+      linalg::reorthogonalize(blocks[b]);
+    }
+    if (!any) break;
+    if (step % kNoteSteps != 0 && step != fit.steps) continue;
+    multiply_blocks(judge.view(), blocks, fit.sharing, judged.view());
     const double loss =
-        rounding_error(std::as_const(judged).view(), options.quant_bits, quantized.view());
+        rounding_error(std::as_const(judged).view(), fit.quant_bits, quantized.view());
     note(step, loss);
     if (loss < best_loss) {
       best_loss = loss;
       best_step = step;
-      best = rotation.clone();
+      best.clear();
+      for (const Mat<float>& block : blocks) best.push_back(block.clone());
     }
   }
   return best;
+}
+
+Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
+                           const std::function<void(int64_t step, double loss)>& note,
+                           int64_t& best_step) {
+  std::vector<Mat<float>> best = fit_range_blocks(a,
+                                                  {.block_size = a.cols(),
+                                                   .sharing = 1,
+                                                   .steps = options.steps,
+                                                   .quant_bits = options.quant_bits,
+                                                   .batch_rows = kRangeBatchRows},
+                                                  note, best_step);
+  return best.empty() ? Mat<float>() : std::move(best.front());
 }
 
 }  // namespace laos::rotation

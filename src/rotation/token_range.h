@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "core/tensor.h"
 #include "rotation/options.h"
@@ -21,11 +22,34 @@ double range_and_gradient(float* z, int64_t n);
 // Rows that a step of fit_token_range sees.
 inline constexpr int64_t kRangeBatchRows = 4096;
 
-// The orthogonal R [n, n] that makes the mean of range² of rows(a R) small, by momentum descent on
-// the rotation group; empty for the identity. A row a token, all of about the same norm, so that
-// range² is the token's quantization error. Every eighth row is not fitted to: the R returned is
-// the one with the least rounding_error on those, the identity included, and `best_step` its step.
-// `note` gets that error now and then. Same bytes on any number of threads. `a` [m, n], m >= 1.
+// One row of so many is not fitted to.
+inline constexpr int64_t kRangeHeldBack = 8;
+
+// y = x, every `sharing` runs of n columns multiplied by one of the `blocks` [n, n].
+void multiply_blocks(MatView<const float> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                     MatView<float> y);
+
+// What fit_range_blocks fits, and how.
+struct RangeFit {
+  int64_t block_size;  // n
+  int64_t sharing;     // runs of n columns, one behind the other, that share a matrix
+  int64_t steps;
+  int quant_bits;
+  int64_t batch_rows;  // that a step sees, at most
+};
+
+// The orthogonal matrices [n, n], one for every `sharing` runs of n columns of `a`, that make the
+// mean of range² of its rows small when each run is multiplied by its matrix, by momentum descent
+// on the rotation group, each matrix turned by the same angle in a step. Empty for the identity.
+// Every eighth row is not fitted to: those returned are the ones with the least rounding_error on
+// those rows, the identity included, and `best_step` their step. `note` gets that error now and
+// then. Same bytes on any number of threads. `a` [m, k * sharing * n], m >= 1.
+std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fit,
+                                         const std::function<void(int64_t step, double loss)>& note,
+                                         int64_t& best_step);
+
+// fit_range_blocks of one matrix R [n, n] over whole rows of `a` [m, n]: a row a token, all of
+// about the same norm, so that range² is the token's quantization error.
 Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
                            const std::function<void(int64_t step, double loss)>& note,
                            int64_t& best_step);
