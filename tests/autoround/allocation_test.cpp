@@ -3,12 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cmath>
 #include <cstdlib>
 
-#include "autoround/train_layer.h"
+#include "autoround/problem.h"
 #include "core/threads.h"
-#include "support/random.h"
 
 namespace {
 
@@ -29,21 +27,12 @@ namespace {
 
 using model::Linear;
 
-hf::Config small_config(int64_t intermediate_size) {
-  hf::Config config;
-  config.hidden_size = 64;
-  config.intermediate_size = intermediate_size;
-  config.num_attention_heads = 4;
-  config.num_key_value_heads = 2;
-  config.head_dim = 16;
-  return config;
-}
-
 TEST(LayerSaved, TakesTheBytesThatItSays) {
+  hf::Config config = Problem(1).config;
   for (const int64_t intermediate_size : {16, 48, 160})
     for (const int64_t max_keys : {0, 50, 300})
       for (const bool with_backward : {false, true}) {
-        const hf::Config config = small_config(intermediate_size);
+        config.intermediate_size = intermediate_size;
         const int64_t before = g_tensor_bytes;
         const model::LayerSaved<float> saved(config, 50, with_backward, max_keys);
         const int64_t taken = g_tensor_bytes - before;
@@ -55,29 +44,9 @@ TEST(LayerSaved, TakesTheBytesThatItSays) {
 }
 
 TEST(TrainLayer, AllocatesNoTensorInAnIterationOnceItHasMetTheLongestBatch) {
-  const hf::Config config = small_config(160);
-  model::LayerWeights weights;
-  LayerScheme scheme;
-  uint32_t seed = 10;
-  for (const Linear l : model::kAllLinears) {
-    const int64_t in = model::in_features(config, l);
-    weights[l] = test::normal_matrix(model::out_features(config, l), in, ++seed,
-                                     1 / std::sqrt(static_cast<float>(in)));
-    scheme[static_cast<size_t>(l)] = quant::LinearScheme{{.bits = 4}, {.bits = 4}};
-  }
-  for (Mat<float>* gain : {&weights.input_layernorm, &weights.post_attention_layernorm,
-                           &weights.q_norm, &weights.k_norm}) {
-    const bool head = gain == &weights.q_norm || gain == &weights.k_norm;
-    *gain = Mat<float>(1, head ? config.head_dim : config.hidden_size);
-    std::fill_n(gain->data(), gain->size(), 1.0f);
-  }
   // Eight samples: every batch is all of them, in another order.
-  model::HiddenStates inputs, targets;
-  for (int64_t s = 0; s < 8; ++s) inputs.samples.append(20 + 7 * s);
-  inputs.rows = test::normal_matrix(inputs.samples.num_tokens(), config.hidden_size, 3);
-  targets.samples = inputs.samples;
-  targets.rows = test::normal_matrix(inputs.samples.num_tokens(), config.hidden_size, 4);
-  const model::Rope<float> rope(config, model::longest_sample(inputs.samples));
+  Problem problem({20, 27, 34, 41, 48, 55, 62, 69});
+  const LayerScheme scheme = problem.scheme;
 
   // On one thread: which of several meets the largest tile first is chance.
   const int threads = num_threads();
@@ -91,15 +60,14 @@ TEST(TrainLayer, AllocatesNoTensorInAnIterationOnceItHasMetTheLongestBatch) {
                         Case{linalg::ComputeType::kF32, false, true, false},
                         Case{linalg::ComputeType::kF32, false, false, true},
                         Case{linalg::ComputeType::kBf16, true, false, false}}) {
-    LayerScheme trained = scheme;
+    problem.scheme = scheme;
     if (c.mlp_only)
       for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj})
-        trained[static_cast<size_t>(l)] = std::nullopt;
+        problem.scheme[static_cast<size_t>(l)] = std::nullopt;
     TrainOptions options{.iters = 12, .act_aware = c.act_aware, .compute = c.compute};
     if (c.in_pieces) options.max_whole_tokens = 1;
     std::vector<int64_t> until;  // allocations until the end of each iteration
-    train_layer(config, weights, {}, trained, options, rope, inputs, targets, 42, 0,
-                [&](int64_t, double) { until.push_back(g_allocations); });
+    problem.train(options, 42, {}, [&](int64_t, double) { until.push_back(g_allocations); });
     ASSERT_EQ(until.size(), 12u);
     EXPECT_GT(until.front(), 0);
     for (size_t i = 3; i < until.size(); ++i)

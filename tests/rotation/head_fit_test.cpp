@@ -2,13 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
 #include "rotation/token_range.h"
+#include "support/layer.h"
 #include "support/random.h"
 
 namespace laos::rotation {
@@ -105,35 +105,15 @@ TEST(FitHeads, LeavesHeadsAsTheyAreWhereNothingIsWon) {
 
 TEST(RotateHeads, KeepsTheLayersFunction) {
   const hf::Config config = small_config();
-  model::LayerWeights weights;
-  uint32_t seed = 1;
-  for (const Linear l : model::kAllLinears) {
-    const int64_t in = model::in_features(config, l);
-    weights[l] = normal_matrix(model::out_features(config, l), in, ++seed,
-                               1 / std::sqrt(static_cast<float>(in)));
-  }
-  weights.input_layernorm = normal_matrix(1, config.hidden_size, 20, 0.5f, 1);
-  weights.post_attention_layernorm = normal_matrix(1, config.hidden_size, 21, 0.5f, 1);
-  weights.q_norm = normal_matrix(1, config.head_dim, 22, 0.3f, 1);
-  weights.k_norm = normal_matrix(1, config.head_dim, 23, 0.3f, 1);
+  model::LayerWeights weights = test::random_layer(config, 0.5f);
   const Mat<float> x = normal_matrix(20, config.hidden_size, 30);
-  const auto run = [&] {
-    model::Ragged batch;
-    batch.append(20);
-    model::FloatLinears<float> linears(model::views_of(weights));
-    model::LayerSaved<float> saved(config, 20, false);
-    Mat<float> y(20, config.hidden_size);
-    model::layer_forward<float>(config, model::norms_of(weights), linears,
-                                model::Rope<float>(config, 20), batch, x.view(), saved, y.view());
-    return y;
-  };
-  const Mat<float> before = run();
+  const Mat<float> before = test::run_layer(config, weights, x);
   const Mat<float> old_v = weights[Linear::kVProj].clone();
   rotate_heads(config, fit_heads(config, peaked_rows(config, 300), {.steps = 30}), weights);
   EXPECT_NE(std::memcmp(old_v.data(), weights[Linear::kVProj].data(),
                         static_cast<size_t>(old_v.size()) * sizeof(float)),
             0);
-  const Mat<float> after = run();
+  const Mat<float> after = test::run_layer(config, weights, x);
   // Two more products of 16 terms, of values of order one.
   for (int64_t i = 0; i < before.size(); ++i) EXPECT_NEAR(after.data()[i], before.data()[i], 2e-5);
 }

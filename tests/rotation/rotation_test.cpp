@@ -15,6 +15,7 @@
 #include "linalg/polar.h"
 #include "model/hidden_states.h"
 #include "rotation/fit.h"
+#include "support/layer.h"
 #include "support/random.h"
 
 namespace laos::rotation {
@@ -22,6 +23,8 @@ namespace {
 
 using model::Linear;
 using test::normal_matrix;
+using test::random_layer;
+using test::run_layer;
 
 hf::Config small_config() {
   hf::Config config;
@@ -31,36 +34,6 @@ hf::Config small_config() {
   config.num_key_value_heads = 2;
   config.head_dim = 8;
   return config;
-}
-
-model::LayerWeights random_layer(const hf::Config& config) {
-  model::LayerWeights weights;
-  uint32_t seed = 1;
-  for (const Linear l : model::kAllLinears) {
-    const int64_t in = model::in_features(config, l);
-    weights[l] = normal_matrix(model::out_features(config, l), in, ++seed,
-                               1 / std::sqrt(static_cast<float>(in)));
-  }
-  weights.input_layernorm = normal_matrix(1, config.hidden_size, 20, 0.5f, 1);
-  weights.post_attention_layernorm = normal_matrix(1, config.hidden_size, 21, 0.5f, 1);
-  weights.q_norm = normal_matrix(1, config.head_dim, 22, 0.3f, 1);
-  weights.k_norm = normal_matrix(1, config.head_dim, 23, 0.3f, 1);
-  return weights;
-}
-
-Mat<float> run_layer(const hf::Config& config, const model::LayerWeights& weights,
-                     const Mat<float>& x, const model::OnlineRotation& online = {}) {
-  model::Ragged batch;
-  batch.append(5);
-  batch.append(x.rows() - 5);
-  model::FloatLinears<float> float_linears(model::views_of(weights));
-  model::OnlineLinears linears(online, float_linears);
-  model::LayerSaved<float> saved(config, x.rows(), false);
-  Mat<float> y(x.rows(), x.cols());
-  model::layer_forward<float>(config, model::norms_of(weights), linears,
-                              model::Rope<float>(config, x.rows()), batch, x.view(), saved,
-                              y.view());
-  return y;
 }
 
 class Rotations : public testing::TestWithParam<bool> {};
@@ -73,10 +46,10 @@ TEST_P(Rotations, PreservesTheLayersFunctionInTheRotatedBasis) {
   if (GetParam()) fitted = linalg::polar_factor(normal_matrix(48, 48, 9).view()).factor;
   const ModelRotation rotation = make_rotation(config, {}, std::move(fitted));
   Mat<float> x = normal_matrix(13, 48, 30);
-  Mat<float> expected = run_layer(config, random_layer(config), x);
+  Mat<float> expected = run_layer(config, random_layer(config, 0.5f), x);
   rotation.residual.apply_right(expected.view());
 
-  model::LayerWeights rotated = random_layer(config);
+  model::LayerWeights rotated = random_layer(config, 0.5f);
   fold_norms(rotated);
   rotate_layer(config, rotation, rotated);
   rotation.residual.apply_right(x.view());
@@ -217,10 +190,10 @@ TEST_P(OnlineLayers, KeepTheLayersFunctionInTheRotatedBasis) {
   const ModelRotation rotation = make_rotation(config, kOnline, std::nullopt);
   const model::OnlineRotation online = rotation.online_of(GetParam());
   Mat<float> x = normal_matrix(13, 48, 30);
-  Mat<float> expected = run_layer(config, random_layer(config), x);
+  Mat<float> expected = run_layer(config, random_layer(config, 0.5f), x);
   rotation.residual.apply_right(expected.view());
 
-  model::LayerWeights rotated = random_layer(config);
+  model::LayerWeights rotated = random_layer(config, 0.5f);
   fold_norms(rotated);
   rotate_layer(config, rotation, rotated);
   const Mat<float> down = rotated[Linear::kDownProj].clone(), o = rotated[Linear::kOProj].clone();

@@ -1,4 +1,5 @@
 #include "smooth/smooth.h"
+#include "support/layer.h"
 #include "support/random.h"
 
 #include <gtest/gtest.h>
@@ -15,6 +16,7 @@ namespace {
 using model::Linear;
 using model::LinearGroup;
 using test::normal_matrix;
+using test::random_layer;
 
 hf::Config small_config() {
   hf::Config config;
@@ -25,21 +27,6 @@ hf::Config small_config() {
   config.head_dim = 4;
   config.dtype = DType::kBF16;
   return config;
-}
-
-model::LayerWeights random_layer(const hf::Config& config) {
-  model::LayerWeights weights;
-  uint32_t seed = 1;
-  for (const Linear l : model::kAllLinears) {
-    const int64_t in = model::in_features(config, l);
-    weights[l] = normal_matrix(model::out_features(config, l), in, ++seed,
-                               1 / std::sqrt(static_cast<float>(in)));
-  }
-  weights.input_layernorm = normal_matrix(1, config.hidden_size, 20, 0.1f, 1);
-  weights.post_attention_layernorm = normal_matrix(1, config.hidden_size, 21, 0.1f, 1);
-  weights.q_norm = normal_matrix(1, config.head_dim, 22, 0.3f, 1);
-  weights.k_norm = normal_matrix(1, config.head_dim, 23, 0.3f, 1);
-  return weights;
 }
 
 LinearGroup targets_of(Pair pair) {
@@ -81,7 +68,7 @@ struct Smoothed {
 // Smooths one pair of a random layer whose targets read peaks[j] at most in channel j.
 Smoothed smooth_with_peaks(const hf::Config& config, const SmoothOptions& options, Pair pair,
                            std::vector<double> peaks) {
-  Smoothed result{std::move(peaks), random_layer(config), random_layer(config), {}, {}};
+  Smoothed result{std::move(peaks), random_layer(config, 0.1f), random_layer(config, 0.1f), {}, {}};
   model::Ragged batch;
   batch.append(2);
   model::LayerSaved<float> saved(config, 2, false);
@@ -304,7 +291,7 @@ TEST(SmoothOv, SharesTheMeanOfTheQueryHeadsOfAKvHead) {
 // Columns of zeros count as weights of 1e-5.
 TEST(SmoothUpDown, AColumnOfZerosHasAFiniteFactor) {
   const hf::Config config = small_config();
-  model::LayerWeights weights = random_layer(config);
+  model::LayerWeights weights = random_layer(config, 0.1f);
   Mat<float>& down = weights[Linear::kDownProj];
   for (int64_t i = 0; i < down.rows(); ++i) down(i, 5) = 0;
   const float up = weights[Linear::kUpProj](5, 0);
@@ -336,11 +323,11 @@ TEST(SmoothUpDown, AFactorBeyondTheDtypeLeavesItsChannelAsItIs) {
 // As the pipeline does it: statistics of the layer that is there, all pairs one after the other.
 TEST(SmoothAllPairs, KeepTheFunctionAndTameOutliers) {
   const hf::Config config = small_config();
-  model::LayerWeights weights = random_layer(config);
+  model::LayerWeights weights = random_layer(config, 0.1f);
   weights.input_layernorm(0, 3) = 60;
   weights.post_attention_layernorm(0, 8) = 40;
   const model::LayerWeights before = [&] {
-    model::LayerWeights copy = random_layer(config);
+    model::LayerWeights copy = random_layer(config, 0.1f);
     copy.input_layernorm = weights.input_layernorm.clone();
     copy.post_attention_layernorm = weights.post_attention_layernorm.clone();
     return copy;
