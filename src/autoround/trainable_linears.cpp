@@ -19,8 +19,14 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
-// Output rows whose gradient exists at a time: tall enough that the product runs at full rate.
+// Output rows whose gradient exists at a time. In bf16 every thread makes some of its own and spends
+// them while they are in its cache, tall enough that the product runs at full rate. In f32 all
+// threads make tiles of a taller block, as oneDNN wants tiles of kTileRows (see linalg::gemm).
 constexpr int64_t kGradientRows = 128;
+constexpr int64_t kTileRows = 512, kBlockFloats = int64_t{16} << 20;
+int64_t block_rows(int64_t in_features) noexcept {
+  return std::max(kTileRows, kBlockFloats / in_features / kTileRows * kTileRows);
+}
 
 // Offsets that move a code by at most one step (4 bit) or two (8 bit) (spec 8.4).
 float clip_of(const quant::WeightSpec& spec) noexcept { return spec.bits == 4 ? 0.5f : 1.0f; }
@@ -283,40 +289,51 @@ void TrainableLinears::weight_gradient(model::LinearGroup group, MatView<const f
     const auto l = static_cast<size_t>(linears[i]);
     const MatView<const float> d_y = d_ys[i];
     if (!trained_[l] || d_y.data == nullptr) continue;
-    MatView<const float> input;
-    MatView<const uint16_t> narrow_input, narrow_d_y;
+    const bool adds = has_gradient_[l];
+    if (keeps_gradients_) has_gradient_[l] = true;
+    const auto gradient_of = [&](int64_t begin, int64_t end, Buffer<float>& scratch) {
+      return keeps_gradients_ ? gradients_[l].view().slice_rows(begin, end)
+                              : grown(scratch, end - begin, x.cols);
+    };
     if (is_bf16()) {
       const MatView<uint16_t> narrow = grown(narrow_d_y_, padded_tokens(ends), d_y.cols);
       narrow_pieces(d_y, ends, narrow);
-      narrow_d_y = narrow;
-      narrow_input = narrow_input_of(linears[i], x, ends);
-    } else {
-      input = input_of(linears[i], x);
-    }
-    const bool adds = has_gradient_[l];
-    if (keeps_gradients_) has_gradient_[l] = true;
-    parallel_for_ranges(d_y.cols, kGradientRows, [&](int64_t begin, int64_t end) {
-      // Kept by the thread: fresh pages for every tile would cost as much as the update.
-      thread_local Buffer<float> scratch;
-      const MatView<float> d_weight = keeps_gradients_ ? gradients_[l].view().slice_rows(begin, end)
-                                                       : grown(scratch, end - begin, x.cols);
-      int64_t first = 0, row = 0;  // of the piece, and in the padded operands
-      for (const int64_t last : ends) {
-        const bool accumulates = adds || first > 0;
-        const int64_t next_row = row + padded_tokens(last - first);
-        if (is_bf16())
+      const MatView<const uint16_t> narrow_d_y = narrow,
+                                    input = narrow_input_of(linears[i], x, ends);
+      parallel_for_ranges(d_y.cols, kGradientRows, [&](int64_t begin, int64_t end) {
+        // Kept by the thread: fresh pages for every tile would cost as much as the update.
+        thread_local Buffer<float> scratch;
+        const MatView<float> d_weight = gradient_of(begin, end, scratch);
+        int64_t first = 0, row = 0;  // of the piece, and in the padded operands
+        for (const int64_t last : ends) {
+          const int64_t next_row = row + padded_tokens(last - first);
           linalg::gemm_bf16_one_thread(
               Trans::kYes, Trans::kNo, narrow_d_y.slice_rows(row, next_row).slice_cols(begin, end),
-              narrow_input.slice_rows(row, next_row), accumulates, d_weight);
-        else
-          linalg::gemm_one_thread(
-              Trans::kYes, Trans::kNo, 1.0f, d_y.slice_rows(first, last).slice_cols(begin, end),
-              input.slice_rows(first, last), accumulates ? 1.0f : 0.0f, d_weight);
+              input.slice_rows(row, next_row), adds || first > 0, d_weight);
+          first = last;
+          row = next_row;
+        }
+        if (!keeps_gradients_) update_rows(l, begin, end, d_weight.data);
+      });
+      continue;
+    }
+    const MatView<const float> input = input_of(linears[i], x);
+    const int64_t rows = block_rows(x.cols);
+    for (int64_t begin = 0; begin < d_y.cols; begin += rows) {
+      const int64_t end = std::min(begin + rows, d_y.cols);
+      const MatView<float> d_weight = gradient_of(begin, end, gradient_block_);
+      int64_t first = 0;
+      for (const int64_t last : ends) {
+        linalg::gemm(Trans::kYes, Trans::kNo, 1.0f,
+                     d_y.slice_rows(first, last).slice_cols(begin, end),
+                     input.slice_rows(first, last), adds || first > 0 ? 1.0f : 0.0f, d_weight);
         first = last;
-        row = next_row;
       }
-      if (!keeps_gradients_) update_rows(l, begin, end, d_weight.data);
-    });
+      if (keeps_gradients_) continue;
+      parallel_for_ranges(end - begin, kRowGrain, [&](int64_t from, int64_t to) {
+        update_rows(l, begin + from, begin + to, d_weight.row(from));
+      });
+    }
   }
 }
 

@@ -112,6 +112,7 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   bool keeps_gradients_ = false;
   std::array<Mat<float>, model::kNumLinears> gradients_;
   std::array<bool, model::kNumLinears> has_gradient_ = {};
+  Buffer<float> gradient_block_;  // f32 only
   // bf16 only: what every linear applies, [out, in], and the operands of the call at work.
   std::array<Mat<uint16_t>, model::kNumLinears> narrow_;
   Buffer<uint16_t> narrow_input_, narrow_d_y_;

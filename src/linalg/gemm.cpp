@@ -17,9 +17,11 @@ struct Tiling {
 
 // Big tiles amortise packing; small products are cut finer so that there are tiles for every
 // thread. A function of the shape alone: results must not depend on the machine's number of
-// threads.
-Tiling tiling(int64_t m, int64_t n) noexcept {
+// threads. oneDNN reads operands of smaller tiles where they are, and of a row-major b, whose rows
+// often lie a multiple of 4 KB apart, that takes twice the time (docs/performance.md).
+Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
   Tiling tile{512, 1024};
+  if (trans_b == Trans::kNo && m >= tile.rows && n >= tile.cols) return tile;
   const auto count = [&] {
     return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
   };
@@ -40,7 +42,7 @@ void for_tiles(Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T
   LAOS_ASSERT((trans_b == Trans::kNo ? b.cols : b.rows) == n);
   LAOS_ASSERT((trans_b == Trans::kNo ? b.rows : b.cols) == k);
   if (m == 0 || n == 0) return;
-  const Tiling tile = tiling(m, n);
+  const Tiling tile = tiling(trans_b, m, n);
   const int64_t tiles_n = (n + tile.cols - 1) / tile.cols;
   parallel_for((m + tile.rows - 1) / tile.rows * tiles_n, [&](int64_t t) {
     const int64_t i0 = t / tiles_n * tile.rows, j0 = t % tiles_n * tile.cols;
@@ -137,18 +139,19 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const d
 }
 
 void gram(MatView<const float> a, MatView<float> c, float beta) {
-  constexpr int64_t kTile = 512;
-  const int64_t n = a.cols, tiles = (n + kTile - 1) / kTile;
+  // Tiles as `tiling` has them, over each strip of rows from its diagonal on.
+  constexpr int64_t kRows = 512, kCols = 1024;
+  const int64_t n = a.cols, strips = (n + kRows - 1) / kRows, most = std::max<int64_t>(n / kCols, 1);
   LAOS_ASSERT(c.rows == n && c.cols == n);
-  parallel_for(tiles * tiles, [&](int64_t t) {
-    const int64_t i0 = t / tiles * kTile, j0 = t % tiles * kTile;
-    if (j0 < i0) return;
-    const int64_t rows = std::min(kTile, n - i0), cols = std::min(kTile, n - j0);
-    onednn_sgemm(true, false, rows, cols, a.rows, 1.0f, a.data + i0, a.stride, a.data + j0,
+  parallel_for(strips * most, [&](int64_t t) {
+    const int64_t i0 = t / most * kRows, i1 = std::min(i0 + kRows, n), width = n - i0,
+                  tiles = std::max<int64_t>(width / kCols, 1), tile = t % most;
+    if (tile >= tiles) return;
+    const int64_t j0 = i0 + width * tile / tiles, j1 = i0 + width * (tile + 1) / tiles;
+    onednn_sgemm(true, false, i1 - i0, j1 - j0, a.rows, 1.0f, a.data + i0, a.stride, a.data + j0,
                  a.stride, beta, c.row(i0) + j0, c.stride);
-    if (i0 == j0) return;
-    for (int64_t i = i0; i < i0 + rows; ++i)
-      for (int64_t j = j0; j < j0 + cols; ++j) c.row(j)[i] = c.row(i)[j];
+    for (int64_t i = i0; i < i1; ++i)
+      for (int64_t j = std::max(j0, i1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
   });
 }
 

@@ -84,7 +84,7 @@ double deviation(MatView<const float> g) {
   return largest;
 }
 
-constexpr int64_t kBlock = 128;
+constexpr int64_t kBlock = 128, kRowPadding = 16;
 
 // The lower Cholesky factor of symmetric positive definite z [n, n], in place of its lower
 // triangle; and the inverses of the factor's diagonal blocks, one below another in `inverses` [n,
@@ -214,15 +214,19 @@ PolarResult polar_factor(MatView<const float> c, double ridge) {
                                       .where = "polar factor",
                                       .fix = "look for NaN in the activations"});
   const double shift = norm > 0 ? ridge * norm / std::sqrt(static_cast<double>(n)) : 1.0;
-  Mat<float> x(n, n), gram_matrix(n, n), next(n, n);
+  // Rows that lie a multiple of 4 KB apart halve the rate of small products.
+  Mat<float> x_buffer(n, n + kRowPadding), gram_buffer(n, n + kRowPadding),
+      next_buffer(n, n + kRowPadding);
+  MatView<float> x = x_buffer.view().slice_cols(0, n), next = next_buffer.view().slice_cols(0, n);
+  const MatView<float> gram_matrix = gram_buffer.view().slice_cols(0, n);
   parallel_for(n, [&](int64_t i) {
     std::copy_n(c.row(i), n, x.row(i));
-    x(i, i) += static_cast<float>(shift);
+    x.row(i)[i] += static_cast<float>(shift);
   });
-  const double bound = spectral_norm_bound(x.view());
+  const double bound = spectral_norm_bound(x);
   const auto scale_all = static_cast<float>(1.0 / bound);
   parallel_for(n, [&](int64_t i) {
-    for (int64_t j = 0; j < n; ++j) x(i, j) *= scale_all;
+    for (int64_t j = 0; j < n; ++j) x.row(i)[j] *= scale_all;
   });
 
   // A step that trusted a smaller bound on the singular values than kLeast would need more digits
@@ -233,13 +237,14 @@ PolarResult polar_factor(MatView<const float> c, double ridge) {
   PolarResult result;
   Mat<float> inverses(n, std::min(n, kBlock));
   for (double far = 1; far >= kLast && result.iterations < kMaxIterations; ++result.iterations) {
-    gram(x.view(), gram_matrix.view());
-    far = deviation(gram_matrix.view());
+    gram(x, gram_matrix);
+    far = deviation(gram_matrix);
     if (far < kNear) {
       // A Newton-Schulz step squares what is left, so that of kLast f32's own noise is left: next =
       // 1.5 x - 0.5 x (xᵀx).
       parallel_for(n, [&](int64_t i) { std::copy_n(x.row(i), n, next.row(i)); });
-      gemm(Trans::kNo, Trans::kNo, -0.5f, x.view(), gram_matrix.view(), 1.5f, next.view());
+      gemm(Trans::kNo, Trans::kNo, -0.5f, MatView<const float>(x), MatView<const float>(gram_matrix),
+           1.5f, next);
       std::swap(x, next);
       continue;
     }
@@ -252,27 +257,27 @@ PolarResult polar_factor(MatView<const float> c, double ridge) {
     const Halley step(trusted);
     low = std::min(low / trusted, 1.0) * step.next_low;
     parallel_for(n, [&](int64_t i) {
-      for (int64_t j = 0; j < n; ++j) gram_matrix(i, j) *= static_cast<float>(step.c);
-      gram_matrix(i, i) += 1.0f;
+      for (int64_t j = 0; j < n; ++j) gram_matrix.row(i)[j] *= static_cast<float>(step.c);
+      gram_matrix.row(i)[i] += 1.0f;
     });
-    const bool is_definite = factor_lower(gram_matrix.view(), inverses.view());
+    const bool is_definite = factor_lower(gram_matrix, inverses.view());
     LAOS_ASSERT(is_definite);  // at least the identity
-    solve_right(std::as_const(gram_matrix).view(), std::as_const(inverses).view(),
-                std::as_const(x).view(), next.view());
+    solve_right(gram_matrix, std::as_const(inverses).view(), x, next);
     const auto kept = static_cast<float>(step.b / step.c),
                solved = static_cast<float>(step.a - step.b / step.c);
     parallel_for(n, [&](int64_t i) {
-      for (int64_t j = 0; j < n; ++j) x(i, j) = kept * x(i, j) + solved * next(i, j);
+      for (int64_t j = 0; j < n; ++j) x.row(i)[j] = kept * x.row(i)[j] + solved * next.row(i)[j];
     });
   }
-  result.orthogonality = orthogonality_error(x.view());
+  result.orthogonality = orthogonality_error(x);
   if (!(result.orthogonality < 1e-4))
     throw Error(ErrorCode::kNumeric, {.what = "the polar factor did not converge: |QᵀQ - I| = " +
                                               std::to_string(result.orthogonality),
                                       .where = "polar factor of a " + std::to_string(n) + " x " +
                                                std::to_string(n) + " matrix",
                                       .fix = "this is a defect of laos; please report it"});
-  result.factor = std::move(x);
+  result.factor = Mat<float>(n, n);
+  parallel_for(n, [&](int64_t i) { std::copy_n(x.row(i), n, result.factor.row(i)); });
   return result;
 }
 
