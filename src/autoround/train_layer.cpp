@@ -25,12 +25,11 @@ constexpr double kFlat = 0.05;
 // of the whole batch; or, where that is too much, of one piece, which goes back at once.
 class BatchRunner {
  public:
-  // With `is_whole` what backward needs is saved of the whole batch; with `mlp_only` no linear of
-  // attention is trained: its output is computed once a sample.
+  // With `mlp_only` no linear of attention is trained: its output is computed once a sample.
   BatchRunner(const hf::Config& config, const model::LayerWeights& weights,
-              const model::OnlineRotation& online, const model::Rope<float>& rope,
-              const model::HiddenStates& inputs, const model::HiddenStates& targets,
-              TrainableLinears& linears, bool is_whole, bool mlp_only,
+              const model::OnlineRotation& online, const TrainOptions& options,
+              const model::Rope<float>& rope, const model::HiddenStates& inputs,
+              const model::HiddenStates& targets, TrainableLinears& linears, bool mlp_only,
               const std::filesystem::path& directory)
       : config_(config),
         norms_(model::norms_of(weights)),
@@ -39,16 +38,17 @@ class BatchRunner {
         targets_(targets),
         trainable_(linears),
         linears_(online, linears, &linears),
-        is_whole_(is_whole),
-        mlp_only_(mlp_only),
         max_tokens_(largest_batch(inputs.samples)),
+        is_whole_(max_tokens_ <= options.max_whole_tokens),
+        mlp_only_(mlp_only),
         piece_tokens_(std::min(max_tokens_, model::kPieceTokens)),
-        saved_(config, is_whole ? max_tokens_ : piece_tokens_, true,
-               is_whole ? 0 : model::longest_sample(inputs.samples)),
+        saved_(config, is_whole_ ? max_tokens_ : piece_tokens_, true,
+               is_whole_ ? 0 : model::longest_sample(inputs.samples)),
         x_(piece_tokens_, config.hidden_size),
-        y_(is_whole ? max_tokens_ : piece_tokens_, config.hidden_size),
+        y_(is_whole_ ? max_tokens_ : piece_tokens_, config.hidden_size),
         row_losses_(piece_tokens_) {
-    if (!is_whole) linears.keep_gradients();
+    saved_.compute = options.compute;
+    if (!is_whole_) linears.keep_gradients();
     if (!mlp_only) return;
     attended_ = model::TokenRows(inputs.rows.rows(), inputs.rows.cols(), directory);
     is_attended_.resize(static_cast<size_t>(inputs.samples.num_sequences()));
@@ -191,8 +191,9 @@ class BatchRunner {
   const model::HiddenStates& targets_;
   TrainableLinears& trainable_;
   model::OnlineLinears linears_;
+  int64_t max_tokens_;
   bool is_whole_, mlp_only_;
-  int64_t max_tokens_, piece_tokens_;
+  int64_t piece_tokens_;
   model::LayerSaved<float> saved_;
   model::Ragged batch_;
   Mat<float> x_, y_;
@@ -245,8 +246,7 @@ void learn(const hf::Config& config, const model::LayerWeights& weights,
            const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
            const TrainProgress& progress, TrainableLinears& linears, bool mlp_only,
            TrainableLinears::Snapshot& best, LayerReport& report) {
-  BatchRunner runner(config, weights, online, rope, inputs, targets, linears,
-                     largest_batch(inputs.samples) <= options.max_whole_tokens, mlp_only,
+  BatchRunner runner(config, weights, online, options, rope, inputs, targets, linears, mlp_only,
                      best.directory);
   const SampleUse use = use_samples(options, inputs.samples.num_sequences());
   report.rounding_loss = report.loss = runner.evaluate(use.measured);

@@ -19,9 +19,9 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
-// Output rows whose gradient exists at a time. In bf16 every thread makes some of its own and spends
-// them while they are in its cache, tall enough that the product runs at full rate. In f32 all
-// threads make tiles of a taller block, as oneDNN wants tiles of kTileRows (see linalg::gemm).
+// Output rows whose gradient exists at a time. In bf16 every thread makes some of its own and
+// spends them while they are in its cache, tall enough that the product runs at full rate. In f32
+// all threads make tiles of a taller block, as oneDNN wants tiles of kTileRows (see linalg::gemm).
 constexpr int64_t kGradientRows = 128;
 constexpr int64_t kTileRows = 512, kBlockFloats = int64_t{16} << 20;
 int64_t block_rows(int64_t in_features) noexcept {
@@ -67,6 +67,10 @@ MatView<T> grown(Buffer<T>& buffer, int64_t rows, int64_t cols) {
 float sign(float x) noexcept { return static_cast<float>((x > 0) - (x < 0)); }
 
 }  // namespace
+
+int64_t gradient_block_bytes(int64_t out_features, int64_t in_features) noexcept {
+  return int64_t{4} * std::min(out_features, block_rows(in_features)) * in_features;
+}
 
 TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const LayerScheme& scheme,
                                    const TrainOptions& options, const ActBits& untrained)

@@ -22,6 +22,10 @@ using ActBits = std::array<int, model::kNumLinears>;
 // The integer weights of a layer; those of linears that are not trained are empty.
 using LayerCodes = std::array<quant::IntWeight, model::kNumLinears>;
 
+// Bytes of the gradient of a linear [out_features, in_features] that exist at a time in f32; in
+// bf16 each thread has rows of its own.
+int64_t gradient_block_bytes(int64_t out_features, int64_t in_features) noexcept;
+
 // Applies quantize-dequantized weights Ŵ(V, α) in forward. In backward each linear's weight
 // gradient is made a few output rows at a time and spent at once: sign-SGD on the rows' V and α,
 // and the rows of Ŵ quantized again for the next iteration. The gradient is never stored whole,

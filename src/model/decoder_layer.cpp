@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "core/threads.h"
+#include "model/attention.h"
 #include "model/kernels/elementwise.h"
 
 namespace laos::model {
@@ -13,136 +14,7 @@ using linalg::Trans;
 
 namespace {
 
-constexpr int64_t kRowGrain = 16;     // tokens a task of elementwise work
-constexpr int64_t kQueryBlock = 128;  // queries whose scores exist at a time
-
-// One (sequence, KV head) of attention; all its query heads are done by one task, so that the sums
-// into d_k and d_v have one order.
-struct AttentionTask {
-  int64_t begin;  // first row of the sequence
-  int64_t length;
-  int64_t kv_head;
-};
-
-AttentionTask attention_task(const Ragged& batch, int64_t num_kv_heads, int64_t t) {
-  const int64_t s = t / num_kv_heads;
-  return {batch.offsets[static_cast<size_t>(s)], batch.length(s), t % num_kv_heads};
-}
-
-struct RowRange {
-  int64_t begin;
-  int64_t length;
-};
-
-// Columns of head h.
-template <class T>
-MatView<T> head_of(MatView<T> matrix, const RowRange& rows, int64_t h, int64_t head_dim) {
-  return matrix.slice_rows(rows.begin, rows.begin + rows.length)
-      .slice_cols(h * head_dim, (h + 1) * head_dim);
-}
-
-// probabilities [block, end] = softmax over keys 0..query of q kᵀ / sqrt(head_dim), 0 beyond the
-// query.
-template <class T>
-void attention_probabilities(MatView<const T> q_block, MatView<const T> keys, int64_t first_query,
-                             T scale, MatView<T> probabilities) {
-  linalg::gemm_one_thread(Trans::kNo, Trans::kYes, T(1), q_block, keys, T(0), probabilities);
-  for (int64_t i = 0; i < q_block.rows; ++i) {
-    T* row = probabilities.row(i);
-    const int64_t visible = first_query + i + 1;
-    kernels::softmax(row, scale, visible);
-    std::fill(row + visible, row + probabilities.cols, T(0));
-  }
-}
-
-// Kept by the thread from call to call, so that nothing is allocated in a loop.
-template <class T>
-std::array<T*, 2> score_scratch(int64_t size) {
-  thread_local Buffer<T> scratch;
-  if (scratch.size() < 2 * size) scratch = Buffer<T>(2 * size);
-  return {scratch.data(), scratch.data() + size};
-}
-
-template <class T>
-void attention_forward(const hf::Config& config, const Ragged& batch, LayerSaved<T>& saved,
-                       Place place) {
-  const int64_t hd = config.head_dim,
-                group = config.num_attention_heads / config.num_key_value_heads;
-  const T scale = T(1) / std::sqrt(static_cast<T>(hd));
-  const int64_t past = batch.past;
-  parallel_for(batch.num_sequences() * config.num_key_value_heads, [&](int64_t t) {
-    const AttentionTask task = attention_task(batch, config.num_key_value_heads, t);
-    const RowRange rows{place.row + task.begin, task.length},
-        seen{place.key + task.begin, past + task.length};
-    T* scratch = score_scratch<T>(std::min(kQueryBlock, task.length) * seen.length)[0];
-    const MatView<T> keys = head_of<T>(saved.k_rotated.view(), seen, task.kv_head, hd);
-    const MatView<T> values = head_of<T>(saved.v.view(), seen, task.kv_head, hd);
-    for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
-      const int64_t end = std::min(begin + kQueryBlock, task.length), num_keys = past + end;
-      const MatView<T> p{scratch, end - begin, num_keys, num_keys};
-      for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
-        const MatView<T> queries = head_of<T>(saved.q_rotated.view(), rows, h, hd);
-        const MatView<T> out = head_of<T>(saved.attention.view(), rows, h, hd);
-        attention_probabilities<T>(queries.slice_rows(begin, end), keys.slice_rows(0, num_keys),
-                                   past + begin, scale, p);
-        linalg::gemm_one_thread(Trans::kNo, Trans::kNo, T(1), MatView<const T>(p),
-                                MatView<const T>(values.slice_rows(0, num_keys)), T(0),
-                                out.slice_rows(begin, end));
-      }
-    }
-  });
-}
-
-// Inverts attention_forward of a batch at row 0; probabilities are computed again rather than kept.
-// Sets d_q (with respect to the rotated q) and d_k and d_v of the batch's tokens, and adds to those
-// of earlier parts, from d_attention. Query blocks come in order, each with all heads, so that a
-// sequence in parts sums as one that is whole.
-template <class T>
-void attention_backward(const hf::Config& config, const Ragged& batch, LayerSaved<T>& saved) {
-  const int64_t hd = config.head_dim,
-                group = config.num_attention_heads / config.num_key_value_heads;
-  const T scale = T(1) / std::sqrt(static_cast<T>(hd));
-  const int64_t past = batch.past;
-  parallel_for(batch.num_sequences() * config.num_key_value_heads, [&](int64_t t) {
-    const AttentionTask task = attention_task(batch, config.num_key_value_heads, t);
-    const RowRange rows{task.begin, task.length}, seen{task.begin, past + task.length};
-    const auto [p_scratch, d_scratch] =
-        score_scratch<T>(std::min(kQueryBlock, task.length) * seen.length);
-    const MatView<const T> keys = head_of<T>(saved.k_rotated.view(), seen, task.kv_head, hd);
-    const MatView<const T> values = head_of<T>(saved.v.view(), seen, task.kv_head, hd);
-    const MatView<T> d_keys = head_of<T>(saved.d_k, seen, task.kv_head, hd);
-    const MatView<T> d_values = head_of<T>(saved.d_v, seen, task.kv_head, hd);
-    for (int64_t i = past; i < seen.length; ++i) {
-      std::fill_n(d_keys.row(i), hd, T(0));
-      std::fill_n(d_values.row(i), hd, T(0));
-    }
-    for (int64_t begin = 0; begin < task.length; begin += kQueryBlock) {
-      const int64_t end = std::min(begin + kQueryBlock, task.length), num_keys = past + end;
-      const MatView<T> p{p_scratch, end - begin, num_keys, num_keys},
-          d_p{d_scratch, end - begin, num_keys, num_keys};
-      for (int64_t h = task.kv_head * group; h < (task.kv_head + 1) * group; ++h) {
-        const MatView<const T> q_block =
-            head_of<T>(saved.q_rotated.view(), rows, h, hd).slice_rows(begin, end);
-        const MatView<const T> d_out =
-            head_of<T>(saved.d_attention, rows, h, hd).slice_rows(begin, end);
-        const MatView<T> d_queries = head_of<T>(saved.d_q, rows, h, hd).slice_rows(begin, end);
-        attention_probabilities<T>(q_block, keys.slice_rows(0, num_keys), past + begin, scale, p);
-        // out = p v
-        linalg::gemm_one_thread(Trans::kNo, Trans::kYes, T(1), d_out,
-                                values.slice_rows(0, num_keys), T(0), d_p);
-        linalg::gemm_one_thread(Trans::kYes, Trans::kNo, T(1), MatView<const T>(p), d_out, T(1),
-                                d_values.slice_rows(0, num_keys));
-        // p = softmax(scale * q kᵀ); beyond the query p is 0, hence so is its gradient
-        for (int64_t i = 0; i < end - begin; ++i)
-          kernels::softmax_backward(p.row(i), scale, d_p.row(i), num_keys);
-        linalg::gemm_one_thread(Trans::kNo, Trans::kNo, T(1), MatView<const T>(d_p),
-                                keys.slice_rows(0, num_keys), T(0), d_queries);
-        linalg::gemm_one_thread(Trans::kYes, Trans::kNo, T(1), MatView<const T>(d_p), q_block, T(1),
-                                d_keys.slice_rows(0, num_keys));
-      }
-    }
-  });
-}
+constexpr int64_t kRowGrain = 16;  // tokens a task of elementwise work
 
 // rotated = rope(norm(x)) for every head of every token; positions restart with each sequence.
 // Row i of the views is token i of the batch.
@@ -281,6 +153,25 @@ void gate_up_backward(const hf::Config& config, const LayerNorms<T>& norms,
   norm_backward<T>(norms.post_attention_layernorm, rows_of(saved.hidden, begin, end),
                    saved.hidden_inv_rms.data() + begin, d_normed, d_y.slice_rows(begin, end),
                    d_gain);
+}
+
+// From d_attention to the gradients of the linears' q, k and v; those of k and v are whole, and go
+// back through norm and RoPE, unless more parts of the sequence are to come.
+template <class T>
+void qkv_backward(const hf::Config& config, const LayerNorms<T>& norms, const Rope<T>& rope,
+                  const Ragged& batch, LayerSaved<T>& saved, bool keys_are_whole,
+                  const NormGrads<T>* d_norms) {
+  const int64_t n = batch.num_tokens(), num_keys = batch.past + n;
+  attention_backward<T>(config, batch, saved.compute, rows_of(saved.q_rotated, 0, n),
+                        rows_of(saved.k_rotated, 0, num_keys), rows_of(saved.v, 0, num_keys),
+                        saved.d_attention.slice_rows(0, n), saved.d_q, saved.d_k, saved.d_v);
+  head_norm_rope_backward<T>(config, rope, batch, norms.q_norm, rows_of(saved.q, 0, n),
+                             rows_of(saved.q_inv_rms, 0, n), saved.d_q,
+                             d_norms ? d_norms->q_norm : nullptr);
+  if (keys_are_whole)
+    head_norm_rope_backward<T>(config, rope, batch, norms.k_norm, rows_of(saved.k, 0, n),
+                               rows_of(saved.k_inv_rms, 0, n), saved.d_k,
+                               d_norms ? d_norms->k_norm : nullptr);
 }
 
 template <class T>
@@ -437,7 +328,10 @@ void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms
                             rows(saved.q_inv_rms));
   head_norm_rope_forward<T>(config, rope, batch, norms.k_norm, key_rows(saved.k),
                             key_rows(saved.k_rotated), key_rows(saved.k_inv_rms));
-  attention_forward(config, batch, saved, place);
+  const int64_t num_keys = batch.past + n;
+  attention_forward<T>(config, batch, saved.compute, rows(saved.q_rotated),
+                       rows_of(saved.k_rotated, place.key, place.key + num_keys),
+                       rows_of(saved.v, place.key, place.key + num_keys), rows(saved.attention));
   const std::array o = {rows(saved.hidden)};
   linears.forward(LinearGroup::kO, rows(saved.attention), o);
   add_rows(x, rows(saved.hidden));
@@ -508,11 +402,7 @@ void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
   const std::array<MatView<const T>, 1> d_o = {d_y};
   linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
 
-  attention_backward(config, batch, saved);
-  head_norm_rope_backward<T>(config, rope, batch, norms.q_norm, rows(saved.q),
-                             rows(saved.q_inv_rms), saved.d_q, d_norms ? d_norms->q_norm : nullptr);
-  head_norm_rope_backward<T>(config, rope, batch, norms.k_norm, rows(saved.k),
-                             rows(saved.k_inv_rms), saved.d_k, d_norms ? d_norms->k_norm : nullptr);
+  qkv_backward<T>(config, norms, rope, batch, saved, true, d_norms);
   const std::array<MatView<const T>, 3> d_qkv = {
       saved.d_q.slice_rows(0, n), saved.d_k.slice_rows(0, n), saved.d_v.slice_rows(0, n)};
   if (d_x.data != nullptr || d_norms != nullptr)
@@ -543,12 +433,7 @@ void piece_backward(const hf::Config& config, const LayerNorms<T>& norms,
   o_backward<T>(linears, saved, d_y, 0, n);
   const std::array<MatView<const T>, 1> d_o = {d_y};
   linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
-  attention_backward(config, piece, saved);
-  head_norm_rope_backward<T>(config, rope, piece, norms.q_norm, rows(saved.q),
-                             rows(saved.q_inv_rms), saved.d_q, nullptr);
-  if (!is_part)
-    head_norm_rope_backward<T>(config, rope, piece, norms.k_norm, rows(saved.k),
-                               rows(saved.k_inv_rms), saved.d_k, nullptr);
+  qkv_backward<T>(config, norms, rope, piece, saved, !is_part, nullptr);
   std::array<MatView<const T>, 3> d_qkv = {saved.d_q.slice_rows(0, n), {}, {}};
   if (!is_part) {
     d_qkv[1] = saved.d_k.slice_rows(0, n);

@@ -12,6 +12,7 @@
 #include "hf/config.h"
 #include "linalg/gemm.h"
 #include "model/checkpoint.h"
+#include "model/ragged.h"
 
 namespace laos::model {
 
@@ -80,20 +81,6 @@ struct LayerNorms {
 };
 LayerNorms<float> norms_of(const LayerWeights& weights) noexcept;
 
-// Sequences laid end to end: sequence s is rows [offsets[s], offsets[s + 1]). No padding, no masks.
-// A sequence may come in parts, each a batch of its own, in order.
-struct Ragged {
-  std::vector<int64_t> offsets = {0};
-  int64_t past = 0;  // tokens of the sequence that came in earlier parts; then there is no other
-
-  int64_t num_sequences() const noexcept { return static_cast<int64_t>(offsets.size()) - 1; }
-  int64_t num_tokens() const noexcept { return offsets.back(); }
-  int64_t length(int64_t s) const noexcept {
-    return offsets[static_cast<size_t>(s + 1)] - offsets[static_cast<size_t>(s)];
-  }
-  void append(int64_t num_new_tokens) { offsets.push_back(offsets.back() + num_new_tokens); }
-};
-
 // What runs through a layer at once: the samples [first, last), or a part of a sample that is too
 // long to.
 struct Piece {
@@ -113,6 +100,7 @@ inline constexpr int64_t kPieceTokens = 2048;
 // comes in parts as well, so they have `max_keys` rows: the longest sequence or the largest batch.
 template <class T>
 struct LayerSaved {
+  linalg::ComputeType compute = linalg::ComputeType::kF32;  // of attention's products
   // Rows are tokens of the batch.
   Mat<T> input_normed;   // [n, hidden_size]: what q/k/v read
   Mat<T> q;              // [n, heads * head_dim]: output of the linear, before q norm

@@ -220,6 +220,7 @@ BenchResult bench_layer(const BenchOptions& options) {
     autoround::TrainOptions plain;
     plain.compute = options.compute;
     autoround::TrainableLinears linears(weights, {}, plain);
+    saved.compute = options.compute;
     result.float_seconds = seconds_of(linears);  // leaves the targets
   }
 

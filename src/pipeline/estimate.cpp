@@ -2,8 +2,10 @@
 #include <chrono>
 
 #include "autoround/train_layer.h"
+#include "autoround/trainable_linears.h"
 #include "core/threads.h"
 #include "linalg/gemm.h"
+#include "model/attention.h"
 #include "pipeline/division.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
@@ -262,15 +264,17 @@ int64_t peak_ram_bytes(const Plan& plan) {
     largest = std::max(largest, size);
     widest = std::max(widest, model::in_features(config, l));
   }
-  // Scores of attention and tiles of gradients, of every thread; oneDNN packs operands besides.
-  const auto thread_bytes = [&](int64_t longest) {
-    return num_threads() * (int64_t{4} * 128 * (widest + 2 * longest) + (int64_t{4} << 20));
+  // Attention's and a tile of gradients, of every thread; oneDNN packs operands besides.
+  const auto thread_bytes = [&](int64_t longest, bool with_backward) {
+    return num_threads() * (model::attention_scratch_bytes(config, longest, with_backward) +
+                            int64_t{4} * 128 * widest + (int64_t{4} << 20));
   };
   const auto forward_bytes = [&](const model::Ragged& samples) {
     const int64_t longest = model::longest_sample(samples);
     return model::LayerSaved<float>::size_bytes(
                config, model::largest_piece(samples, kForwardTokens), false, longest) +
-           4 * longest * config.head_dim + thread_bytes(longest) + 4 * kForwardTokens * hidden_size;
+           4 * longest * config.head_dim + thread_bytes(longest, false) +
+           4 * kForwardTokens * hidden_size;
   };
 
   int64_t peak = 4 * params;  // reading and checking a layer
@@ -322,10 +326,19 @@ int64_t peak_ram_bytes(const Plan& plan) {
           training += model::LayerSaved<float>::size_bytes(config, rows, true, whole ? 0 : longest);
           training += 4 * (piece + rows) * hidden_size;  // inputs, outputs
           if (is_bf16) training += 4 * rows * widest;
+          if (!is_bf16 && whole) {
+            int64_t block = 0;
+            for (const model::Linear l : model::kAllLinears)
+              if (is_trained(plan, step, i, l))
+                block =
+                    std::max(block, autoround::gradient_block_bytes(model::out_features(config, l),
+                                                                    model::in_features(config, l)));
+            training += block;
+          }
           if (train->options.act_aware) training += 4 * rows * widest;
           if (plan.job.online) training += 4 * rows * widest;
-          at_work = std::max(
-              at_work, rounded + training + thread_bytes(longest) + 4 * longest * config.head_dim);
+          at_work = std::max(at_work, rounded + training + thread_bytes(longest, true) +
+                                          4 * longest * config.head_dim);
           // Before and after: all weights once, with Ŵ or with codes.
           at_work = std::max(at_work, 4 * params + rounded + trained * ((is_bf16 ? 2 : 4) + 2));
         }
