@@ -15,12 +15,15 @@ struct Tiling {
   int64_t cols;
 };
 
+// oneDNN copies the operands of tiles of this size and more to where it wants them; those of
+// smaller ones it reads where they are.
+constexpr Tiling kTile{512, 1024};
+
 // Big tiles amortise packing; small products are cut finer so that there are tiles for every
 // thread. A function of the shape alone: results must not depend on the machine's number of
-// threads. oneDNN reads operands of smaller tiles where they are, and of a row-major b, whose rows
-// often lie a multiple of 4 KB apart, that takes twice the time (docs/performance.md).
+// threads. Of a row-major b the larger tiles are worth more than more tiles, see below.
 Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
-  Tiling tile{512, 1024};
+  Tiling tile = kTile;
   if (trans_b == Trans::kNo && m >= tile.rows && n >= tile.cols) return tile;
   const auto count = [&] {
     return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
@@ -31,6 +34,24 @@ Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
     cut /= 2;
   }
   return tile;
+}
+
+// Where oneDNN walks down the columns of an operand whose rows are a multiple of 4 KB apart, all it
+// reads falls into a few lines of the first cache, which takes twice the time
+// (docs/performance.md). Such an operand is copied, some depth at a time, where it is used often
+// enough.
+constexpr int64_t kMinReuse = 32, kCopyDepth = 512, kRowPadding = 16;
+bool aliases(MatView<const float> x) noexcept {
+  return x.rows > 8 && x.stride * static_cast<int64_t>(sizeof(float)) % 4096 == 0;
+}
+
+// x with rows not so far apart.
+MatView<const float> apart(MatView<const float> x, Buffer<float>& buffer) {
+  const int64_t stride = x.cols + kRowPadding;
+  if (buffer.size() < x.rows * stride) buffer = Buffer<float>(x.rows * stride);
+  const MatView<float> y{buffer.data(), x.rows, x.cols, stride};
+  for (int64_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, y.row(i));
+  return y;
 }
 
 // Calls one(a, b, c) for every tile of c with what of a and b it needs.
@@ -128,9 +149,26 @@ void gemm(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,
 void gemm_one_thread(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a,
                      MatView<const float> b, float beta, MatView<float> c) {
   if (c.rows == 0 || c.cols == 0) return;
-  onednn_sgemm(trans_a == Trans::kYes, trans_b == Trans::kYes, c.rows, c.cols,
-               trans_a == Trans::kNo ? a.cols : a.rows, alpha, a.data, a.stride, b.data, b.stride,
-               beta, c.data, c.stride);
+  const int64_t depth = trans_a == Trans::kNo ? a.cols : a.rows;
+  const auto product = [&](MatView<const float> x, MatView<const float> y, int64_t k, float kept) {
+    onednn_sgemm(trans_a == Trans::kYes, trans_b == Trans::kYes, c.rows, c.cols, k, alpha, x.data,
+                 x.stride, y.data, y.stride, kept, c.data, c.stride);
+  };
+  const bool is_packed = c.rows >= kTile.rows && c.cols >= kTile.cols;
+  const bool copies_a = !is_packed && trans_a == Trans::kYes && c.cols >= kMinReuse && aliases(a),
+             copies_b = !is_packed && trans_b == Trans::kNo && c.rows >= kMinReuse && aliases(b);
+  if (!copies_a && !copies_b) return product(a, b, depth, beta);
+  thread_local Buffer<float> a_buffer, b_buffer;
+  for (int64_t begin = 0; begin < depth; begin += kCopyDepth) {
+    const int64_t end = std::min(begin + kCopyDepth, depth);
+    const auto part = [&](MatView<const float> matrix, bool rows_are_depth) {
+      return rows_are_depth ? matrix.slice_rows(begin, end) : matrix.slice_cols(begin, end);
+    };
+    MatView<const float> x = part(a, trans_a == Trans::kYes), y = part(b, trans_b == Trans::kNo);
+    if (copies_a) x = apart(x, a_buffer);
+    if (copies_b) y = apart(y, b_buffer);
+    product(x, y, end - begin, begin == 0 ? beta : 1.0f);
+  }
 }
 
 void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,
@@ -139,17 +177,18 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const d
 }
 
 void gram(MatView<const float> a, MatView<float> c, float beta) {
-  // Tiles as `tiling` has them, over each strip of rows from its diagonal on.
-  constexpr int64_t kRows = 512, kCols = 1024;
-  const int64_t n = a.cols, strips = (n + kRows - 1) / kRows, most = std::max<int64_t>(n / kCols, 1);
+  // Tiles over each strip of rows from its diagonal on.
+  constexpr int64_t kRows = kTile.rows, kCols = kTile.cols;
+  const int64_t n = a.cols, strips = (n + kRows - 1) / kRows,
+                most = std::max<int64_t>(n / kCols, 1);
   LAOS_ASSERT(c.rows == n && c.cols == n);
   parallel_for(strips * most, [&](int64_t t) {
     const int64_t i0 = t / most * kRows, i1 = std::min(i0 + kRows, n), width = n - i0,
                   tiles = std::max<int64_t>(width / kCols, 1), tile = t % most;
     if (tile >= tiles) return;
     const int64_t j0 = i0 + width * tile / tiles, j1 = i0 + width * (tile + 1) / tiles;
-    onednn_sgemm(true, false, i1 - i0, j1 - j0, a.rows, 1.0f, a.data + i0, a.stride, a.data + j0,
-                 a.stride, beta, c.row(i0) + j0, c.stride);
+    gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, a.slice_cols(i0, i1), a.slice_cols(j0, j1), beta,
+                    c.slice_rows(i0, i1).slice_cols(j0, j1));
     for (int64_t i = i0; i < i1; ++i)
       for (int64_t j = std::max(j0, i1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
   });

@@ -94,32 +94,38 @@ bool factor_lower(MatView<float> z, MatView<float> inverses) {
   for (int64_t k = 0; k < n; k += kBlock) {
     const int64_t size = std::min(kBlock, n - k);
     const MatView<float> diagonal = z.slice_rows(k, k + size).slice_cols(k, k + size);
-    std::vector<double> l(static_cast<size_t>(size * size), 0.0), inverse(l);
-    const auto at = [size](std::vector<double>& m, int64_t i, int64_t j) -> double& {
-      return m[static_cast<size_t>(i * size + j)];
-    };
+    // Rows are updated whole, so that the inner loops are vector operations.
+    std::vector<double> l(static_cast<size_t>(size * size), 0.0), inverse(l),
+        column(static_cast<size_t>(size));
+    const auto row_of = [size](std::vector<double>& m, int64_t i) { return m.data() + i * size; };
+    for (int64_t i = 0; i < size; ++i)
+      for (int64_t j = 0; j <= i; ++j) row_of(l, i)[j] = diagonal.row(i)[j];
     for (int64_t j = 0; j < size; ++j) {
-      double pivot = diagonal.row(j)[j];
-      for (int64_t p = 0; p < j; ++p) pivot -= at(l, j, p) * at(l, j, p);
+      const double pivot = row_of(l, j)[j];
       if (!(pivot > 0)) return false;
-      at(l, j, j) = std::sqrt(pivot);
+      row_of(l, j)[j] = std::sqrt(pivot);
+      for (int64_t i = j + 1; i < size; ++i)
+        column[static_cast<size_t>(i)] = row_of(l, i)[j] /= row_of(l, j)[j];
       for (int64_t i = j + 1; i < size; ++i) {
-        double sum = diagonal.row(i)[j];
-        for (int64_t p = 0; p < j; ++p) sum -= at(l, i, p) * at(l, j, p);
-        at(l, i, j) = sum / at(l, j, j);
+        double* row = row_of(l, i);
+        for (int64_t p = j + 1; p <= i; ++p) row[p] -= row[j] * column[static_cast<size_t>(p)];
       }
     }
-    for (int64_t j = 0; j < size; ++j)
-      for (int64_t i = j; i < size; ++i) {
-        double sum = i == j ? 1 : 0;
-        for (int64_t p = j; p < i; ++p) sum -= at(l, i, p) * at(inverse, p, j);
-        at(inverse, i, j) = sum / at(l, i, i);
+    for (int64_t i = 0; i < size; ++i) {
+      double* row = row_of(inverse, i);
+      row[i] = 1;
+      for (int64_t p = 0; p < i; ++p) {
+        const double* earlier = row_of(inverse, p);
+        const double factor = row_of(l, i)[p];
+        for (int64_t j = 0; j <= p; ++j) row[j] -= factor * earlier[j];
       }
+      for (int64_t j = 0; j <= i; ++j) row[j] /= row_of(l, i)[i];
+    }
     const MatView<float> block_inverse = inverses.slice_rows(k, k + size).slice_cols(0, size);
     for (int64_t i = 0; i < size; ++i)
       for (int64_t j = 0; j < size; ++j) {
-        if (j <= i) diagonal.row(i)[j] = static_cast<float>(at(l, i, j));
-        block_inverse.row(i)[j] = static_cast<float>(at(inverse, i, j));
+        if (j <= i) diagonal.row(i)[j] = static_cast<float>(row_of(l, i)[j]);
+        block_inverse.row(i)[j] = static_cast<float>(row_of(inverse, i)[j]);
       }
     // Below: L21 = Z21 L11⁻ᵀ, then Z22 -= L21 L21ᵀ, its lower triangle a block row at a time.
     const int64_t rest = k + size;
@@ -243,8 +249,8 @@ PolarResult polar_factor(MatView<const float> c, double ridge) {
       // A Newton-Schulz step squares what is left, so that of kLast f32's own noise is left: next =
       // 1.5 x - 0.5 x (xᵀx).
       parallel_for(n, [&](int64_t i) { std::copy_n(x.row(i), n, next.row(i)); });
-      gemm(Trans::kNo, Trans::kNo, -0.5f, MatView<const float>(x), MatView<const float>(gram_matrix),
-           1.5f, next);
+      gemm(Trans::kNo, Trans::kNo, -0.5f, MatView<const float>(x),
+           MatView<const float>(gram_matrix), 1.5f, next);
       std::swap(x, next);
       continue;
     }

@@ -23,6 +23,14 @@ HWY_INLINE void sum_and_difference(Vec& low, Vec& high) {
   low = sum;
 }
 
+// Butterflies between neighbours, then between neighbours of those.
+HWY_INLINE void two_halves(Vec& a, Vec& b, Vec& c, Vec& e) {
+  sum_and_difference(a, b);
+  sum_and_difference(c, e);
+  sum_and_difference(a, c);
+  sum_and_difference(b, e);
+}
+
 #if HWY_TARGET != HWY_SCALAR
 // The butterflies of halves 1, 2 and, in a vector of 8, 4.
 HWY_INLINE Vec inside(F32 d, Vec v) {
@@ -47,18 +55,29 @@ void butterflies(float* x, const float* signs, int64_t n, int64_t run) {
   const F32 d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   if (lanes < 4 || run < lanes) return scalar::butterflies(x, signs, n, run);
-  for (int64_t j = 0; j < n; j += lanes)
-    hn::StoreU(inside(d, hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, signs + j))), d, x + j);
+  const auto first = [&](int64_t j) HWY_ATTR {
+    return inside(d, hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, signs + j)));
+  };
   int64_t half = lanes;
+  if (run >= 4 * lanes) {  // the next two halves in the same pass
+    for (int64_t j = 0; j < n; j += 4 * lanes) {
+      Vec a = first(j), b = first(j + lanes), c = first(j + 2 * lanes), e = first(j + 3 * lanes);
+      two_halves(a, b, c, e);
+      hn::StoreU(a, d, x + j);
+      hn::StoreU(b, d, x + j + lanes);
+      hn::StoreU(c, d, x + j + 2 * lanes);
+      hn::StoreU(e, d, x + j + 3 * lanes);
+    }
+    half *= 4;
+  } else {
+    for (int64_t j = 0; j < n; j += lanes) hn::StoreU(first(j), d, x + j);
+  }
   for (; 2 * half < run; half *= 4) {  // two halves at a time
     for (int64_t start = 0; start < n; start += 4 * half)
       for (int64_t j = start; j < start + half; j += lanes) {
         float *pa = x + j, *pb = pa + half, *pc = pb + half, *pd = pc + half;
         Vec a = hn::LoadU(d, pa), b = hn::LoadU(d, pb), c = hn::LoadU(d, pc), e = hn::LoadU(d, pd);
-        sum_and_difference(a, b);
-        sum_and_difference(c, e);
-        sum_and_difference(a, c);
-        sum_and_difference(b, e);
+        two_halves(a, b, c, e);
         hn::StoreU(a, d, pa);
         hn::StoreU(b, d, pb);
         hn::StoreU(c, d, pc);
