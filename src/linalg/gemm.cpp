@@ -190,7 +190,7 @@ void gram(MatView<const float> a, MatView<float> c, float beta) {
     gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, a.slice_cols(i0, i1), a.slice_cols(j0, j1), beta,
                     c.slice_rows(i0, i1).slice_cols(j0, j1));
     for (int64_t i = i0; i < i1; ++i)
-      for (int64_t j = std::max(j0, i1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
+      for (int64_t j = std::max(j0, i + 1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
   });
 }
 

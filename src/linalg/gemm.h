@@ -43,7 +43,8 @@ void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<
 void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
                           MatView<const uint16_t> b, bool accumulate, MatView<float> c);
 
-// c [n, n] = aᵀ a + beta * c for a [k, n] and a symmetric c; half the work of gemm.
+// c [n, n] = aᵀ a + beta * c for a [k, n] and a symmetric c, symmetric to the last bit; half the
+// work of gemm.
 void gram(MatView<const float> a, MatView<float> c, float beta = 0);
 
 }  // namespace laos::linalg

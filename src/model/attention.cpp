@@ -90,13 +90,16 @@ struct Sizes {
   }
   static int64_t padded_keys(int64_t n) noexcept { return kIsBf16 ? round_up(n, kBf16KeyStep) : n; }
   int64_t rows() const noexcept { return group * queries; }
-  int64_t stride() const noexcept { return num_keys + kRowPadding; }
+  // Of rows of scores; in bf16 one of few, as it is a part of a shape as well.
+  int64_t stride() const noexcept {
+    return (kIsBf16 ? round_up(num_keys, kKeyChunk) : num_keys) + kRowPadding;
+  }
 
   // Elements of operands: keys, values, queries and d_out of a block; in bf16 a chunk of scores as
   // well, which need no copy elsewhere.
   int64_t operands(bool with_backward) const noexcept {
     return head_dim * (2 * num_keys + (with_backward ? 2 : 1) * rows()) +
-           (kIsBf16 ? rows() * (std::min(num_keys, kKeyChunk) + kRowPadding) : 0);
+           (kIsBf16 ? rows() * (kKeyChunk + kRowPadding) : 0);
   }
   // Elements of sums: scores and their gradients, a block's outputs, d_k and d_v.
   int64_t sums(bool with_backward) const noexcept {
@@ -126,9 +129,7 @@ class Head {
     values_ = operands.take(sizes_.num_keys, hd);
     queries_ = operands.take(rows, hd);
     if (with_backward) d_out_ = operands.take(rows, hd);
-    if constexpr (kIsBf16)
-      chunk_ = operands.take(rows, std::min(sizes_.num_keys, kKeyChunk),
-                             std::min(sizes_.num_keys, kKeyChunk) + kRowPadding);
+    if constexpr (kIsBf16) chunk_ = operands.take(rows, kKeyChunk, kKeyChunk + kRowPadding);
     scores_ = sums.take(rows, sizes_.num_keys, sizes_.stride());
     out_ = sums.take(rows, hd);
     if (!with_backward) return;

@@ -40,7 +40,14 @@ INSTANTIATE_TEST_SUITE_P(ShapesAndTransposes, Gemm,
                                          GemmCase{Trans::kYes, Trans::kNo, 131, 65, 300},
                                          GemmCase{Trans::kYes, Trans::kYes, 33, 47, 20},
                                          GemmCase{Trans::kNo, Trans::kYes, 700, 140, 64},
-                                         GemmCase{Trans::kNo, Trans::kNo, 129, 2100, 33}));
+                                         GemmCase{Trans::kNo, Trans::kNo, 129, 2100, 33},
+                                         // Operands with rows 4 KB apart, which are copied.
+                                         GemmCase{Trans::kNo, Trans::kNo, 40, 1024, 600},
+                                         GemmCase{Trans::kYes, Trans::kNo, 1024, 40, 600},
+                                         GemmCase{Trans::kYes, Trans::kYes, 1024, 33, 520},
+                                         GemmCase{Trans::kYes, Trans::kNo, 1024, 1024, 20},
+                                         // Of which some tiles are, some are not.
+                                         GemmCase{Trans::kYes, Trans::kNo, 600, 2048, 24}));
 
 TEST_P(Gemm, MatchesTheDefinitionWithinRounding) {
   const GemmCase& c = GetParam();
@@ -146,13 +153,19 @@ TEST_P(ToBf16, GivesTheBitsOfTheDefinitionAtEveryTailLengthAndForSpecialValues) 
   }
 }
 
-TEST(Gram, EqualsTheFullProduct) {
-  const Mat<float> a = normal_matrix(70, 600, 5);
-  Mat<float> half(600, 600), full(600, 600);
-  gram(a.view(), half.view());
-  gemm(Trans::kYes, Trans::kNo, 1.0f, a.view(), a.view(), 0.0f, full.view());
-  for (int64_t i = 0; i < half.size(); ++i)
-    ASSERT_NEAR(half.data()[i], full.data()[i], 70 * 70 * FLT_EPSILON);
+TEST(Gram, IsTheFullProductAndSymmetricAndAdds) {
+  for (const int64_t n : {70, 600, 2100, 2048}) {
+    const Mat<float> a = normal_matrix(70, n, 5);
+    Mat<float> half(n, n), full(n, n);
+    gram(a.view(), half.view());
+    gram(a.view(), half.view(), 0.5f);
+    gemm(Trans::kYes, Trans::kNo, 1.5f, a.view(), a.view(), 0.0f, full.view());
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        ASSERT_NEAR(half(i, j), full(i, j), 2 * 70 * 70 * FLT_EPSILON) << n;
+        ASSERT_EQ(half(i, j), half(j, i)) << n;
+      }
+  }
 }
 
 class S8WeightRange : public testing::TestWithParam<int> {};
