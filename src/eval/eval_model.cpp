@@ -116,6 +116,7 @@ class FloatModel : public EvalModel {
   TensorView lm_head() const override { return checkpoint_.lm_head(); }
   Mat<float> final_norm() const override { return checkpoint_.final_norm(); }
   int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
+  void drop_pages() const noexcept override { checkpoint_.files().drop_pages(); }
   const Emulation* emulation() const override { return emulation_.get(); }
 
  private:
@@ -316,6 +317,7 @@ class QuantizedModel : public EvalModel {
   TensorView lm_head() const override { return checkpoint_.weight("lm_head"); }
   Mat<float> final_norm() const override { return to_f32(checkpoint_.weight("model.norm")); }
   int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
+  void drop_pages() const noexcept override { checkpoint_.files().drop_pages(); }
   const Emulation* emulation() const override { return emulation_.get(); }
 
  private:
@@ -373,6 +375,7 @@ void emulated_layers(const EvalModel& model, const model::Rope<float>& rope,
                                   sequences, x, cache, saved, y.view(), model.emulation()->dtype);
       std::copy_n(y.data(), y.size(), x.data);
     }
+    model.drop_pages();
   }
 }
 
@@ -394,6 +397,7 @@ model::HiddenStates final_hidden(const EvalModel& model,
     const std::unique_ptr<EvalLayer> layer = model.load_layer(i);
     model::forward_all(config, layer->norms(), layer->linears(), rope, states, kEvalTokens, saved,
                        &states);
+    model.drop_pages();
   }
   normalize_final(model, states);
   return states;

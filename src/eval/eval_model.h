@@ -38,6 +38,9 @@ class EvalModel {
   virtual TensorView lm_head() const = 0;       // likewise
   virtual Mat<float> final_norm() const = 0;    // [1, hidden_size]
   virtual int64_t weight_bytes() const = 0;     // of all tensors in the checkpoint's files
+  // Takes what was read of the files out of the process, see io::drop_pages: for those who stream
+  // layers, so that memory does not grow with their number.
+  virtual void drop_pages() const noexcept = 0;
   // Null for Arithmetic::kExact.
   virtual const Emulation* emulation() const = 0;
 };

@@ -55,6 +55,7 @@ std::vector<std::string> tensors_not_finite(const std::filesystem::path& directo
         if (!std::isfinite(values[i])) bad[static_cast<size_t>(begin / kPiece)] = 1;
     });
     if (std::any_of(bad.begin(), bad.end(), [](char b) { return b != 0; })) names.push_back(name);
+    files.drop_pages();
   }
   return names;
 }
@@ -259,6 +260,8 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   std::optional<hf::Description> description;
   if (hf::AscendV1Checkpoint::is_ascendv1(directory)) description = hf::read_description(directory);
   const Basis basis(baseline.embed_tokens(), model.embed_tokens());
+  baseline.drop_pages();
+  model.drop_pages();
   health.embedding_error = basis.error();
 
   const std::vector<std::vector<int32_t>> sequences = ids_of(windows);
@@ -304,6 +307,8 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
                                                       outputs.view(), outputs.view())
                          : kNaN;
     health.layers.push_back(layer);
+    baseline.drop_pages();
+    model.drop_pages();
     if (progress) progress(i + 1);
   }
   if (finite) {
@@ -366,6 +371,7 @@ std::vector<std::vector<int32_t>> greedy_continuations(
         if (at >= drafts[p].size() || drafts[p][at] != token) break;
       }
     }
+    model.drop_pages();
   }
   return chosen;
 }

@@ -1,6 +1,7 @@
 // `laos quant` as users run it, on input that is wrong.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
 #include <cstring>
@@ -63,6 +64,31 @@ TEST_F(QuantCommand, QuantizesAndTheResultLoads) {
   const Result result = quant();
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_EQ(run_laos("inspect " + save_.string()).exit_code, 0);
+}
+
+// The largest of the processes that this one has waited for.
+int64_t peak_bytes_of_children() {
+  rusage usage{};
+  EXPECT_EQ(getrusage(RUSAGE_CHILDREN, &usage), 0);
+  return int64_t{1024} * usage.ru_maxrss;
+}
+
+TEST_F(QuantCommand, MemoryDoesNotGrowWithTheNumberOfLayers) {
+  hf::Config config = test::qwen3_config("tiny");
+  config.hidden_size = 256;
+  config.intermediate_size = 4096;
+  const auto peak_of = [&](int64_t num_layers) {
+    config.num_hidden_layers = num_layers;
+    std::filesystem::remove_all(model_);
+    std::filesystem::remove_all(save_);
+    test::write_synthetic({.config = config}, model_);
+    const Result result = quant();
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    return peak_bytes_of_children();
+  };
+  const int64_t few = peak_of(2);
+  // Sixteen more layers, of which the float and the quantized files hold 10 MB each.
+  EXPECT_LT(peak_of(18) - few, int64_t{40} << 20);
 }
 
 TEST_F(QuantCommand, DryRunPrintsALinePerLinearAndWritesNothing) {
