@@ -128,8 +128,8 @@ TrainCost train_cost(const Plan& plan, size_t step, int64_t layer_idx) {
   return cost;
 }
 
-// The share of the GEMM rate that a whole run reaches; docs/accuracy.md has the measurement.
-constexpr double kEfficiency = 0.6;
+// The share of the GEMM rate that a whole run reaches; docs/performance.md has the measurement.
+constexpr double kEfficiency = 0.75;
 // Reading, rounding, checking and writing a weight, in operations of that rate.
 constexpr double kOperationsPerWeight = 100;
 

@@ -74,6 +74,9 @@ int64_t peak_bytes_of_children() {
 }
 
 TEST_F(QuantCommand, MemoryDoesNotGrowWithTheNumberOfLayers) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers keep memory that was freed";
+#endif
   hf::Config config = test::qwen3_config("tiny");
   config.hidden_size = 256;
   config.intermediate_size = 4096;
