@@ -57,13 +57,6 @@ void narrow_pieces(MatView<const float> x, std::span<const int64_t> ends, MatVie
   }
 }
 
-// `buffer` as a matrix, grown where it is too small.
-template <class T>
-MatView<T> grown(Buffer<T>& buffer, int64_t rows, int64_t cols) {
-  if (buffer.size() < rows * cols) buffer = Buffer<T>(rows * cols);
-  return {buffer.data(), rows, cols, cols};
-}
-
 float sign(float x) noexcept { return static_cast<float>((x > 0) - (x < 0)); }
 
 }  // namespace

@@ -114,6 +114,13 @@ class Mat {
   int64_t cols_ = 0;
 };
 
+// `buffer` as a matrix, grown where it is too small: for scratch that is kept from call to call.
+template <class T>
+MatView<T> grown(Buffer<T>& buffer, int64_t rows, int64_t cols) {
+  if (buffer.size() < rows * cols) buffer = Buffer<T>(rows * cols);
+  return {buffer.data(), rows, cols, cols};
+}
+
 // `source` (F32, BF16 or F16) widened to f32. `target` holds num_elements(source.shape).
 void to_f32(const TensorView& source, float* target) noexcept;
 // A vector or matrix (1-D becomes one row) as f32. Throws Error(kFormat) unless F32, BF16 or F16.

@@ -116,7 +116,7 @@ class FloatModel : public EvalModel {
   TensorView lm_head() const override { return checkpoint_.lm_head(); }
   Mat<float> final_norm() const override { return checkpoint_.final_norm(); }
   int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
-  void drop_pages() const noexcept override { checkpoint_.files().drop_pages(); }
+  void drop_pages() const noexcept override { checkpoint_.drop_pages(); }
   const Emulation* emulation() const override { return emulation_.get(); }
 
  private:

@@ -47,9 +47,7 @@ bool aliases(MatView<const float> x) noexcept {
 
 // x with rows not so far apart.
 MatView<const float> apart(MatView<const float> x, Buffer<float>& buffer) {
-  const int64_t stride = x.cols + kRowPadding;
-  if (buffer.size() < x.rows * stride) buffer = Buffer<float>(x.rows * stride);
-  const MatView<float> y{buffer.data(), x.rows, x.cols, stride};
+  const MatView<float> y = grown(buffer, x.rows, x.cols + kRowPadding).slice_cols(0, x.cols);
   for (int64_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, y.row(i));
   return y;
 }
@@ -119,10 +117,8 @@ void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> 
   const int64_t padded = (rest + kTail - 1) / kTail * kTail;
   thread_local Buffer<uint16_t> x_buffer;
   thread_local Buffer<float> y_buffer;
-  if (x_buffer.size() < padded * a.cols) x_buffer = Buffer<uint16_t>(padded * a.cols);
-  if (y_buffer.size() < padded * c.cols) y_buffer = Buffer<float>(padded * c.cols);
-  const MatView<uint16_t> x{x_buffer.data(), padded, a.cols, a.cols};
-  const MatView<float> y{y_buffer.data(), padded, c.cols, c.cols};
+  const MatView<uint16_t> x = grown(x_buffer, padded, a.cols);
+  const MatView<float> y = grown(y_buffer, padded, c.cols);
   for (int64_t i = 0; i < rest; ++i) std::copy_n(a.row(whole + i), a.cols, x.row(i));
   std::fill(x.row(rest), x.data + padded * a.cols, uint16_t{0});
   product(x, false, y);

@@ -114,10 +114,10 @@ bool has_bf16() {
 
 const float* widened(const uint16_t* x, int64_t rows, int64_t cols, int64_t stride,
                      Buffer<float>& buffer) {
-  if (buffer.size() < rows * cols) buffer = Buffer<float>(rows * cols);
+  const MatView<float> wide = grown(buffer, rows, cols);
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < cols; ++j) buffer[i * cols + j] = bf16_to_float(x[i * stride + j]);
-  return buffer.data();
+    for (int64_t j = 0; j < cols; ++j) wide.row(i)[j] = bf16_to_float(x[i * stride + j]);
+  return wide.data;
 }
 
 // A product made ready for its shape. oneDNN compiles code for a shape once per process, but

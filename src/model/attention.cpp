@@ -35,23 +35,6 @@ int64_t queries_of_block(int64_t group) noexcept {
   return static_cast<int64_t>(std::bit_floor(most));
 }
 
-// Operands of products: T, or bfloat16 bits.
-template <class T>
-void narrow(const T* x, T* y, int64_t n) {
-  std::copy_n(x, n, y);
-}
-void narrow(const float* x, uint16_t* y, int64_t n) { linalg::kernels::to_bf16(x, y, n); }
-
-template <class T>
-void multiply(Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T> b, bool accumulate,
-              MatView<T> c) {
-  linalg::gemm_one_thread(trans_a, trans_b, T(1), a, b, T(accumulate ? 1 : 0), c);
-}
-void multiply(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<const uint16_t> b,
-              bool accumulate, MatView<float> c) {
-  linalg::gemm_bf16_one_thread(trans_a, trans_b, a, b, accumulate, c);
-}
-
 // Memory of the thread, kept from call to call so that nothing is allocated in a loop; matrices are
 // cut from it in turn.
 template <class T>
@@ -109,7 +92,8 @@ struct Sizes {
 };
 
 // One (sequence, KV head): what all its query heads read, and a block of them after the other. One
-// task does it all, so that the sums into d_k and d_v have one order.
+// task does it all, so that the sums into d_k and d_v have one order. Operands of products are E:
+// T, or bfloat16 bits.
 template <class T, class E>
 class Head {
  public:
@@ -146,7 +130,7 @@ class Head {
       probabilities();
       for_chunks([&](int64_t first, int64_t last) {
         multiply(Trans::kNo, Trans::kNo, operand(scores_, first, last),
-                 rows_of(values_, first, last), first > 0, block(out_));
+                 values_.slice_rows(first, last), first > 0, block(out_));
       });
       store_queries(out);
     });
@@ -164,9 +148,9 @@ class Head {
       probabilities();
       // out = p v
       for_chunks([&](int64_t first, int64_t last) {
-        multiply(Trans::kNo, Trans::kYes, rows_of(d_out_), rows_of(values_, first, last), false,
+        multiply(Trans::kNo, Trans::kYes, block(d_out_), values_.slice_rows(first, last), false,
                  columns(d_scores_, first, last));
-        multiply(Trans::kYes, Trans::kNo, operand(scores_, first, last), rows_of(d_out_), true,
+        multiply(Trans::kYes, Trans::kNo, operand(scores_, first, last), block(d_out_), true,
                  d_values_.slice_rows(first, last));
       });
       // p = softmax(scale * q kᵀ); beyond the query p is 0, hence so is its gradient
@@ -174,9 +158,9 @@ class Head {
         kernels::softmax_backward(scores_.row(i), scale_, d_scores_.row(i), block_keys_);
       for_chunks([&](int64_t first, int64_t last) {
         const MatView<const E> d_scores = operand(d_scores_, first, last);
-        multiply(Trans::kNo, Trans::kNo, d_scores, rows_of(keys_, first, last), first > 0,
+        multiply(Trans::kNo, Trans::kNo, d_scores, keys_.slice_rows(first, last), first > 0,
                  block(out_));
-        multiply(Trans::kYes, Trans::kNo, d_scores, rows_of(queries_), true,
+        multiply(Trans::kYes, Trans::kNo, d_scores, block(queries_), true,
                  d_keys_.slice_rows(first, last));
       });
       store_queries(d_q);
@@ -187,6 +171,20 @@ class Head {
 
  private:
   static constexpr bool kIsBf16 = Sizes<E>::kIsBf16;
+
+  static void narrow(const T* x, E* y, int64_t n) {
+    if constexpr (kIsBf16)
+      linalg::kernels::to_bf16(x, y, n);
+    else
+      std::copy_n(x, n, y);
+  }
+  static void multiply(Trans trans_a, Trans trans_b, MatView<const E> a, MatView<const E> b,
+                       bool accumulate, MatView<T> c) {
+    if constexpr (kIsBf16)
+      linalg::gemm_bf16_one_thread(trans_a, trans_b, a, b, accumulate, c);
+    else
+      linalg::gemm_one_thread(trans_a, trans_b, T(1), a, b, T(accumulate ? 1 : 0), c);
+  }
 
   // Sets what the members below describe, block by block.
   template <class F>
@@ -212,10 +210,6 @@ class Head {
   }
   MatView<T> columns(MatView<T> x, int64_t first, int64_t last) const {
     return block(x).slice_cols(first, last);
-  }
-  MatView<const E> rows_of(MatView<E> x) const { return block(x); }
-  MatView<const E> rows_of(MatView<E> x, int64_t first, int64_t last) const {
-    return x.slice_rows(first, last);
   }
   // Columns of scores as an operand.
   MatView<const E> operand(MatView<T> scores, int64_t first, int64_t last) {
@@ -268,7 +262,7 @@ class Head {
   // padding.
   void probabilities() {
     for_chunks([&](int64_t first, int64_t last) {
-      multiply(Trans::kNo, Trans::kYes, rows_of(queries_), rows_of(keys_, first, last), false,
+      multiply(Trans::kNo, Trans::kYes, block(queries_), keys_.slice_rows(first, last), false,
                columns(scores_, first, last));
     });
     for (int64_t h = 0; h < sizes_.group; ++h)

@@ -38,8 +38,7 @@ void KroneckerRotation::apply_inverse(MatView<const float> x, MatView<float> y) 
 
 MatView<const float> OnlineLinears::rotated(const KroneckerRotation& rotation,
                                             MatView<const float> x) {
-  if (scratch_.size() < x.rows * x.cols) scratch_ = Buffer<float>(x.rows * x.cols);
-  const MatView<float> target{scratch_.data(), x.rows, x.cols, x.cols};
+  const MatView<float> target = grown(scratch_, x.rows, x.cols);
   rotation.apply(x, target);
   return target;
 }
