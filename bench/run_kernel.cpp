@@ -44,6 +44,10 @@ int main(int argc, char** argv) {
   std::vector<int8_t> codes(kSize);
   std::vector<uint16_t> narrow(kSize);
   const std::vector<uint8_t> patterns(20 * 5, 5);
+  linalg::kernels::Paley80 paley;
+  paley.spectrum.fill({0.5f, 0.5f});
+  for (int64_t j = 0; j < 40; ++j)
+    paley.pairs[static_cast<size_t>(j)] = {j, j + 40, {0.5f, 0.5f}, {0.5f, 0.5f}};
   const std::vector<Kernel> kernels = {
       {"rms_norm", "model", "rms_norm",
        [&] { model::kernels::rms_norm(a.data(), b.data(), 1e-6f, y.data(), kSize); }},
@@ -87,6 +91,8 @@ int main(int argc, char** argv) {
        [&] { linalg::kernels::butterflies(a.data(), b.data(), kSize, kSize); }},
       {"mix", "linalg", "mix",
        [&] { linalg::kernels::mix(a.data(), patterns.data(), 20, kSize / 20 / 8 * 8); }},
+      {"mix_paley80", "linalg", "mix_paley80",
+       [&] { linalg::kernels::mix_paley80(a.data(), patterns.data(), paley, kSize / 80 / 8 * 8); }},
   };
   for (const Kernel& kernel : kernels) {
     if (argc < 2) {

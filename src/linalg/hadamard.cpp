@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <complex>
+#include <numbers>
 #include <random>
 #include <string>
 #include <string_view>
@@ -50,11 +52,17 @@ constexpr std::array kWilliamson = {
 
 using Kernel = std::vector<int8_t>;
 
+// Legendre symbols of 0 to q - 1, q a prime: 1 for squares, -1 for others, 0 for 0.
+std::vector<int8_t> legendre(int64_t q) {
+  std::vector<int8_t> symbol(static_cast<size_t>(q), -1);
+  for (int64_t x = 1; x < q; ++x) symbol[static_cast<size_t>(x * x % q)] = 1;
+  symbol[0] = 0;
+  return symbol;
+}
+
 // Paley's first construction for a prime q = 3 mod 4: order q + 1.
 Kernel paley(int64_t q) {
-  std::vector<int8_t> is_square(static_cast<size_t>(q), -1);
-  for (int64_t x = 1; x < q; ++x) is_square[static_cast<size_t>(x * x % q)] = 1;
-  is_square[0] = 0;
+  const std::vector<int8_t> symbol = legendre(q);
   const int64_t n = q + 1;
   Kernel a(static_cast<size_t>(n * n));
   for (int64_t i = 0; i < n; ++i) {
@@ -62,7 +70,7 @@ Kernel paley(int64_t q) {
       int8_t s = 0;
       if (i == 0 && j > 0) s = -1;
       if (i > 0 && j == 0) s = 1;
-      if (i > 0 && j > 0) s = is_square[static_cast<size_t>((i - j + q) % q)];
+      if (i > 0 && j > 0) s = symbol[static_cast<size_t>((i - j + q) % q)];
       a[static_cast<size_t>(i * n + j)] = static_cast<int8_t>(s + (i == j ? 1 : 0));
     }
   }
@@ -95,6 +103,62 @@ Kernel williamson(const Williamson& entry) {
     }
   }
   return a;
+}
+
+// paley(79) = I + S for kernels::mix_paley80. S[i][j] is the Legendre symbol of the determinant of
+// v_i and v_j, where v_0 = (-1, 0) and v_i = (i - 1, 1) stand for the 80 points of the projective
+// line over the field of 79. Take (x, y) as x + y sqrt(-1) in the field of 79^2, whose units are
+// the powers of w = 1 + 6 sqrt(-1). For k < 80 these are the same points in another order, each
+// multiplied by a number whose symbol is its sign. With N the norm of w, which is not a square,
+//   det(w^k, w^l) = N^k det(1, w^(l - k)),  so that  S[k][l] = (-1)^k s(l - k)  but for signs,
+// and w^80 = N makes s(m + 80) = -s(m): a convolution that changes sign where it goes around
+// (Delsarte, Goethals, Seidel 1971).
+kernels::Paley80 make_paley80() {
+  constexpr int64_t kPrime = 79;
+  const auto mod = [](int64_t v) { return (v % kPrime + kPrime) % kPrime; };
+  const std::vector<int8_t> symbol = legendre(kPrime);
+  const auto symbol_of = [&](int64_t v) { return symbol[static_cast<size_t>(mod(v))]; };
+  std::array<int64_t, 80> point{};
+  std::array<double, 80> sign{}, s{};
+  int64_t x = 1, y = 0;  // w^k
+  for (size_t k = 0; k < 80; ++k) {
+    if (y != 0)
+      while (mod(point[k] * y) != x) ++point[k];  // x / y
+    point[k] = y == 0 ? 0 : 1 + point[k];
+    sign[k] = symbol_of(y == 0 ? -x : y);
+    s[k] = symbol_of(y);
+    const int64_t next = mod(x - 6 * y);
+    y = mod(y + 6 * x);
+    x = next;
+  }
+
+  using Complex = std::complex<double>;
+  kernels::Paley80 result;
+  std::array<Complex, 40> packed;  // of what is convolved with: h(m) = s(-m)
+  const auto turn = [](int64_t j, int64_t n) {
+    return std::polar(1.0, std::numbers::pi * static_cast<double>(j) / static_cast<double>(n));
+  };
+  for (size_t a = 0; a < 5; ++a) {
+    for (size_t b = 0; b < 8; ++b) {
+      const size_t k = (25 * b + 16 * a) % 40;
+      const Complex twist = turn(static_cast<int64_t>(k), 80);
+      result.pairs[8 * a + b] = {.low = point[k],
+                                 .high = point[k + 40],
+                                 .twist_low = std::complex<float>(sign[k] * twist),
+                                 .twist_high = std::complex<float>(sign[k + 40] * twist)};
+      packed[8 * a + b] = Complex(k == 0 ? 0 : -s[80 - k], -s[40 - k]) * twist;
+    }
+  }
+  for (size_t f = 0; f < 8; ++f) {
+    for (size_t g = 0; g < 5; ++g) {
+      Complex sum = 0;
+      for (size_t a = 0; a < 5; ++a)
+        for (size_t b = 0; b < 8; ++b)
+          sum += packed[8 * a + b] * turn(-static_cast<int64_t>(5 * f * b + 8 * a * g), 20);
+      result.spectrum[5 * f + g] = std::complex<float>(sum / 40.0);
+    }
+  }
+  return result;
 }
 
 // Whether a kernel [n, n] is [[x, x], [x, -x]] of one that can be mixed by fours.
@@ -178,6 +242,7 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
 
 void RandomHadamard::apply_right(MatView<float> rows) const {
   LAOS_ASSERT(rows.cols == size_);
+  static const kernels::Paley80 paley80 = make_paley80();
   const int64_t run = block_ / order_, mixed = core_order_ * run;
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -188,8 +253,12 @@ void RandomHadamard::apply_right(MatView<float> rows) const {
         for (int64_t half = block_ / 2; half >= mixed; half /= 2)
           for (int64_t start = 0; start < block_; start += 2 * half)
             kernels::butterfly(x + start, half);
-        for (int64_t start = 0; start < block_; start += mixed)
-          kernels::mix(x + start, codes_.data(), core_order_, run);
+        for (int64_t start = 0; start < block_; start += mixed) {
+          if (core_order_ == 80)
+            kernels::mix_paley80(x + start, codes_.data(), paley80, run);
+          else
+            kernels::mix(x + start, codes_.data(), core_order_, run);
+        }
       }
     }
   });
@@ -200,6 +269,11 @@ Mat<float> RandomHadamard::dense() const {
   matrix.fill_zero();
   for (int64_t i = 0; i < size_; ++i) matrix(i, i) = 1.0f;
   apply_right(matrix.view());
+  // The transform rounds: only its signs are wanted.
+  const float scale = std::abs(signs_.front());
+  for (int64_t i = 0; i < size_; ++i)
+    for (int64_t j = i / block_ * block_; j < (i / block_ + 1) * block_; ++j)
+      matrix(i, j) = std::copysign(scale, matrix(i, j));
   return matrix;
 }
 

@@ -29,7 +29,7 @@ class RandomHadamard {
   int64_t size() const noexcept { return size_; }
   // rows [n, size] <- rows * M, in place, O(size (log r + K / 4)) a row.
   void apply_right(MatView<float> rows) const;
-  // The matrix itself [size, size].
+  // The matrix itself [size, size], its entries as M is defined.
   Mat<float> dense() const;
 
  private:

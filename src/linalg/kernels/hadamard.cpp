@@ -1,5 +1,7 @@
 #include "linalg/kernels/hadamard.h"
 
+#include <complex>
+
 #include "core/isa.h"
 #include "linalg/kernels/hadamard_scalar.h"
 
@@ -201,6 +203,152 @@ void mix(float* x, const uint8_t* codes, int64_t order, int64_t run) {
   scalar::mix(x, codes, order, run, u, run);
 }
 
+// Vectors of SVE and RVV cannot be kept in structures.
+#if !HWY_HAVE_SCALABLE
+// A vector of complex numbers.
+using WideVec = hn::Vec<Wide>;
+struct Complex {
+  WideVec re, im;
+};
+HWY_INLINE Complex operator+(Complex a, Complex b) {
+  return {hn::Add(a.re, b.re), hn::Add(a.im, b.im)};
+}
+HWY_INLINE Complex operator-(Complex a, Complex b) {
+  return {hn::Sub(a.re, b.re), hn::Sub(a.im, b.im)};
+}
+// a + i b and a - i b
+HWY_INLINE Complex plus_i(Complex a, Complex b) {
+  return {hn::Sub(a.re, b.im), hn::Add(a.im, b.re)};
+}
+HWY_INLINE Complex minus_i(Complex a, Complex b) {
+  return {hn::Add(a.re, b.im), hn::Sub(a.im, b.re)};
+}
+HWY_INLINE Complex load(Wide d, const float* at) {
+  return {hn::Load(d, at), hn::Load(d, at + hn::Lanes(d))};
+}
+HWY_INLINE void store(Wide d, Complex z, float* at) {
+  hn::Store(z.re, d, at);
+  hn::Store(z.im, d, at + hn::Lanes(d));
+}
+
+// x[f] <- sum_b x[b] exp(-2 pi i f b / 8)
+HWY_INLINE void dft8(Wide d, Complex (&x)[8]) {
+  const WideVec root_half = hn::Set(d, 0.70710678118654752f);
+  // Of even and of odd f: four sums and four differences, then four points each.
+  const Complex even[4] = {x[0] + x[4], x[1] + x[5], x[2] + x[6], x[3] + x[7]};
+  const Complex odd[4] = {x[0] - x[4], x[1] - x[5], x[2] - x[6], x[3] - x[7]};
+  // odd[1] exp(-pi i / 4), and odd[3] exp(-pi i / 4): -i times that is its own factor.
+  const auto eighth = [&](Complex z) HWY_ATTR {
+    return Complex{hn::Mul(root_half, hn::Add(z.re, z.im)),
+                   hn::Mul(root_half, hn::Sub(z.im, z.re))};
+  };
+  const Complex e1 = eighth(odd[1]), e3 = eighth(odd[3]);
+  {
+    const Complex s0 = even[0] + even[2], s1 = even[1] + even[3], d0 = even[0] - even[2],
+                  d1 = even[1] - even[3];
+    x[0] = s0 + s1;
+    x[4] = s0 - s1;
+    x[2] = minus_i(d0, d1);
+    x[6] = plus_i(d0, d1);
+  }
+  const Complex s0 = minus_i(odd[0], odd[2]), d0 = plus_i(odd[0], odd[2]), s1 = minus_i(e1, e3),
+                d1 = plus_i(e1, e3);
+  x[1] = s0 + s1;
+  x[5] = s0 - s1;
+  x[3] = minus_i(d0, d1);
+  x[7] = plus_i(d0, d1);
+}
+
+// x[g] <- sum_a x[a] exp(-2 pi i a g / 5)
+HWY_INLINE void dft5(Wide d, Complex (&x)[5]) {
+  const WideVec cos1 = hn::Set(d, 0.30901699437494742f), cos2 = hn::Set(d, -0.80901699437494742f),
+                sin1 = hn::Set(d, 0.95105651629515357f), sin2 = hn::Set(d, 0.58778525229247313f);
+  const Complex s1 = x[1] + x[4], d1 = x[1] - x[4], s2 = x[2] + x[3], d2 = x[2] - x[3];
+  const auto even = [&](WideVec c1, WideVec c2) HWY_ATTR {
+    return Complex{hn::MulAdd(c1, s1.re, hn::MulAdd(c2, s2.re, x[0].re)),
+                   hn::MulAdd(c1, s1.im, hn::MulAdd(c2, s2.im, x[0].im))};
+  };
+  const Complex even1 = even(cos1, cos2), even2 = even(cos2, cos1);
+  const Complex odd1 = {hn::MulAdd(sin2, d2.re, hn::Mul(sin1, d1.re)),
+                        hn::MulAdd(sin2, d2.im, hn::Mul(sin1, d1.im))};
+  const Complex odd2 = {hn::NegMulAdd(sin1, d2.re, hn::Mul(sin2, d1.re)),
+                        hn::NegMulAdd(sin1, d2.im, hn::Mul(sin2, d1.im))};
+  x[0] = x[0] + (s1 + s2);
+  x[1] = minus_i(even1, odd1);
+  x[4] = plus_i(even1, odd1);
+  x[2] = minus_i(even2, odd2);
+  x[3] = plus_i(even2, odd2);
+}
+
+// One vector of columns, inputs `run` apart.
+HWY_INLINE void mix_paley80_one(Wide d, float* x, const Paley80& paley, int64_t run) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  HWY_ALIGN float points[80 * kMaxLanes];
+  const auto point = [&](int64_t f, int64_t a)
+                         HWY_ATTR { return points + (5 * f + a) * 2 * lanes; };
+  for (int64_t a = 0; a < 5; ++a) {
+    const auto twisted = [&](int64_t b) HWY_ATTR {
+      const Paley80::Pair& pair = paley.pairs[static_cast<size_t>(8 * a + b)];
+      const auto low = hn::LoadU(d, x + pair.low * run), high = hn::LoadU(d, x + pair.high * run);
+      return Complex{hn::NegMulAdd(high, hn::Set(d, pair.twist_high.imag()),
+                                   hn::Mul(low, hn::Set(d, pair.twist_low.real()))),
+                     hn::MulAdd(high, hn::Set(d, pair.twist_high.real()),
+                                hn::Mul(low, hn::Set(d, pair.twist_low.imag())))};
+    };
+    Complex z[8] = {twisted(0), twisted(1), twisted(2), twisted(3),
+                    twisted(4), twisted(5), twisted(6), twisted(7)};
+    dft8(d, z);
+    for (int64_t f = 0; f < 8; ++f) store(d, z[f], point(f, a));
+  }
+  for (int64_t f = 0; f < 8; ++f) {
+    Complex z[5] = {load(d, point(f, 0)), load(d, point(f, 1)), load(d, point(f, 2)),
+                    load(d, point(f, 3)), load(d, point(f, 4))};
+    dft5(d, z);
+    for (int64_t g = 0; g < 5; ++g) {
+      const std::complex<float> factor = paley.spectrum[static_cast<size_t>(5 * f + g)];
+      const WideVec re = hn::Set(d, factor.real()), im = hn::Set(d, factor.imag());
+      z[g] = {hn::NegMulAdd(z[g].im, im, hn::Mul(z[g].re, re)),
+              hn::MulAdd(z[g].re, im, hn::Mul(z[g].im, re))};
+    }
+    dft5(d, z);  // and back: the same, but that the result for a stands at -a
+    for (int64_t a = 0; a < 5; ++a) store(d, z[a], point(f, (5 - a) % 5));
+  }
+  for (int64_t a = 0; a < 5; ++a) {
+    // Back are frequencies -f; 4 on, which gives every second result the other sign.
+    Complex z[8] = {load(d, point(4, a)), load(d, point(3, a)), load(d, point(2, a)),
+                    load(d, point(1, a)), load(d, point(0, a)), load(d, point(7, a)),
+                    load(d, point(6, a)), load(d, point(5, a))};
+    dft8(d, z);
+    for (int64_t b = 0; b < 8; ++b) {
+      const Paley80::Pair& pair = paley.pairs[static_cast<size_t>(8 * a + b)];
+      float *low = x + pair.low * run, *high = x + pair.high * run;
+      hn::StoreU(
+          hn::MulAdd(z[b].im, hn::Set(d, pair.twist_low.imag()),
+                     hn::MulAdd(z[b].re, hn::Set(d, pair.twist_low.real()), hn::LoadU(d, low))),
+          d, low);
+      hn::StoreU(hn::NegMulAdd(
+                     z[b].re, hn::Set(d, pair.twist_high.imag()),
+                     hn::MulAdd(z[b].im, hn::Set(d, pair.twist_high.real()), hn::LoadU(d, high))),
+                 d, high);
+    }
+  }
+}
+
+#endif  // !HWY_HAVE_SCALABLE
+
+void mix_paley80(float* x, const uint8_t* codes, const Paley80& paley, int64_t run) {
+#if HWY_HAVE_SCALABLE
+  (void)paley;
+  mix(x, codes, 80, run);
+#else
+  const Wide d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t u = 0;
+  for (; u + lanes <= run; u += lanes) mix_paley80_one(d, x + u, paley, run);
+  scalar::mix(x, codes, 80, run, u, run);
+#endif
+}
+
 }  // namespace laos::linalg::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -210,6 +358,7 @@ namespace laos::linalg::kernels {
 HWY_EXPORT(butterflies);
 HWY_EXPORT(butterfly);
 HWY_EXPORT(mix);
+HWY_EXPORT(mix_paley80);
 
 void butterflies(float* x, const float* signs, int64_t n, int64_t run) noexcept {
   if (scalar_only()) return scalar::butterflies(x, signs, n, run);
@@ -222,6 +371,10 @@ void butterfly(float* x, int64_t half) noexcept {
 void mix(float* x, const uint8_t* codes, int64_t order, int64_t run) noexcept {
   if (scalar_only()) return scalar::mix(x, codes, order, run, 0, run);
   HWY_DYNAMIC_DISPATCH(mix)(x, codes, order, run);
+}
+void mix_paley80(float* x, const uint8_t* codes, const Paley80& paley, int64_t run) noexcept {
+  if (scalar_only()) return scalar::mix(x, codes, 80, run, 0, run);
+  HWY_DYNAMIC_DISPATCH(mix_paley80)(x, codes, paley, run);
 }
 
 }  // namespace laos::linalg::kernels
