@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds laos for 64-bit Arm on a Debian machine of another kind, and runs tests of folders by emulation, which has NEON,
 # SVE and SVE2. Needs root, or sudo, for a compiler and for the libraries of a Debian of that kind, once.
-#   scripts/arm64.sh [FOLDER...]    default: core linalg quant model autoround
+#   scripts/arm64.sh [FOLDER...]    default: core linalg quant model
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folders=("$@")
-if ((${#folders[@]} == 0)); then folders=(core linalg quant model autoround); fi
+if ((${#folders[@]} == 0)); then folders=(core linalg quant model); fi
 root=$PWD/build/arm64-root build=$PWD/build/arm64
 scripts/install-packages.sh g++-aarch64-linux-gnu qemu-user-static debootstrap
 
