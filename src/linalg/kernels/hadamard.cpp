@@ -120,17 +120,16 @@ HWY_INLINE void signed_sums(Wide d, const float* four, int64_t run, float* patte
              e = hn::LoadU(d, four + 3 * run);
   const auto ab = hn::Add(a, b), a_b = hn::Sub(a, b), b_a = hn::Sub(b, a), neg_ab = hn::Neg(ab);
   const auto ce = hn::Add(c, e);
-  const auto store_four = [&](auto part) HWY_ATTR {
-    hn::Store(hn::Add(ab, part), d, pattern);
-    hn::Store(hn::Add(b_a, part), d, pattern + stride);
-    hn::Store(hn::Add(a_b, part), d, pattern + 2 * stride);
-    hn::Store(hn::Add(neg_ab, part), d, pattern + 3 * stride);
-    pattern += 4 * stride;
+  const auto store_four = [&](auto part, float* at) HWY_ATTR {
+    hn::Store(hn::Add(ab, part), d, at);
+    hn::Store(hn::Add(b_a, part), d, at + stride);
+    hn::Store(hn::Add(a_b, part), d, at + 2 * stride);
+    hn::Store(hn::Add(neg_ab, part), d, at + 3 * stride);
   };
-  store_four(ce);
-  store_four(hn::Sub(e, c));
-  store_four(hn::Sub(c, e));
-  store_four(hn::Neg(ce));
+  store_four(ce, pattern);
+  store_four(hn::Sub(e, c), pattern + 4 * stride);
+  store_four(hn::Sub(c, e), pattern + 8 * stride);
+  store_four(hn::Neg(ce), pattern + 12 * stride);
 }
 
 // Two vectors of columns at x by codes that are read once for both, two sums of each at a time.
