@@ -161,6 +161,12 @@ kernels::Paley80 make_paley80() {
   return result;
 }
 
+// Made when a transform first needs it.
+const kernels::Paley80& paley80() {
+  static const kernels::Paley80 made = make_paley80();
+  return made;
+}
+
 // Whether a kernel [n, n] is [[x, x], [x, -x]] of one that can be mixed by fours.
 bool is_doubled(const Kernel& a, int64_t n) {
   const int64_t h = n / 2;
@@ -242,7 +248,6 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
 
 void RandomHadamard::apply_right(MatView<float> rows) const {
   LAOS_ASSERT(rows.cols == size_);
-  static const kernels::Paley80 paley80 = make_paley80();
   const int64_t run = block_ / order_, mixed = core_order_ * run;
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -254,8 +259,8 @@ void RandomHadamard::apply_right(MatView<float> rows) const {
           for (int64_t start = 0; start < block_; start += 2 * half)
             kernels::butterfly(x + start, half);
         for (int64_t start = 0; start < block_; start += mixed) {
-          if (core_order_ == 80)
-            kernels::mix_paley80(x + start, codes_.data(), paley80, run);
+          if (core_order_ == 80)  // Paley's alone has that order
+            kernels::mix_paley80(x + start, codes_.data(), paley80(), run);
           else
             kernels::mix(x + start, codes_.data(), core_order_, run);
         }

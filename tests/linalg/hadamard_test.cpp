@@ -91,7 +91,12 @@ TEST_P(RandomHadamardSizes, EqualsItsDefinition) {
   std::mt19937 generator(1234);
   std::vector<int> signs(static_cast<size_t>(m));
   for (int& sign : signs) sign = generator() % 2 == 1 ? 1 : -1;
-  const Mat<float> matrix = RandomHadamard(n, block).dense();
+  const RandomHadamard transform(n, block);
+  const Mat<float> matrix = transform.dense();
+  Mat<float> rows(n, n);  // of the identity, transformed
+  rows.fill_zero();
+  for (int64_t i = 0; i < n; ++i) rows(i, i) = 1;
+  transform.apply_right(rows.view());
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double expected = 0;
@@ -102,6 +107,7 @@ TEST_P(RandomHadamardSizes, EqualsItsDefinition) {
                    std::sqrt(static_cast<double>(m));
       }
       ASSERT_NEAR(matrix(i, j), expected, 1e-6) << i << "," << j;
+      ASSERT_NEAR(rows(i, j), expected, 1e-6) << i << "," << j;
     }
   }
 }
@@ -152,7 +158,7 @@ TEST_P(HadamardSteps, MixingMatchesTheScalarDefinitionBitForBit) {
 
 // Each of at most 24 steps (signs, butterflies, kernel or its convolution: twist, transform of 40
 // points, product, and back) keeps the norm of a row but for a factor, and adds a few roundings of
-// it; 80 and 160 have the convolution as their kernel.
+// it. Sizes of 160 times a power of two have the convolution.
 TEST_P(HadamardSteps, TransformOfRowsIsTheProductWithTheMatrix) {
   for (const int64_t size : {12, 64, 160, 200, 320, 640, 1280, 2560}) {
     const RandomHadamard transform(size);
