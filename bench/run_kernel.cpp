@@ -46,8 +46,10 @@ int main(int argc, char** argv) {
   const std::vector<uint8_t> patterns(20 * 5, 5);
   linalg::kernels::Paley80 paley;
   paley.spectrum.fill({0.5f, 0.5f});
+  paley.twists.fill({0.5f, 0.5f});
+  paley.untwists.fill({0.5f, 0.5f});
   for (int64_t j = 0; j < 40; ++j)
-    paley.pairs[static_cast<size_t>(j)] = {j, j + 40, {0.5f, 0.5f}, {0.5f, 0.5f}};
+    paley.pairs[static_cast<size_t>(j / 5)][static_cast<size_t>(j % 5)] = {j, j + 40, 1, -1};
   const std::vector<Kernel> kernels = {
       {"rms_norm", "model", "rms_norm",
        [&] { model::kernels::rms_norm(a.data(), b.data(), 1e-6f, y.data(), kSize); }},
@@ -88,7 +90,7 @@ int main(int argc, char** argv) {
       {"to_bf16", "linalg", "to_bf16",
        [&] { linalg::kernels::to_bf16(a.data(), narrow.data(), kSize); }},
       {"butterflies", "linalg", "butterflies",
-       [&] { linalg::kernels::butterflies(a.data(), b.data(), kSize, kSize); }},
+       [&] { linalg::kernels::butterflies(a.data(), b.data(), kSize, kSize, false, a.data()); }},
       {"mix", "linalg", "mix",
        [&] { linalg::kernels::mix(a.data(), patterns.data(), 20, kSize / 20 / 8 * 8); }},
       {"mix_paley80", "linalg", "mix_paley80",

@@ -112,50 +112,56 @@ Kernel williamson(const Williamson& entry) {
 // multiplied by a number whose symbol is its sign. With N the norm of w, which is not a square,
 //   det(w^k, w^l) = N^k det(1, w^(l - k)),  so that  S[k][l] = (-1)^k s(l - k)  but for signs,
 // and w^80 = N makes s(m + 80) = -s(m): a convolution that changes sign where it goes around
-// (Delsarte, Goethals, Seidel 1971).
+// (Delsarte, Goethals, Seidel 1971), with h(m) = s(-m). It is a product of polynomials modulo
+// x^80 = -1. With x = u v, u^16 = -1 and v^5 = 1, x^k is (-1)^(k / 16) u^(k mod 16) v^(k mod 5):
+// two dimensions, of which the second goes through a Fourier transform as it is, and the first,
+// with i for u^8 and u = exp(pi i / 16) t, t^8 = 1, as 8 complex points.
 kernels::Paley80 make_paley80() {
   constexpr int64_t kPrime = 79;
   const auto mod = [](int64_t v) { return (v % kPrime + kPrime) % kPrime; };
   const std::vector<int8_t> symbol = legendre(kPrime);
   const auto symbol_of = [&](int64_t v) { return symbol[static_cast<size_t>(mod(v))]; };
   std::array<int64_t, 80> point{};
-  std::array<double, 80> sign{}, s{};
+  std::array<double, 80> sign{}, h{};
   int64_t x = 1, y = 0;  // w^k
   for (size_t k = 0; k < 80; ++k) {
     if (y != 0)
       while (mod(point[k] * y) != x) ++point[k];  // x / y
     point[k] = y == 0 ? 0 : 1 + point[k];
-    sign[k] = symbol_of(y == 0 ? -x : y);
-    s[k] = symbol_of(y);
+    const int along_u = k / 16 % 2 == 0 ? 1 : -1;
+    sign[k] = along_u * symbol_of(y == 0 ? -x : y);
+    h[(80 - k) % 80] = (80 - k) % 80 / 16 % 2 == 0 ? -symbol_of(y) : symbol_of(y);
     const int64_t next = mod(x - 6 * y);
     y = mod(y + 6 * x);
     x = next;
   }
 
   using Complex = std::complex<double>;
-  kernels::Paley80 result;
-  std::array<Complex, 40> packed;  // of what is convolved with: h(m) = s(-m)
-  const auto turn = [](int64_t j, int64_t n) {
+  const auto turn = [](size_t j, size_t n) {  // exp(pi i j / n)
     return std::polar(1.0, std::numbers::pi * static_cast<double>(j) / static_cast<double>(n));
   };
-  for (size_t a = 0; a < 5; ++a) {
-    for (size_t b = 0; b < 8; ++b) {
-      const size_t k = (25 * b + 16 * a) % 40;
-      const Complex twist = turn(static_cast<int64_t>(k), 80);
-      result.pairs[8 * a + b] = {.low = point[k],
-                                 .high = point[k + 40],
-                                 .twist_low = std::complex<float>(sign[k] * twist),
-                                 .twist_high = std::complex<float>(sign[k + 40] * twist)};
-      packed[8 * a + b] = Complex(k == 0 ? 0 : -s[80 - k], -s[40 - k]) * twist;
+  kernels::Paley80 result;
+  std::array<std::array<Complex, 5>, 8> packed;  // h as points
+  for (size_t b = 0; b < 8; ++b) {
+    result.twists[b] = std::complex<float>(turn(b, 16));
+    result.untwists[b] = std::conj(result.twists[b]) * (b % 2 == 0 ? 1.0f : -1.0f);
+    for (size_t a = 0; a < 5; ++a) {
+      // b or b + 8 modulo 16, and a modulo 5
+      const size_t low = (65 * b + 16 * a) % 80, high = (65 * (b + 8) + 16 * a) % 80;
+      result.pairs[b][a] = {.low = point[low],
+                            .high = point[high],
+                            .sign_low = static_cast<float>(sign[low]),
+                            .sign_high = static_cast<float>(sign[high])};
+      packed[b][a] = Complex(h[low], h[high]) * turn(b, 16);
     }
   }
-  for (size_t f = 0; f < 8; ++f) {
-    for (size_t g = 0; g < 5; ++g) {
+  for (size_t g = 0; g < 5; ++g) {
+    for (size_t f = 0; f < 8; ++f) {
       Complex sum = 0;
-      for (size_t a = 0; a < 5; ++a)
-        for (size_t b = 0; b < 8; ++b)
-          sum += packed[8 * a + b] * turn(-static_cast<int64_t>(5 * f * b + 8 * a * g), 20);
-      result.spectrum[5 * f + g] = std::complex<float>(sum / 40.0);
+      for (size_t b = 0; b < 8; ++b)
+        for (size_t a = 0; a < 5; ++a)
+          sum += packed[b][a] * std::conj(turn(5 * f * b + 8 * a * g, 20));
+      result.spectrum[8 * g + f] = std::complex<float>(sum / 40.0);
     }
   }
   return result;
@@ -237,29 +243,48 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
                   kernel.begin() + static_cast<std::ptrdiff_t>(p * n / 2));
     core_order_ /= 2;
   }
-  codes_.resize(static_cast<size_t>(core_order_ * core_order_ / 4));
-  for (int64_t i = 0; i < core_order_ * (core_order_ / 4) * 4; ++i)
-    if (kernel[static_cast<size_t>(i)] < 0) codes_[static_cast<size_t>(i / 4)] |= 1 << i % 4;
   std::mt19937 generator(seed);
   signs_.resize(static_cast<size_t>(block_));
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
   for (float& sign : signs_) sign = generator() % 2 == 1 ? scale : -scale;
+
+  std::vector<bool> is_flipped(static_cast<size_t>(core_order_));
+  if (has_paley80()) {  // its inputs carry signs
+    for (const auto& five : paley80().pairs) {
+      for (const kernels::Paley80::Pair& pair : five) {
+        is_flipped[static_cast<size_t>(pair.low)] = pair.sign_low < 0;
+        is_flipped[static_cast<size_t>(pair.high)] = pair.sign_high < 0;
+      }
+    }
+    const int64_t run = block_ / order_;
+    for (int64_t i = 0; i < block_; ++i)
+      if (is_flipped[static_cast<size_t>(i / run % core_order_)])
+        signs_[static_cast<size_t>(i)] *= -1;
+  }
+  codes_.resize(static_cast<size_t>(core_order_ * core_order_ / 4));
+  for (int64_t i = 0; i < core_order_ * (core_order_ / 4) * 4; ++i)
+    if ((kernel[static_cast<size_t>(i)] < 0) != is_flipped[static_cast<size_t>(i % core_order_)])
+      codes_[static_cast<size_t>(i / 4)] |= 1 << i % 4;
 }
 
 void RandomHadamard::apply_right(MatView<float> rows) const {
   LAOS_ASSERT(rows.cols == size_);
   const int64_t run = block_ / order_, mixed = core_order_ * run;
+  const bool is_doubled = order_ > core_order_;
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t offset = 0; offset < size_; offset += block_) {
         float* x = rows.row(i) + offset;
-        kernels::butterflies(x, signs_.data(), block_, run);
+        const float* next = offset + block_ < size_ ? x + block_
+                            : i + 1 < rows.rows     ? rows.row(i + 1)
+                                                    : x;
+        kernels::butterflies(x, signs_.data(), block_, run, is_doubled, next);
         if (order_ == 1) continue;
-        for (int64_t half = block_ / 2; half >= mixed; half /= 2)
+        for (int64_t half = block_ / 4; half >= mixed; half /= 2)
           for (int64_t start = 0; start < block_; start += 2 * half)
             kernels::butterfly(x + start, half);
         for (int64_t start = 0; start < block_; start += mixed) {
-          if (core_order_ == 80)  // Paley's alone has that order
+          if (has_paley80())
             kernels::mix_paley80(x + start, codes_.data(), paley80(), run);
           else
             kernels::mix(x + start, codes_.data(), core_order_, run);

@@ -33,12 +33,15 @@ class RandomHadamard {
   Mat<float> dense() const;
 
  private:
+  // Paley's kernel alone has that order.
+  bool has_paley80() const noexcept { return core_order_ == 80; }
+
   int64_t size_;
   int64_t block_;               // m
   int64_t order_;               // K
   int64_t core_order_ = 1;      // of the kernel that K is doubled from
-  std::vector<uint8_t> codes_;  // its signs, see kernels::mix
-  std::vector<float> signs_;    // s_i / sqrt(m), [m]
+  std::vector<uint8_t> codes_;  // its signs, see kernels::mix and kernels::mix_paley80
+  std::vector<float> signs_;    // s_i / sqrt(m), [m], times those that the kernel's inputs carry
 };
 
 }  // namespace laos::linalg

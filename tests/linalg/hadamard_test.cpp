@@ -129,11 +129,12 @@ INSTANTIATE_TEST_SUITE_P(EveryIsa, HadamardSteps, testing::ValuesIn(supported_is
 
 TEST_P(HadamardSteps, ButterfliesMatchTheScalarDefinitionBitForBit) {
   for (int64_t run = 1; run <= 1024; run *= 2)
-    for (const int64_t count : {1, 3}) {
+    for (const int64_t count : {1, 2, 3, 10}) {
       std::vector<float> x = normal(run * count), expected = x;
       const std::vector<float> signs = normal(run * count);
-      kernels::butterflies(x.data(), signs.data(), run * count, run);
-      kernels::scalar::butterflies(expected.data(), signs.data(), run * count, run);
+      const bool is_doubled = count % 2 == 0;
+      kernels::butterflies(x.data(), signs.data(), run * count, run, is_doubled, x.data());
+      kernels::scalar::butterflies(expected.data(), signs.data(), run * count, run, is_doubled);
       ASSERT_EQ(std::memcmp(x.data(), expected.data(), x.size() * sizeof(float)), 0) << run;
       if (x.size() % 2 != 0) continue;
       kernels::butterfly(x.data(), run * count / 2);

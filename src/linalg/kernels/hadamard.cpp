@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "linalg/kernels/hadamard.cpp"
 #include <hwy/foreach_target.h>  // compiles this file once per instruction set
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -33,46 +34,90 @@ HWY_INLINE void two_halves(Vec& a, Vec& b, Vec& c, Vec& e) {
   sum_and_difference(b, e);
 }
 
-#if HWY_TARGET != HWY_SCALAR
-// The butterflies of halves 1, 2 and, in a vector of 8, 4.
-HWY_INLINE Vec inside(F32 d, Vec v) {
-  const hn::RepartitionToWide<F32> pairs;
-  Vec other = hn::Shuffle2301(v);
-  v = hn::OddEven(hn::Sub(other, v), hn::Add(v, other));
-  other = hn::Shuffle1032(v);
-  v = hn::BitCast(
-      d, hn::OddEven(hn::BitCast(pairs, hn::Sub(other, v)), hn::BitCast(pairs, hn::Add(v, other))));
-  if (hn::Lanes(d) == 8) {
-    other = hn::SwapAdjacentBlocks(v);
-    v = hn::OddEvenBlocks(hn::Sub(other, v), hn::Add(v, other));
+void butterfly(float* x, int64_t half) {
+  const F32 d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (half % lanes != 0) return scalar::butterfly(x, half);
+  for (int64_t j = 0; j < half; j += lanes) {
+    Vec low = hn::LoadU(d, x + j), high = hn::LoadU(d, x + j + half);
+    sum_and_difference(low, high);
+    hn::StoreU(low, d, x + j);
+    hn::StoreU(high, d, x + j + half);
   }
-  return v;
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// Signs of a vector in its butterflies of halves 1, 2 and 4: -1 in the upper half of each pair.
+alignas(32) constexpr float kUpper1[] = {1, -1, 1, -1, 1, -1, 1, -1};
+alignas(32) constexpr float kUpper2[] = {1, 1, -1, -1, 1, 1, -1, -1};
+alignas(32) constexpr float kUpper4[] = {1, 1, 1, 1, -1, -1, -1, -1};
+
+// The butterflies of halves 1, 2 and, in a vector of 8, 4. What is multiplied by a sign is exact.
+// Step by step for all vectors: the processor sees only so far ahead.
+template <class... V>
+HWY_INLINE void inside(F32 d, V&... v) {
+  const Vec upper1 = hn::Load(d, kUpper1), upper2 = hn::Load(d, kUpper2);
+  ((v = hn::MulAdd(v, upper1, hn::Shuffle2301(v))), ...);
+  ((v = hn::MulAdd(v, upper2, hn::Shuffle1032(v))), ...);
+  if (hn::Lanes(d) < 8) return;
+  const Vec upper4 = hn::Load(d, kUpper4);
+  ((v = hn::MulAdd(v, upper4, hn::SwapAdjacentBlocks(v))), ...);
 }
 #endif
 
-void butterflies(float* x, const float* signs, int64_t n, int64_t run) {
+void butterflies(float* x, const float* signs, int64_t n, int64_t run, bool is_doubled,
+                 const float* next) {
 #if HWY_TARGET == HWY_SCALAR
-  scalar::butterflies(x, signs, n, run);
+  (void)next;
+  scalar::butterflies(x, signs, n, run, is_doubled);
 #else
   const F32 d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (lanes < 4 || run < lanes) return scalar::butterflies(x, signs, n, run);
-  const auto first = [&](int64_t j) HWY_ATTR {
-    return inside(d, hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, signs + j)));
+  if (lanes < 4 || run < lanes) return scalar::butterflies(x, signs, n, run, is_doubled);
+  const auto signed_at = [&](int64_t j) HWY_ATTR {
+    hwy::Prefetch(next + j);
+    return hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, signs + j));
   };
+  const auto store_four = [&](Vec a, Vec b, Vec c, Vec e, int64_t j) HWY_ATTR {
+    hn::StoreU(a, d, x + j);
+    hn::StoreU(b, d, x + j + lanes);
+    hn::StoreU(c, d, x + j + 2 * lanes);
+    hn::StoreU(e, d, x + j + 3 * lanes);
+  };
+  if (is_doubled && run == 4 * lanes) {  // all in one pass
+    for (int64_t j = 0; j < n / 2; j += 4 * lanes) {
+      const int64_t i = j + n / 2;
+      Vec a = signed_at(j), b = signed_at(j + lanes), c = signed_at(j + 2 * lanes),
+          e = signed_at(j + 3 * lanes), a2 = signed_at(i), b2 = signed_at(i + lanes),
+          c2 = signed_at(i + 2 * lanes), e2 = signed_at(i + 3 * lanes);
+      inside(d, a, b, c, e, a2, b2, c2, e2);
+      two_halves(a, b, c, e);
+      two_halves(a2, b2, c2, e2);
+      sum_and_difference(a, a2);
+      sum_and_difference(b, b2);
+      sum_and_difference(c, c2);
+      sum_and_difference(e, e2);
+      store_four(a, b, c, e, j);
+      store_four(a2, b2, c2, e2, i);
+    }
+    return;
+  }
   int64_t half = lanes;
   if (run >= 4 * lanes) {  // the next two halves in the same pass
     for (int64_t j = 0; j < n; j += 4 * lanes) {
-      Vec a = first(j), b = first(j + lanes), c = first(j + 2 * lanes), e = first(j + 3 * lanes);
+      Vec a = signed_at(j), b = signed_at(j + lanes), c = signed_at(j + 2 * lanes),
+          e = signed_at(j + 3 * lanes);
+      inside(d, a, b, c, e);
       two_halves(a, b, c, e);
-      hn::StoreU(a, d, x + j);
-      hn::StoreU(b, d, x + j + lanes);
-      hn::StoreU(c, d, x + j + 2 * lanes);
-      hn::StoreU(e, d, x + j + 3 * lanes);
+      store_four(a, b, c, e, j);
     }
     half *= 4;
   } else {
-    for (int64_t j = 0; j < n; j += lanes) hn::StoreU(first(j), d, x + j);
+    for (int64_t j = 0; j < n; j += lanes) {
+      Vec v = signed_at(j);
+      inside(d, v);
+      hn::StoreU(v, d, x + j);
+    }
   }
   for (; 2 * half < run; half *= 4) {  // two halves at a time
     for (int64_t start = 0; start < n; start += 4 * half)
@@ -87,26 +132,9 @@ void butterflies(float* x, const float* signs, int64_t n, int64_t run) {
       }
   }
   if (half < run)
-    for (int64_t start = 0; start < n; start += 2 * half)
-      for (int64_t j = start; j < start + half; j += lanes) {
-        Vec low = hn::LoadU(d, x + j), high = hn::LoadU(d, x + j + half);
-        sum_and_difference(low, high);
-        hn::StoreU(low, d, x + j);
-        hn::StoreU(high, d, x + j + half);
-      }
+    for (int64_t start = 0; start < n; start += 2 * half) butterfly(x + start, half);
+  if (is_doubled) butterfly(x, n / 2);
 #endif
-}
-
-void butterfly(float* x, int64_t half) {
-  const F32 d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (half % lanes != 0) return scalar::butterfly(x, half);
-  for (int64_t j = 0; j < half; j += lanes) {
-    Vec low = hn::LoadU(d, x + j), high = hn::LoadU(d, x + j + half);
-    sum_and_difference(low, high);
-    hn::StoreU(low, d, x + j);
-    hn::StoreU(high, d, x + j + half);
-  }
 }
 
 using Wide = hn::CappedTag<float, 16>;
@@ -230,32 +258,72 @@ HWY_INLINE void store(Wide d, Complex z, float* at) {
   hn::Store(z.im, d, at + hn::Lanes(d));
 }
 
-// x[f] <- sum_b x[b] exp(-2 pi i f b / 8)
-HWY_INLINE void dft8(Wide d, Complex (&x)[8]) {
-  const WideVec root_half = hn::Set(d, 0.70710678118654752f);
-  // Of even and of odd f: four sums and four differences, then four points each.
-  const Complex even[4] = {x[0] + x[4], x[1] + x[5], x[2] + x[6], x[3] + x[7]};
-  const Complex odd[4] = {x[0] - x[4], x[1] - x[5], x[2] - x[6], x[3] - x[7]};
-  // odd[1] exp(-pi i / 4), and odd[3] exp(-pi i / 4): -i times that is its own factor.
-  const auto eighth = [&](Complex z) HWY_ATTR {
-    return Complex{hn::Mul(root_half, hn::Add(z.re, z.im)),
-                   hn::Mul(root_half, hn::Sub(z.im, z.re))};
+HWY_INLINE Complex times(Wide d, Complex z, std::complex<float> factor) {
+  const WideVec re = hn::Set(d, factor.real()), im = hn::Set(d, factor.imag());
+  return {hn::NegMulAdd(z.im, im, hn::Mul(z.re, re)), hn::MulAdd(z.re, im, hn::Mul(z.im, re))};
+}
+
+// a + r b and a - r b; a - i r b and a + i r b.
+HWY_INLINE Complex plus(Complex a, WideVec r, Complex b) {
+  return {hn::MulAdd(r, b.re, a.re), hn::MulAdd(r, b.im, a.im)};
+}
+HWY_INLINE Complex minus(Complex a, WideVec r, Complex b) {
+  return {hn::NegMulAdd(r, b.re, a.re), hn::NegMulAdd(r, b.im, a.im)};
+}
+HWY_INLINE Complex plus_i(Complex a, WideVec r, Complex b) {
+  return {hn::NegMulAdd(r, b.im, a.re), hn::MulAdd(r, b.re, a.im)};
+}
+HWY_INLINE Complex minus_i(Complex a, WideVec r, Complex b) {
+  return {hn::MulAdd(r, b.im, a.re), hn::NegMulAdd(r, b.re, a.im)};
+}
+
+// sqrt(2) exp(-pi i / 4) z
+HWY_INLINE Complex eighth(Complex z) { return {hn::Add(z.re, z.im), hn::Sub(z.im, z.re)}; }
+
+// points[b] <- sum_f X[f] spectrum[f] exp(2 pi i f b / 8), X[f] = sum_b points[b] exp(-2 pi i f b /
+// 8). Even and odd f one after the other, so that registers hold what is at work.
+HWY_INLINE void convolve8(Wide d, float* points, const std::complex<float>* spectrum) {
+  const auto at = [&](int64_t b) HWY_ATTR { return points + b * 2 * hn::Lanes(d); };
+  const auto sum = [&](int64_t b) HWY_ATTR { return load(d, at(b)) + load(d, at(b + 4)); };
+  const auto difference = [&](int64_t b) HWY_ATTR { return load(d, at(b)) - load(d, at(b + 4)); };
+  const auto weighted = [&](int64_t f, Complex z) HWY_ATTR { return times(d, z, spectrum[f]); };
+  const WideVec r = hn::Set(d, 0.70710678118654752f);
+  const auto even = [&](Complex& s, Complex& t, Complex& u, Complex& v) HWY_ATTR {
+    const Complex x0 = sum(0), x1 = sum(1), x2 = sum(2), x3 = sum(3);
+    const Complex s0 = x0 + x2, s1 = x1 + x3, d0 = x0 - x2, d1 = x1 - x3;
+    const Complex f0 = weighted(0, s0 + s1), f4 = weighted(4, s0 - s1),
+                  f2 = weighted(2, minus_i(d0, d1)), f6 = weighted(6, plus_i(d0, d1));
+    const Complex a0 = f0 + f4, b0 = f0 - f4, a2 = f2 + f6, b2 = f2 - f6;
+    s = a0 + a2;
+    t = a0 - a2;
+    u = minus_i(b0, b2);
+    v = plus_i(b0, b2);
   };
-  const Complex e1 = eighth(odd[1]), e3 = eighth(odd[3]);
-  {
-    const Complex s0 = even[0] + even[2], s1 = even[1] + even[3], d0 = even[0] - even[2],
-                  d1 = even[1] - even[3];
-    x[0] = s0 + s1;
-    x[4] = s0 - s1;
-    x[2] = minus_i(d0, d1);
-    x[6] = plus_i(d0, d1);
-  }
-  const Complex s0 = minus_i(odd[0], odd[2]), d0 = plus_i(odd[0], odd[2]), s1 = minus_i(e1, e3),
-                d1 = plus_i(e1, e3);
-  x[1] = s0 + s1;
-  x[5] = s0 - s1;
-  x[3] = minus_i(d0, d1);
-  x[7] = plus_i(d0, d1);
+  const auto odd = [&](Complex& s, Complex& t, Complex& u, Complex& v) HWY_ATTR {
+    const Complex x0 = difference(0), x1 = eighth(difference(1)), x2 = difference(2),
+                  x3 = eighth(difference(3));
+    const Complex s0 = minus_i(x0, x2), s1 = minus_i(x1, x3), d0 = plus_i(x0, x2),
+                  d1 = plus_i(x1, x3);
+    const Complex f1 = weighted(1, plus(s0, r, s1)), f5 = weighted(5, minus(s0, r, s1)),
+                  f3 = weighted(3, minus_i(d0, r, d1)), f7 = weighted(7, plus_i(d0, r, d1));
+    const Complex a1 = f1 + f5, b1 = eighth(f1 - f5), a3 = f3 + f7, b3 = eighth(f3 - f7);
+    s = a1 + a3;
+    t = a1 - a3;
+    u = minus_i(b1, b3);
+    v = plus_i(b1, b3);
+  };
+  Complex s0, t0, u0, v0, s1, t1, u1, v1;
+  even(s0, t0, u0, v0);
+  odd(s1, t1, u1, v1);
+  // Transformed forth once more, what belongs to b stands at -b.
+  store(d, s0 + s1, at(0));
+  store(d, s0 - s1, at(4));
+  store(d, minus_i(t0, t1), at(6));
+  store(d, plus_i(t0, t1), at(2));
+  store(d, plus(u0, r, u1), at(7));
+  store(d, minus(u0, r, u1), at(3));
+  store(d, minus_i(v0, r, v1), at(5));
+  store(d, plus_i(v0, r, v1), at(1));
 }
 
 // x[g] <- sum_a x[a] exp(-2 pi i a g / 5)
@@ -279,56 +347,36 @@ HWY_INLINE void dft5(Wide d, Complex (&x)[5]) {
   x[3] = plus_i(even2, odd2);
 }
 
-// One vector of columns, inputs `run` apart.
-HWY_INLINE void mix_paley80_one(Wide d, float* x, const Paley80& paley, int64_t run) {
+// One vector of columns; inputs [b][a], re and im, are at these places of x.
+HWY_INLINE void mix_paley80_one(Wide d, float* x, const Paley80& paley,
+                                const int64_t (&at)[8][5][2]) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   HWY_ALIGN float points[80 * kMaxLanes];
-  const auto point = [&](int64_t f, int64_t a)
-                         HWY_ATTR { return points + (5 * f + a) * 2 * lanes; };
-  for (int64_t a = 0; a < 5; ++a) {
-    const auto twisted = [&](int64_t b) HWY_ATTR {
-      const Paley80::Pair& pair = paley.pairs[static_cast<size_t>(8 * a + b)];
-      const auto low = hn::LoadU(d, x + pair.low * run), high = hn::LoadU(d, x + pair.high * run);
-      return Complex{hn::NegMulAdd(high, hn::Set(d, pair.twist_high.imag()),
-                                   hn::Mul(low, hn::Set(d, pair.twist_low.real()))),
-                     hn::MulAdd(high, hn::Set(d, pair.twist_high.real()),
-                                hn::Mul(low, hn::Set(d, pair.twist_low.imag())))};
+  const auto point = [&](int64_t g, int64_t b)
+                         HWY_ATTR { return points + (8 * g + b) * 2 * lanes; };
+  for (int64_t b = 0; b < 8; ++b) {
+    const auto input = [&](int64_t a) HWY_ATTR {
+      return Complex{hn::LoadU(d, x + at[b][a][0]), hn::LoadU(d, x + at[b][a][1])};
     };
-    Complex z[8] = {twisted(0), twisted(1), twisted(2), twisted(3),
-                    twisted(4), twisted(5), twisted(6), twisted(7)};
-    dft8(d, z);
-    for (int64_t f = 0; f < 8; ++f) store(d, z[f], point(f, a));
-  }
-  for (int64_t f = 0; f < 8; ++f) {
-    Complex z[5] = {load(d, point(f, 0)), load(d, point(f, 1)), load(d, point(f, 2)),
-                    load(d, point(f, 3)), load(d, point(f, 4))};
+    Complex z[5] = {input(0), input(1), input(2), input(3), input(4)};
     dft5(d, z);
-    for (int64_t g = 0; g < 5; ++g) {
-      const std::complex<float> factor = paley.spectrum[static_cast<size_t>(5 * f + g)];
-      const WideVec re = hn::Set(d, factor.real()), im = hn::Set(d, factor.imag());
-      z[g] = {hn::NegMulAdd(z[g].im, im, hn::Mul(z[g].re, re)),
-              hn::MulAdd(z[g].re, im, hn::Mul(z[g].im, re))};
-    }
-    dft5(d, z);  // and back: the same, but that the result for a stands at -a
-    for (int64_t a = 0; a < 5; ++a) store(d, z[a], point(f, (5 - a) % 5));
+    const std::complex<float> twist = paley.twists[static_cast<size_t>(b)];
+    for (int64_t g = 0; g < 5; ++g) store(d, times(d, z[g], twist), point(g, b));
   }
-  for (int64_t a = 0; a < 5; ++a) {
-    // Back are frequencies -f; 4 on, which gives every second result the other sign.
-    Complex z[8] = {load(d, point(4, a)), load(d, point(3, a)), load(d, point(2, a)),
-                    load(d, point(1, a)), load(d, point(0, a)), load(d, point(7, a)),
-                    load(d, point(6, a)), load(d, point(5, a))};
-    dft8(d, z);
-    for (int64_t b = 0; b < 8; ++b) {
-      const Paley80::Pair& pair = paley.pairs[static_cast<size_t>(8 * a + b)];
-      float *low = x + pair.low * run, *high = x + pair.high * run;
-      hn::StoreU(
-          hn::MulAdd(z[b].im, hn::Set(d, pair.twist_low.imag()),
-                     hn::MulAdd(z[b].re, hn::Set(d, pair.twist_low.real()), hn::LoadU(d, low))),
-          d, low);
-      hn::StoreU(hn::NegMulAdd(
-                     z[b].re, hn::Set(d, pair.twist_high.imag()),
-                     hn::MulAdd(z[b].im, hn::Set(d, pair.twist_high.real()), hn::LoadU(d, high))),
-                 d, high);
+  for (int64_t g = 0; g < 5; ++g) convolve8(d, point(g, 0), paley.spectrum.data() + 8 * g);
+  for (int64_t b = 0; b < 8; ++b) {
+    const auto z_g = [&](int64_t g) HWY_ATTR { return load(d, point(g, b)); };
+    Complex z[5] = {z_g(0), z_g(4), z_g(3), z_g(2), z_g(1)};  // back again
+    dft5(d, z);
+    const std::complex<float> twist = paley.untwists[static_cast<size_t>(b)];
+    const WideVec re = hn::Set(d, twist.real()), im = hn::Set(d, twist.imag());
+    for (int64_t a = 0; a < 5; ++a) {
+      const Paley80::Pair& pair = paley.pairs[static_cast<size_t>(b)][static_cast<size_t>(a)];
+      float *low = x + at[b][a][0], *high = x + at[b][a][1];
+      const WideVec y_low = hn::NegMulAdd(z[a].im, im, hn::MulAdd(z[a].re, re, hn::LoadU(d, low))),
+                    y_high = hn::MulAdd(z[a].re, im, hn::MulAdd(z[a].im, re, hn::LoadU(d, high)));
+      hn::StoreU(hn::Mul(y_low, hn::Set(d, pair.sign_low)), d, low);
+      hn::StoreU(hn::Mul(y_high, hn::Set(d, pair.sign_high)), d, high);
     }
   }
 }
@@ -342,8 +390,15 @@ void mix_paley80(float* x, const uint8_t* codes, const Paley80& paley, int64_t r
 #else
   const Wide d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t at[8][5][2];
+  for (size_t b = 0; b < 8; ++b) {
+    for (size_t a = 0; a < 5; ++a) {
+      at[b][a][0] = paley.pairs[b][a].low * run;
+      at[b][a][1] = paley.pairs[b][a].high * run;
+    }
+  }
   int64_t u = 0;
-  for (; u + lanes <= run; u += lanes) mix_paley80_one(d, x + u, paley, run);
+  for (; u + lanes <= run; u += lanes) mix_paley80_one(d, x + u, paley, at);
   scalar::mix(x, codes, 80, run, u, run);
 #endif
 }
@@ -359,9 +414,10 @@ HWY_EXPORT(butterfly);
 HWY_EXPORT(mix);
 HWY_EXPORT(mix_paley80);
 
-void butterflies(float* x, const float* signs, int64_t n, int64_t run) noexcept {
-  if (scalar_only()) return scalar::butterflies(x, signs, n, run);
-  HWY_DYNAMIC_DISPATCH(butterflies)(x, signs, n, run);
+void butterflies(float* x, const float* signs, int64_t n, int64_t run, bool is_doubled,
+                 const float* next) noexcept {
+  if (scalar_only()) return scalar::butterflies(x, signs, n, run, is_doubled);
+  HWY_DYNAMIC_DISPATCH(butterflies)(x, signs, n, run, is_doubled, next);
 }
 void butterfly(float* x, int64_t half) noexcept {
   if (scalar_only()) return scalar::butterfly(x, half);

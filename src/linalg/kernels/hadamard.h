@@ -9,8 +9,10 @@
 namespace laos::linalg::kernels {
 
 // x[j] *= signs[j] for j < n, then Sylvester's butterflies in each run of `run`, a power of two
-// that divides n.
-void butterflies(float* x, const float* signs, int64_t n, int64_t run) noexcept;
+// that divides n, and where x is doubled the one between its halves, of an even n. `next` [n] is
+// what will be transformed then, fetched from memory meanwhile; x itself where that is nothing.
+void butterflies(float* x, const float* signs, int64_t n, int64_t run, bool is_doubled,
+                 const float* next) noexcept;
 
 // (x[j], x[j + half]) <- (x[j] + x[j + half], x[j] - x[j + half]) for j < half.
 void butterfly(float* x, int64_t half) noexcept;
@@ -21,23 +23,24 @@ void butterfly(float* x, int64_t half) noexcept;
 // up by all p, a quarter of the additions.
 void mix(float* x, const uint8_t* codes, int64_t order, int64_t run) noexcept;
 
-// Paley's kernel of order 80 by a convolution: A = I + S, and S is, but for the order and the signs
-// of what it reads and writes, a convolution of 80 values that changes sign where it goes around,
-// with every second result negated. linalg/hadamard.cpp derives it.
+// Paley's kernel of order 80 by a convolution. A = D (I + C) D with signs D = diag(s) and, but for
+// the order of what it reads and writes, C a convolution of 80 values that changes sign where it
+// goes around, with every second result negated. linalg/hadamard.cpp derives it.
 struct Paley80 {
   struct Pair {
-    int64_t low, high;              // the input that is z[k], and the one that is z[k + 40]
-    std::complex<float> twist_low;  // its sign there, times exp(pi i k / 80)
-    std::complex<float> twist_high;
+    int64_t low, high;          // inputs whose values are re and im of a point of the transform
+    float sign_low, sign_high;  // s of these
   };
-  std::array<Pair, 40> pairs;  // [8 a + b] is that of k = (25 b + 16 a) mod 40: b mod 8, a mod 5
-  std::array<std::complex<float>, 40> spectrum;  // of what z is convolved with, [5 f + g]
+  std::array<std::array<Pair, 5>, 8> pairs;      // [b][a] of the points of a transform of 8 * 5
+  std::array<std::complex<float>, 8> twists;     // exp(pi i b / 16)
+  std::array<std::complex<float>, 8> untwists;   // exp(-pi i b / 16), negated where results are
+  std::array<std::complex<float>, 40> spectrum;  // of what is convolved with, [8 g + f]
 };
 
-// mix with order 80, `codes` being those of Paley's kernel, in half the time: z[k] + i z[k + 40],
-// times exp(pi i k / 80), goes through a Fourier transform of 8 * 5 points, is multiplied by the
-// spectrum and goes back; that is 20 operations a value, most of them on registers. Errors are a
-// few roundings of a column's norm; the bits are not those of mix.
+// x <- A D x for inputs that carry their signs already, that is mix with order 80 and `codes` those
+// of A D, in less than half the time: 16 * 5 values go through a Fourier transform of 8 * 5 complex
+// points, are multiplied by the spectrum and go back; that is 20 operations a value, most of them
+// on registers. Errors are a few roundings of a column's norm; the bits are not those of mix.
 void mix_paley80(float* x, const uint8_t* codes, const Paley80& paley, int64_t run) noexcept;
 
 }  // namespace laos::linalg::kernels

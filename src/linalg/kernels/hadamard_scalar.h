@@ -5,23 +5,20 @@
 
 namespace laos::linalg::kernels::scalar {
 
-inline void butterflies(float* x, const float* signs, int64_t n, int64_t run) noexcept {
-  for (int64_t j = 0; j < n; ++j) x[j] *= signs[j];
-  for (int64_t half = 1; half < run; half *= 2)
-    for (int64_t start = 0; start < n; start += 2 * half)
-      for (int64_t j = start; j < start + half; ++j) {
-        const float low = x[j], high = x[j + half];
-        x[j] = low + high;
-        x[j + half] = low - high;
-      }
-}
-
 inline void butterfly(float* x, int64_t half) noexcept {
   for (int64_t j = 0; j < half; ++j) {
     const float low = x[j], high = x[j + half];
     x[j] = low + high;
     x[j + half] = low - high;
   }
+}
+
+inline void butterflies(float* x, const float* signs, int64_t n, int64_t run,
+                        bool is_doubled) noexcept {
+  for (int64_t j = 0; j < n; ++j) x[j] *= signs[j];
+  for (int64_t half = 1; half < run; half *= 2)
+    for (int64_t start = 0; start < n; start += 2 * half) butterfly(x + start, half);
+  if (is_doubled) butterfly(x, n / 2);
 }
 
 // ±a ±b ±c ±d by the bits of `code`, a set bit for minus.
