@@ -11,13 +11,13 @@ root=$PWD/build/arm64-root build=$PWD/build/arm64
 scripts/install-packages.sh g++-aarch64-linux-gnu qemu-user-static debootstrap
 
 if [[ ! -e $root/complete ]]; then
-  # What install-dependencies.sh lists of libraries, MPI apart.
+  # What install-dependencies.sh lists of libraries, MPI apart, and what it adds on Arm.
   libraries=$(sed -n 's/^  \([a-z0-9-]*-dev\) .*/\1/p' scripts/install-dependencies.sh | grep -v openmpi | paste -sd,)
   release=$(. /etc/os-release && echo "$VERSION_CODENAME")
   sudo=()
   if ((EUID != 0)); then sudo=(sudo); fi
   "${sudo[@]}" rm -rf "$root"
-  "${sudo[@]}" debootstrap --foreign --arch=arm64 --variant=minbase --include="libc6-dev,libgomp1,$libraries" \
+  "${sudo[@]}" debootstrap --foreign --arch=arm64 --variant=minbase --include="libc6-dev,libgomp1,libopenblas-pthread-dev,$libraries" \
     "$release" "$root" >"$PWD/build/arm64-root.log"
   for package in "$root"/var/cache/apt/archives/*.deb; do
     "${sudo[@]}" dpkg -x "$package" "$root"
@@ -26,8 +26,9 @@ if [[ ! -e $root/complete ]]; then
 fi
 
 export PKG_CONFIG_SYSROOT_DIR=$root
-export PKG_CONFIG_LIBDIR=$root/usr/lib/aarch64-linux-gnu/pkgconfig:$root/usr/share/pkgconfig
-emulator="qemu-aarch64-static -L $root"
+libdir=/usr/lib/aarch64-linux-gnu blasdir=/usr/lib/aarch64-linux-gnu/openblas-pthread
+export PKG_CONFIG_LIBDIR=$root$libdir/pkgconfig:$root$blasdir/pkgconfig:$root/usr/share/pkgconfig
+emulator="qemu-aarch64-static -L $root -E LD_LIBRARY_PATH=$blasdir"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLAOS_MPI=OFF -DLAOS_BENCH=OFF \
   -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
   -DCMAKE_SYSROOT="$root" -DCMAKE_FIND_ROOT_PATH="$root" -DCMAKE_LIBRARY_ARCHITECTURE=aarch64-linux-gnu \

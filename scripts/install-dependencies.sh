@@ -23,5 +23,8 @@ packages=(
   libgmock-dev          # matchers for tests
   libbenchmark-dev      # benchmarks
 )
+if [[ $(dpkg --print-architecture) == arm64 ]]; then
+  packages+=(libopenblas-dev)  # f32 products, which oneDNN has no code for there
+fi
 
 "$(dirname "$0")"/install-packages.sh "${packages[@]}"

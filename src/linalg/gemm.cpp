@@ -42,7 +42,8 @@ Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
 // enough.
 constexpr int64_t kMinReuse = 32, kCopyDepth = 512, kRowPadding = 16;
 bool aliases(MatView<const float> x) noexcept {
-  return x.rows > 8 && x.stride * static_cast<int64_t>(sizeof(float)) % 4096 == 0;
+  return sgemm_reads_in_place() && x.rows > 8 &&
+         x.stride * static_cast<int64_t>(sizeof(float)) % 4096 == 0;
 }
 
 // x with rows not so far apart.
@@ -147,8 +148,8 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, float alpha, MatView<const fl
   if (c.rows == 0 || c.cols == 0) return;
   const int64_t depth = trans_a == Trans::kNo ? a.cols : a.rows;
   const auto product = [&](MatView<const float> x, MatView<const float> y, int64_t k, float kept) {
-    onednn_sgemm(trans_a == Trans::kYes, trans_b == Trans::kYes, c.rows, c.cols, k, alpha, x.data,
-                 x.stride, y.data, y.stride, kept, c.data, c.stride);
+    sgemm(trans_a == Trans::kYes, trans_b == Trans::kYes, c.rows, c.cols, k, alpha, x.data,
+          x.stride, y.data, y.stride, kept, c.data, c.stride);
   };
   const bool is_packed = c.rows >= kTile.rows && c.cols >= kTile.cols;
   const bool copies_a = !is_packed && trans_a == Trans::kYes && c.cols >= kMinReuse && aliases(a),

@@ -18,6 +18,7 @@
 #include "core/error.h"
 #include "core/tensor.h"
 #include "linalg/gemm.h"
+#include "linalg/openblas.h"
 
 namespace laos::linalg {
 namespace {
@@ -134,7 +135,11 @@ std::string onednn_description() {
   char text[64];
   std::snprintf(text, sizeof text, "oneDNN %d.%d.%d, isa 0x%x", version->major, version->minor,
                 version->patch, static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
+#ifdef LAOS_OPENBLAS
+  return std::string(text) + ", " + openblas_description();
+#else
   return text;
+#endif
 }
 
 void limit_onednn_isa(const std::string& hwy_target) {
@@ -151,13 +156,24 @@ void limit_onednn_isa(const std::string& hwy_target) {
     (void)dnnl_set_max_cpu_isa(found->second);
 }
 
-void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
-                  const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
-                  int64_t ldc) {
+void sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
+           int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+#ifdef LAOS_OPENBLAS
+  openblas_sgemm(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+#else
   require_code();
   check(dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta,
                    c, ldc),
         "dnnl_sgemm");
+#endif
+}
+
+bool sgemm_reads_in_place() noexcept {
+#ifdef LAOS_OPENBLAS
+  return false;
+#else
+  return true;
+#endif
 }
 
 void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const uint16_t* a,
@@ -166,9 +182,9 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
   if (!has_bf16()) {
     thread_local Buffer<float> wide_a, wide_b;
     const int64_t a_cols = trans_a ? m : k, b_cols = trans_b ? k : n;
-    onednn_sgemm(trans_a, trans_b, m, n, k, 1.0f, widened(a, trans_a ? k : m, a_cols, lda, wide_a),
-                 a_cols, widened(b, trans_b ? n : k, b_cols, ldb, wide_b), b_cols,
-                 accumulate ? 1.0f : 0.0f, c, ldc);
+    sgemm(trans_a, trans_b, m, n, k, 1.0f, widened(a, trans_a ? k : m, a_cols, lda, wide_a), a_cols,
+          widened(b, trans_b ? n : k, b_cols, ldb, wide_b), b_cols, accumulate ? 1.0f : 0.0f, c,
+          ldc);
     return;
   }
   using dnnl::memory;
@@ -243,15 +259,28 @@ void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t ld
         "dnnl_gemm_s8s8s32");
 }
 
+bool has_int8_products() noexcept {
+#if defined(__x86_64__) || defined(_M_X64)
+  return true;
+#else
+  return false;
+#endif
+}
+
 bool int8_products_are_exact() {
   static const bool exact = exact_for(127, 127) && exact_for(127, -128) && exact_for(-128, -128);
   return exact;
 }
 
-std::string onednn_version() {
+std::vector<std::string> library_versions() {
   const dnnl_version_t* version = dnnl_version();
-  return "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
-         std::to_string(version->patch);
+  std::vector<std::string> versions = {"oneDNN " + std::to_string(version->major) + "." +
+                                       std::to_string(version->minor) + "." +
+                                       std::to_string(version->patch)};
+#ifdef LAOS_OPENBLAS
+  versions.push_back(openblas_description());
+#endif
+  return versions;
 }
 
 }  // namespace laos::linalg

@@ -1,13 +1,15 @@
 // oneDNN's products, the same on 2.6 (Debian 12) and 3.x (Debian 13, Ubuntu 24.04): the one place
-// where the difference between the two may stand.
+// where the difference between the two may stand. Debian's oneDNN has code of its own for x86-64
+// only. On 64-bit Arm it multiplies in plain loops; there f32 products are OpenBLAS's.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace laos::linalg {
 
-// Version and instruction set, which decide how sums are ordered: "oneDNN 2.6.0, isa 0x3ff".
+// Versions and instruction set, which decide how sums are ordered: "oneDNN 2.6.0, isa 0x3ff".
 std::string onednn_description();
 
 // Makes oneDNN use no more of the processor than a Highway target of this name does. Has no effect
@@ -16,26 +18,29 @@ void limit_onednn_isa(const std::string& hwy_target);
 
 // Row-major c = alpha * op(a) * op(b) + beta * c on the calling thread's OpenMP setting; strides in
 // elements. Throws Error(kInternal) when oneDNN refuses.
-void onednn_sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
-                  const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
-                  int64_t ldc);
+void sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
+           int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
 // Row-major c = op(a) * op(b) (+ c when `accumulate`), a and b bfloat16 bits, sums and c in f32.
 void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const uint16_t* a,
                  int64_t lda, const uint16_t* b, int64_t ldb, bool accumulate, float* c,
                  int64_t ldc);
 
+// Whether sgemm reads the operands of small products where they are, without copies of its own.
+bool sgemm_reads_in_place() noexcept;
+
 // Row-major c [m, n] = a [m, k] * b [n, k]ᵀ + beta * c in int32. Exact only where
 // int8_products_are_exact() or all of |b| <= 16.
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,
                     int64_t ldb, float beta, int32_t* c, int64_t ldc);
 
-// Whether oneDNN's int8 product is exact for all operands on this machine. Without VNNI (or AMX, or
-// Arm's dot product) it adds pairs of products in 16 bits, which saturate. Found by running it
-// once.
+// Whether oneDNN has int8 code for this processor.
+bool has_int8_products() noexcept;
+// Whether oneDNN's int8 product is exact for all operands on this machine. Without VNNI or AMX it
+// adds pairs of products in 16 bits, which saturate. Found by running it once.
 bool int8_products_are_exact();
 
-// "oneDNN 2.6.3", of the library that is loaded.
-std::string onednn_version();
+// "oneDNN 2.6.3", of each library that is loaded.
+std::vector<std::string> library_versions();
 
 }  // namespace laos::linalg

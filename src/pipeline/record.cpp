@@ -160,7 +160,7 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
   const hf::Config& config = plan.checkpoint.config();
   report::RunRecord record;
   record.laos_version = laos_version;
-  record.libraries = {linalg::onednn_version()};
+  record.libraries = linalg::library_versions();
   record.environment = environment();
   record.model = {.directory = plan.options.model_path.string(),
                   .type = plan.options.model_type,

@@ -288,18 +288,18 @@ HWY_INLINE void convolve8(Wide d, float* points, const std::complex<float>* spec
   const auto difference = [&](int64_t b) HWY_ATTR { return load(d, at(b)) - load(d, at(b + 4)); };
   const auto weighted = [&](int64_t f, Complex z) HWY_ATTR { return times(d, z, spectrum[f]); };
   const WideVec r = hn::Set(d, 0.70710678118654752f);
-  const auto even = [&](Complex& s, Complex& t, Complex& u, Complex& v) HWY_ATTR {
+  struct Half {
+    Complex s, t, u, v;
+  };
+  const auto even_half = [&]() HWY_ATTR {
     const Complex x0 = sum(0), x1 = sum(1), x2 = sum(2), x3 = sum(3);
     const Complex s0 = x0 + x2, s1 = x1 + x3, d0 = x0 - x2, d1 = x1 - x3;
     const Complex f0 = weighted(0, s0 + s1), f4 = weighted(4, s0 - s1),
                   f2 = weighted(2, minus_i(d0, d1)), f6 = weighted(6, plus_i(d0, d1));
     const Complex a0 = f0 + f4, b0 = f0 - f4, a2 = f2 + f6, b2 = f2 - f6;
-    s = a0 + a2;
-    t = a0 - a2;
-    u = minus_i(b0, b2);
-    v = plus_i(b0, b2);
+    return Half{a0 + a2, a0 - a2, minus_i(b0, b2), plus_i(b0, b2)};
   };
-  const auto odd = [&](Complex& s, Complex& t, Complex& u, Complex& v) HWY_ATTR {
+  const auto odd_half = [&]() HWY_ATTR {
     const Complex x0 = difference(0), x1 = eighth(difference(1)), x2 = difference(2),
                   x3 = eighth(difference(3));
     const Complex s0 = minus_i(x0, x2), s1 = minus_i(x1, x3), d0 = plus_i(x0, x2),
@@ -307,23 +307,18 @@ HWY_INLINE void convolve8(Wide d, float* points, const std::complex<float>* spec
     const Complex f1 = weighted(1, plus(s0, r, s1)), f5 = weighted(5, minus(s0, r, s1)),
                   f3 = weighted(3, minus_i(d0, r, d1)), f7 = weighted(7, plus_i(d0, r, d1));
     const Complex a1 = f1 + f5, b1 = eighth(f1 - f5), a3 = f3 + f7, b3 = eighth(f3 - f7);
-    s = a1 + a3;
-    t = a1 - a3;
-    u = minus_i(b1, b3);
-    v = plus_i(b1, b3);
+    return Half{a1 + a3, a1 - a3, minus_i(b1, b3), plus_i(b1, b3)};
   };
-  Complex s0, t0, u0, v0, s1, t1, u1, v1;
-  even(s0, t0, u0, v0);
-  odd(s1, t1, u1, v1);
+  const Half even = even_half(), odd = odd_half();
   // Transformed forth once more, what belongs to b stands at -b.
-  store(d, s0 + s1, at(0));
-  store(d, s0 - s1, at(4));
-  store(d, minus_i(t0, t1), at(6));
-  store(d, plus_i(t0, t1), at(2));
-  store(d, plus(u0, r, u1), at(7));
-  store(d, minus(u0, r, u1), at(3));
-  store(d, minus_i(v0, r, v1), at(5));
-  store(d, plus_i(v0, r, v1), at(1));
+  store(d, even.s + odd.s, at(0));
+  store(d, even.s - odd.s, at(4));
+  store(d, minus_i(even.t, odd.t), at(6));
+  store(d, plus_i(even.t, odd.t), at(2));
+  store(d, plus(even.u, r, odd.u), at(7));
+  store(d, minus(even.u, r, odd.u), at(3));
+  store(d, minus_i(even.v, r, odd.v), at(5));
+  store(d, plus_i(even.v, r, odd.v), at(1));
 }
 
 // x[g] <- sum_a x[a] exp(-2 pi i a g / 5)
