@@ -156,7 +156,10 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
 }
 
 // Who does what, and what it costs, when the job is shared.
-void print_ranks(const pipeline::Plan& plan, int num_ranks, double gemm_gflops) {
+void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Estimate& estimate) {
+  const auto duration_of = [&](double flops) {
+    return duration_text(flops * estimate.seconds / std::max(1.0, estimate.flops));
+  };
   const pipeline::PlanCosts costs = pipeline::costs_of(plan);
   const std::vector<bool> none(costs.layers.size(), false);
   const pipeline::Division division = pipeline::divide(plan, costs, none, num_ranks);
@@ -172,8 +175,7 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, double gemm_gflops) 
     most = std::max(most, p.flops);
     wire += p.sent_bytes;
     std::printf("%-4zu  %-24s  %8lld  %8s  %9s  %9s  %9s  %9s\n", r, ranges_text(p.layers).c_str(),
-                static_cast<long long>(p.tokens),
-                duration_text(pipeline::seconds_of(p.flops, gemm_gflops)).c_str(),
+                static_cast<long long>(p.tokens), duration_of(p.flops).c_str(),
                 bytes(p.peak_ram_bytes).c_str(), bytes(p.state_bytes).c_str(),
                 bytes(p.sent_bytes).c_str(), bytes(p.received_bytes).c_str());
   }
@@ -181,7 +183,7 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, double gemm_gflops) 
   std::printf("ranks     %d, in %zu waves of layers; the busiest has %.2f of the mean\n", num_ranks,
               division.waves.size(), most / mean);
   std::printf("time      about %s, with every rank like this machine\n",
-              duration_text(pipeline::seconds_of(prices.front().job_flops, gemm_gflops)).c_str());
+              duration_of(prices.front().job_flops).c_str());
   std::printf("wire      %s in all\n", bytes_text(static_cast<double>(wire)).c_str());
 }
 
@@ -226,9 +228,12 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
     const auto* train = std::get_if<pipeline::TrainStep>(&step);
     return train != nullptr && train->options.until_flat;
   });
-  std::printf("time      %s %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s)\n",
+  std::printf("time      %s %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s",
               stops_early ? "at most" : "about", duration_text(estimate.seconds).c_str(),
               estimate.flops / 1e12, estimate.gemm_gflops);
+  if (plan.options.compute == linalg::ComputeType::kBf16)
+    std::printf(", in bf16 at %.0f", estimate.train_gflops);
+  std::printf(")\n");
 }
 
 // What the run learned, for looking into it afterwards.
@@ -333,7 +338,7 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
     const pipeline::Estimate estimate = pipeline::estimate(plan);
     print_plan(plan, estimate);
     const int num_ranks = flags.ranks > 0 ? flags.ranks : ranks.size();
-    if (num_ranks > 1) print_ranks(plan, num_ranks, estimate.gemm_gflops);
+    if (num_ranks > 1) print_ranks(plan, num_ranks, estimate);
     return;
   }
   const std::optional<pipeline::HealthText> health_text =

@@ -23,6 +23,7 @@ struct LayerCost {
   double rotate = 0;    // of its weights
   double looks = 0;     // passes that its steps make themselves
   double steps = 0;     // what its steps do besides
+  double trained = 0;   // of these: training, whose products are in its own dtype
   bool passed = false;  // its float outputs are needed, by its own steps or behind it
 };
 // Of the whole plan.
@@ -37,8 +38,6 @@ struct PlanCosts {
   double total() const;                // of one process that does it all
 };
 PlanCosts costs_of(const Plan& plan);
-// Expected on a machine of this rate.
-double seconds_of(double flops, double gemm_gflops);
 
 // Ranks carry shares of the samples, in whole pieces, through the float layers. They do so for a
 // wave of layers; then each works on those layers of the wave that it owns.

@@ -24,17 +24,27 @@ double pairs_of(const model::Ragged& samples) {  // causal query-key pairs
   return pairs;
 }
 
-// GFLOP/s of an f32 product large enough to run at full rate.
-double measure_gemm_gflops() {
+// GFLOP/s of a product large enough to run at full rate.
+double measure_gemm_gflops(linalg::ComputeType compute) {
   constexpr int64_t kSize = 1024;
   Mat<float> a(kSize, kSize), b(kSize, kSize), c(kSize, kSize);
   std::fill_n(a.data(), a.size(), 0.5f);
   std::fill_n(b.data(), b.size(), 0.25f);
+  const bool is_bf16 = compute == linalg::ComputeType::kBf16;
+  Mat<uint16_t> narrow_a(is_bf16 ? kSize : 0, kSize), narrow_b(narrow_a.rows(), kSize);
+  if (is_bf16) {
+    linalg::to_bf16(a.view(), narrow_a.view());
+    linalg::to_bf16(b.view(), narrow_b.view());
+  }
   double best_seconds = 1e30;
   for (int repeat = 0; repeat < 6; ++repeat) {
     const auto start = std::chrono::steady_clock::now();
-    linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(a).view(),
-                 std::as_const(b).view(), 0.0f, c.view());
+    if (is_bf16)
+      linalg::gemm_bf16(linalg::Trans::kNo, linalg::Trans::kYes, std::as_const(narrow_a).view(),
+                        std::as_const(narrow_b).view(), false, c.view());
+    else
+      linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(a).view(),
+                   std::as_const(b).view(), 0.0f, c.view());
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     best_seconds = std::min(best_seconds, elapsed.count());
   }
@@ -128,8 +138,13 @@ TrainCost train_cost(const Plan& plan, size_t step, int64_t layer_idx) {
   return cost;
 }
 
-// The share of the GEMM rate that a whole run reaches; docs/performance.md has the measurement.
-constexpr double kEfficiency = 0.75;
+// The share of the GEMM rate that a run reaches: the work on elements grows with the width of rows,
+// that of products with its square. docs/performance.md has what these were fitted to.
+double efficiency(const hf::Config& config, linalg::ComputeType compute) {
+  const double width = compute == linalg::ComputeType::kBf16 ? 850 : 100;
+  return static_cast<double>(config.hidden_size) /
+         (static_cast<double>(config.hidden_size) + width);
+}
 // Reading, rounding, checking and writing a weight, in operations of that rate.
 constexpr double kOperationsPerWeight = 100;
 
@@ -198,9 +213,11 @@ PlanCosts costs_of(const Plan& plan) {
       const double evaluated = (train->options.until_flat ? 4 : 3) * measured;
       const TrainCost training = train_cost(plan, step, i);
       const double pairs = pairs_of(samples);
-      cost.steps += training.before(tokens, pairs) +
-                    (iters * drawn + evaluated) * training.forward(tokens, pairs) +
-                    iters * drawn * training.backward(tokens, pairs);
+      const double trained =
+          iters * drawn * (training.forward(tokens, pairs) + training.backward(tokens, pairs));
+      cost.trained += trained;
+      cost.steps +=
+          trained + training.before(tokens, pairs) + evaluated * training.forward(tokens, pairs);
     }
   }
   return costs;
@@ -364,17 +381,23 @@ double PlanCosts::total() const {
 
 Estimate estimate(const Plan& plan) {
   Estimate result;
-  result.flops = costs_of(plan).total();
+  const PlanCosts costs = costs_of(plan);
+  result.flops = costs.total();
   result.peak_ram_bytes = peak_ram_bytes(plan);
   result.disk_bytes = save::planned_bytes(plan.job);
   result.scratch_bytes = scratch_bytes(plan);
-  result.gemm_gflops = measure_gemm_gflops();
-  result.seconds = seconds_of(result.flops, result.gemm_gflops);
+  result.gemm_gflops = measure_gemm_gflops(linalg::ComputeType::kF32);
+  const linalg::ComputeType compute = plan.options.compute;
+  result.train_gflops =
+      compute == linalg::ComputeType::kF32 ? result.gemm_gflops : measure_gemm_gflops(compute);
+  double trained = 0;
+  for (const LayerCost& layer : costs.layers) trained += layer.trained;
+  const hf::Config& config = plan.checkpoint.config();
+  result.seconds =
+      1e-9 * ((result.flops - trained) /
+                  (efficiency(config, linalg::ComputeType::kF32) * result.gemm_gflops) +
+              trained / (efficiency(config, compute) * result.train_gflops));
   return result;
-}
-
-double seconds_of(double flops, double gemm_gflops) {
-  return flops / (kEfficiency * 1e9 * gemm_gflops);
 }
 
 }  // namespace laos::pipeline

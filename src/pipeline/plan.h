@@ -88,13 +88,14 @@ struct PlannedFit {
   int64_t chunks = 1;  // see rotation::ActivationRows
 };
 
-// The costs, estimated from shapes and from this machine's GEMM rate.
+// The costs, estimated from shapes and from this machine's GEMM rates.
 struct Estimate {
   int64_t peak_ram_bytes = 0;
   int64_t disk_bytes = 0;
   int64_t scratch_bytes = 0;  // on disk besides, until the end: hidden states
   double flops = 0;
-  double gemm_gflops = 0;  // measured now
+  double gemm_gflops = 0;   // in f32, measured now
+  double train_gflops = 0;  // in the dtype of training
   double seconds = 0;
 };
 
