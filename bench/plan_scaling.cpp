@@ -112,6 +112,7 @@ int main(int argc, char** argv) {
                 plan.samples->size(), static_cast<long long>(tokens), gflops, wire / 1e9);
     std::printf("%5s %6s %10s %9s %9s %11s %11s %10s %9s\n", "ranks", "waves", "EFLOP", "busiest",
                 "at most", "wire, all", "receives", "hours", "speed-up");
+    const double flop_seconds = pipeline::seconds_of(plan, costs, gflops, gflops) / costs.total();
     double whole = 0, alone = 0;
     for (const int ranks : {1, 2, 4, 8, 16}) {
       const pipeline::Division division = pipeline::divide(plan, costs, none, ranks);
@@ -126,7 +127,7 @@ int main(int argc, char** argv) {
       // States are handed over between passing a layer and the next: their time adds up, all
       // receivers one after the other.
       const double seconds =
-          pipeline::seconds_of(prices.front().job_flops, gflops) + static_cast<double>(sent) / wire;
+          flop_seconds * prices.front().job_flops + static_cast<double>(sent) / wire;
       if (ranks == 1) {
         whole = busiest;
         alone = seconds;

@@ -38,6 +38,10 @@ struct PlanCosts {
   double total() const;                // of one process that does it all
 };
 PlanCosts costs_of(const Plan& plan);
+// Expected of one process that does it all, on a machine that multiplies at these rates: in f32 and
+// in the dtype of training.
+double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
+                  double train_gflops);
 
 // Ranks carry shares of the samples, in whole pieces, through the float layers. They do so for a
 // wave of layers; then each works on those layers of the wave that it owns.

@@ -381,6 +381,16 @@ double PlanCosts::total() const {
   return flops;
 }
 
+double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
+                  double train_gflops) {
+  double trained = 0;
+  for (const LayerCost& layer : costs.layers) trained += layer.trained;
+  const hf::Config& config = plan.checkpoint.config();
+  return 1e-9 * ((costs.total() - trained) /
+                     (efficiency(config, linalg::ComputeType::kF32) * gemm_gflops) +
+                 trained / (efficiency(config, plan.options.compute) * train_gflops));
+}
+
 Estimate estimate(const Plan& plan) {
   Estimate result;
   const PlanCosts costs = costs_of(plan);
@@ -392,13 +402,7 @@ Estimate estimate(const Plan& plan) {
   const linalg::ComputeType compute = plan.options.compute;
   result.train_gflops =
       compute == linalg::ComputeType::kF32 ? result.gemm_gflops : measure_gemm_gflops(compute);
-  double trained = 0;
-  for (const LayerCost& layer : costs.layers) trained += layer.trained;
-  const hf::Config& config = plan.checkpoint.config();
-  result.seconds =
-      1e-9 * ((result.flops - trained) /
-                  (efficiency(config, linalg::ComputeType::kF32) * result.gemm_gflops) +
-              trained / (efficiency(config, compute) * result.train_gflops));
+  result.seconds = seconds_of(plan, costs, result.gemm_gflops, result.train_gflops);
   return result;
 }
 
