@@ -2,6 +2,7 @@
 // the directory of another tokenizer than the bundled one.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>

@@ -1,5 +1,6 @@
 #include "hf/prompts.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>

@@ -1,5 +1,6 @@
 #include "pipeline/knapsack.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "core/error.h"

@@ -236,7 +236,10 @@ struct Reader {
         read(json[i], value[i], path + "[" + std::to_string(i) + "]");
     } else if constexpr (IsOptional<T>::value) {
       value.reset();
-      if (!json.is_null()) read(json, value.emplace(), path);
+      if (json.is_null()) return;
+      typename T::value_type inner{};
+      read(json, inner, path);
+      value = std::move(inner);
     } else {
       require(json.is_object(), "an object");
       Reader inner{json, path};

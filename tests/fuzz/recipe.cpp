@@ -2,6 +2,8 @@
 #include "recipe/recipe.h"
 #include "fuzz.h"
 
+#include <cstdio>
+
 namespace {
 
 std::vector<std::string> linears() {

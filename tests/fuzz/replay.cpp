@@ -2,6 +2,7 @@
 // former findings are tests of every build. Fails where a directory holds none.
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <vector>

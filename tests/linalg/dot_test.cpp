@@ -5,6 +5,7 @@
 #include <cfloat>
 #include <cmath>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "core/dtype.h"

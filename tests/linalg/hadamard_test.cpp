@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "core/isa.h"
 #include "linalg/kernels/hadamard.h"

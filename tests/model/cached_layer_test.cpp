@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "core/threads.h"
 #include "linalg/row_products.h"
