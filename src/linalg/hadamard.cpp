@@ -236,8 +236,8 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
                 "160, 172, 200; choose a block_size among them that divides the dimension"});
   std::vector<int8_t> kernel = hadamard_kernel(order_);
   core_order_ = order_;
-  while (is_doubled(kernel, core_order_)) {
-    const auto n = static_cast<size_t>(core_order_);
+  if (is_doubled(kernel, order_)) {
+    const auto n = static_cast<size_t>(order_);
     for (size_t p = 0; p < n / 2; ++p)
       std::copy_n(kernel.begin() + static_cast<std::ptrdiff_t>(p * n), n / 2,
                   kernel.begin() + static_cast<std::ptrdiff_t>(p * n / 2));
@@ -270,7 +270,6 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
 void RandomHadamard::apply_right(MatView<float> rows) const {
   LAOS_ASSERT(rows.cols == size_);
   const int64_t run = block_ / order_, mixed = core_order_ * run;
-  const bool is_doubled = order_ > core_order_;
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t offset = 0; offset < size_; offset += block_) {
@@ -278,11 +277,8 @@ void RandomHadamard::apply_right(MatView<float> rows) const {
         const float* next = offset + block_ < size_ ? x + block_
                             : i + 1 < rows.rows     ? rows.row(i + 1)
                                                     : x;
-        kernels::butterflies(x, signs_.data(), block_, run, is_doubled, next);
+        kernels::butterflies(x, signs_.data(), block_, run, order_ != core_order_, next);
         if (order_ == 1) continue;
-        for (int64_t half = block_ / 4; half >= mixed; half /= 2)
-          for (int64_t start = 0; start < block_; start += 2 * half)
-            kernels::butterfly(x + start, half);
         for (int64_t start = 0; start < block_; start += mixed) {
           if (has_paley80())
             kernels::mix_paley80(x + start, codes_.data(), paley80(), run);
