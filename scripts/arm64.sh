@@ -13,11 +13,12 @@ scripts/install-packages.sh g++-aarch64-linux-gnu qemu-user-static debootstrap
 if [[ ! -e $root/complete ]]; then
   # What install-dependencies.sh lists of libraries, MPI apart, and what it adds on Arm.
   libraries=$(sed -n 's/^  \([a-z0-9-]*-dev\) .*/\1/p' scripts/install-dependencies.sh | grep -v openmpi | paste -sd,)
+  libraries+=,libopenblas-pthread-dev
   release=$(. /etc/os-release && echo "$VERSION_CODENAME")
   sudo=()
   if ((EUID != 0)); then sudo=(sudo); fi
   "${sudo[@]}" rm -rf "$root"
-  "${sudo[@]}" debootstrap --foreign --arch=arm64 --variant=minbase --include="libc6-dev,libgomp1,libopenblas-pthread-dev,$libraries" \
+  "${sudo[@]}" debootstrap --foreign --arch=arm64 --variant=minbase --include="libc6-dev,libgomp1,$libraries" \
     "$release" "$root" >"$PWD/build/arm64-root.log"
   for package in "$root"/var/cache/apt/archives/*.deb; do
     "${sudo[@]}" dpkg -x "$package" "$root"
@@ -26,7 +27,8 @@ if [[ ! -e $root/complete ]]; then
 fi
 
 export PKG_CONFIG_SYSROOT_DIR=$root
-libdir=/usr/lib/aarch64-linux-gnu blasdir=/usr/lib/aarch64-linux-gnu/openblas-pthread
+libdir=/usr/lib/aarch64-linux-gnu
+blasdir=$libdir/openblas-pthread
 export PKG_CONFIG_LIBDIR=$root$libdir/pkgconfig:$root$blasdir/pkgconfig:$root/usr/share/pkgconfig
 emulator="qemu-aarch64-static -L $root -E LD_LIBRARY_PATH=$blasdir"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLAOS_MPI=OFF -DLAOS_BENCH=OFF \

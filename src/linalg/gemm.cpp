@@ -42,7 +42,7 @@ Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
 // enough.
 constexpr int64_t kMinReuse = 32, kCopyDepth = 512, kRowPadding = 16;
 bool aliases(MatView<const float> x) noexcept {
-  return sgemm_reads_in_place() && x.rows > 8 &&
+  return onednn_has_code() && x.rows > 8 &&
          x.stride * static_cast<int64_t>(sizeof(float)) % 4096 == 0;
 }
 

@@ -29,8 +29,7 @@ bool within_4_bits(MatView<const int8_t> codes) {
 
 S8Weight::S8Weight(MatView<const int8_t> codes)
     : codes_(codes),
-      onednn_is_exact_(has_int8_products() && (int8_products_are_exact() || within_4_bits(codes))) {
-}
+      onednn_is_exact_(onednn_has_code() && (int8_products_are_exact() || within_4_bits(codes))) {}
 
 void S8Weight::multiply(MatView<const int8_t> x, MatView<int32_t> y) const {
   LAOS_ASSERT(x.cols == cols() && y.rows == x.rows && y.cols == rows());

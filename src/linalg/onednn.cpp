@@ -130,16 +130,20 @@ struct Bf16Product {
 
 }  // namespace
 
-std::string onednn_description() {
-  const dnnl_version_t* version = dnnl_version();
-  char text[64];
-  std::snprintf(text, sizeof text, "oneDNN %d.%d.%d, isa 0x%x", version->major, version->minor,
-                version->patch, static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
-#ifdef LAOS_OPENBLAS
-  return std::string(text) + ", " + openblas_description();
+bool onednn_has_code() noexcept {
+#if defined(__x86_64__) || defined(_M_X64)
+  return true;
 #else
-  return text;
+  return false;
 #endif
+}
+
+std::string onednn_description() {
+  std::string text;
+  for (const std::string& version : library_versions()) text += version + ", ";
+  char isa[32];
+  std::snprintf(isa, sizeof isa, "isa 0x%x", static_cast<unsigned>(dnnl_get_effective_cpu_isa()));
+  return text + isa;
 }
 
 void limit_onednn_isa(const std::string& hwy_target) {
@@ -165,14 +169,6 @@ void sgemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float al
   check(dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta,
                    c, ldc),
         "dnnl_sgemm");
-#endif
-}
-
-bool sgemm_reads_in_place() noexcept {
-#ifdef LAOS_OPENBLAS
-  return false;
-#else
-  return true;
 #endif
 }
 
@@ -257,14 +253,6 @@ void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t ld
   const int32_t zero = 0;
   check(dnnl_gemm_s8s8s32('N', 'T', 'F', m, n, k, 1.0f, a, lda, 0, b, ldb, 0, beta, c, ldc, &zero),
         "dnnl_gemm_s8s8s32");
-}
-
-bool has_int8_products() noexcept {
-#if defined(__x86_64__) || defined(_M_X64)
-  return true;
-#else
-  return false;
-#endif
 }
 
 bool int8_products_are_exact() {

@@ -9,6 +9,9 @@
 
 namespace laos::linalg {
 
+// Whether oneDNN multiplies f32 and int8 by code of its own on this processor.
+bool onednn_has_code() noexcept;
+
 // Versions and instruction set, which decide how sums are ordered: "oneDNN 2.6.0, isa 0x3ff".
 std::string onednn_description();
 
@@ -26,16 +29,11 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
                  int64_t lda, const uint16_t* b, int64_t ldb, bool accumulate, float* c,
                  int64_t ldc);
 
-// Whether sgemm reads the operands of small products where they are, without copies of its own.
-bool sgemm_reads_in_place() noexcept;
-
 // Row-major c [m, n] = a [m, k] * b [n, k]ᵀ + beta * c in int32. Exact only where
 // int8_products_are_exact() or all of |b| <= 16.
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,
                     int64_t ldb, float beta, int32_t* c, int64_t ldc);
 
-// Whether oneDNN has int8 code for this processor.
-bool has_int8_products() noexcept;
 // Whether oneDNN's int8 product is exact for all operands on this machine. Without VNNI or AMX it
 // adds pairs of products in 16 bits, which saturate. Found by running it once.
 bool int8_products_are_exact();
