@@ -61,8 +61,8 @@ const QuantType& quant_type_named(const std::string& name) {
        .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + "known: " + list});
 }
 
-// The folder of recipes that are for no model in particular (spec 1.2). The published tool asks on
-// standard input before it takes one; laos names it.
+// The folder of recipes that are for no model in particular . The published tool asks on standard
+// input before it takes one; laos names it.
 constexpr const char* kDefaultFolder = "default";
 
 using Label = std::map<std::string, std::string>;

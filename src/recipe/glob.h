@@ -1,4 +1,4 @@
-// Name patterns of recipes (spec section 3): fnmatch with brace expansion.
+// Name patterns of recipes: as fnmatch of Python matches them, after braces are expanded.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// A recipe: YAML of apiversion modelslim_v1 (spec sections 2 and 3), read into the option structs
-// of the folders that do the work.
+// A recipe: YAML of apiversion modelslim_v1, read into the option structs of the folders that do the
+// work. docs/recipes.md describes the format.
 #pragma once
 
 #include <cstddef>
@@ -75,6 +75,7 @@ struct Processor {
                AutoroundQuant>
       what;
   Location location;
+  std::string type;  // as the recipe names it: "gptq_quant"
 };
 
 // A pass over the model: its processors in order and the dataset it calibrates on.
@@ -104,8 +105,9 @@ struct Recipe {
   Stage main;
   std::vector<save::AscendV1Options> save;  // empty: nothing is written
   std::vector<std::string> warnings;  // accepted, but probably not meant; each with its location
-  std::string
-      yaml;  // the full config, anchors expanded, key order kept, extras included (spec 1.1)
+  // The whole document as it is written beside the checkpoint: aliases replaced by what they stand
+  // for, keys in their order, the user's own top-level keys included.
+  std::string yaml;
 };
 
 // Reads a recipe. Throws Error(kIo), or Error(kRecipe) with every problem found, each at
@@ -155,7 +157,7 @@ std::string profile_of(const Metadata& metadata);
 // What a recipe is wanted for.
 struct RecipeQuery {
   std::string model_type;  // "Qwen3-8B"
-  std::string quant_type;  // "w4a4"; spec 1.1 has the list
+  std::string quant_type;  // "w4a4"; choose.cpp has the list
   std::string profile;     // "fast", "balanced", "full", or "" for the published scheme
   std::vector<std::string> tags;
 };

@@ -6,55 +6,6 @@
 
 namespace laos::recipe {
 
-namespace schema {
-const MapSchema kTop = {"Top level", {"apiversion", "metadata", "spec"}, /*open=*/true};
-const MapSchema kMetadata = {
-    "metadata", {"config_id", "score", "label", "verified_model_types", "verified_tags"}};
-const MapSchema kLabel = {
-    "metadata.label",
-    {"w_bit", "a_bit", "is_sparse", "kv_cache", "fa_bit", "fa_quant", "profile"},
-    /*open=*/true};
-const MapSchema kSpec = {"spec", {"runner", "prior", "process", "save", "dataset"}};
-const MapSchema kPrior = {"spec.prior[]", {"process", "dataset"}};
-const MapSchema kFit = {"adapt_rotation, stage 1",
-                        {"type", "stage", "objective", "steps", "quant_dtype", "layer_type",
-                         "block_size", "max_samples"}};
-const MapSchema kRotate = {"adapt_rotation, stage 2",
-                           {"type", "stage", "online", "block_size", "down_proj_online_layers",
-                            "max_tp_size", "export_extra_info"}};
-const MapSchema kQuarot = {"quarot",
-                           {"type", "online", "block_size", "down_proj_online_layers",
-                            "max_tp_size", "export_extra_info"}};
-const MapSchema kSmooth = {"iter_smooth",
-                           {"type", "alpha", "scale_min", "statistic", "symmetric",
-                            "enable_subgraph_type", "include", "exclude"}};
-const MapSchema kHeads = {"head_rotation", {"type", "steps"}};
-const MapSchema kLinear = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
-const MapSchema kGptq = {"gptq_quant",
-                         {"type", "damp", "act_order", "refit", "refine", "solve", "strategies"}};
-const MapSchema kAutoround = {"autoround_quant",
-                              {"type", "iters", "enable_minmax_tuning", "enable_round_tuning",
-                               "act_aware", "train", "strategies"}};
-const MapSchema kStrategy = {"strategies[]", {"qconfig", "include", "exclude"}};
-const MapSchema kQconfig = {"qconfig", {"weight", "act"}};
-const MapSchema kSide = {"weight and act", {"dtype", "scope", "symmetric", "method", "ext"}};
-const MapSchema kExt = {
-    "ext", {"group_size", "scale_dtype", "aggregation_type", "percdamp"}, /*open=*/true};
-const MapSchema kGroup = {"group", {"type", "configs"}};
-const MapSchema kAscendV1 = {"ascendv1_saver", {"type", "part_file_size", "ext", "save_directory"}};
-}  // namespace schema
-
-std::vector<std::string> known_keys() {
-  using namespace schema;
-  std::vector<std::string> names;
-  for (const MapSchema* map :
-       {&kTop, &kMetadata, &kLabel, &kSpec, &kPrior, &kFit, &kRotate, &kQuarot, &kSmooth, &kHeads,
-        &kLinear, &kGptq, &kAutoround, &kStrategy, &kQconfig, &kSide, &kExt, &kGroup, &kAscendV1}) {
-    for (const std::string& key : map->keys) names.push_back(map->title + ": " + key);
-  }
-  return names;
-}
-
 std::string Location::text() const {
   std::string at = file;
   if (line > 0) at += ":" + std::to_string(line) + ":" + std::to_string(column);
@@ -101,6 +52,10 @@ void Report::throw_if_any() const {
 
 // ---------------------------------------------------------------------------------------- messages
 
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 std::string list_names(const std::vector<std::string>& names) {
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
@@ -143,10 +98,6 @@ void must_be(Report& report, const Value& value, const std::string& expected,
              const std::string& fix) {
   report.problem(
       value, last_step(value.key) + " must be " + expected + ", not " + describe(*value.node), fix);
-}
-
-bool has_key(const MapSchema& map, const std::string& key) {
-  return std::find(map.keys.begin(), map.keys.end(), key) != map.keys.end();
 }
 
 size_t num_characters(const std::string& text) {
@@ -249,8 +200,7 @@ std::optional<std::string> read_choice(Report& report, const Value& value,
                                        const std::vector<std::string>& allowed) {
   const DocumentNode& node = *value.node;
   const bool is_scalar = node.kind == DocumentNode::Kind::kScalar;
-  if (is_scalar && node.scalar.kind == ScalarKind::kText &&
-      std::find(allowed.begin(), allowed.end(), node.text) != allowed.end()) {
+  if (is_scalar && node.scalar.kind == ScalarKind::kText && contains(allowed, node.text)) {
     return node.text;
   }
   must_be(report, value, "one of " + list_names(allowed),
@@ -277,6 +227,40 @@ bool require_map(Report& report, const Value& value) {
   return false;
 }
 
+std::optional<std::string> read_type(Report& report, const Value& value, const std::string& kind,
+                                     const std::vector<std::string>& supported,
+                                     const std::vector<std::string>& other) {
+  const DocumentNode* node = value.node->find("type");
+  if (node == nullptr) {
+    report.problem(value, "`type` is missing", "add `type: ` and one of " + list_names(supported));
+    return std::nullopt;
+  }
+  const Value type{node, value.key + ".type"};
+  auto text = read_text(report, type, kMaxNameCharacters);
+  if (!text) return std::nullopt;
+  if (contains(supported, *text)) return text;
+  if (contains(other, *text)) {
+    report.problem(type, kind + " `" + *text + "` is not supported yet",
+                   "remove it, or use one of " + list_names(supported));
+  } else {
+    std::vector<std::string> all = supported;
+    all.insert(all.end(), other.begin(), other.end());
+    report.problem(type, "unknown " + kind + " `" + printable(*text) + "`",
+                   did_you_mean(*text, all) + "supported: " + list_names(supported));
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> read_texts(Report& report, const Value& value, size_t max_characters) {
+  std::vector<std::string> texts;
+  if (!require_list(report, value)) return texts;
+  for (size_t i = 0; i < value.node->items.size(); ++i) {
+    if (auto text = read_text(report, value.item(i), max_characters))
+      texts.push_back(std::move(*text));
+  }
+  return texts;
+}
+
 // --------------------------------------------------------------------------------------- MapReader
 
 MapReader::MapReader(Report& report, Value value, const MapSchema& schema, const MapSchema* sibling)
@@ -284,10 +268,10 @@ MapReader::MapReader(Report& report, Value value, const MapSchema& schema, const
   LAOS_ASSERT(value_.node->is_map());
   if (schema.open) return;
   for (const DocumentNode& key : value_.node->keys) {
-    if (has_key(schema, key.text)) continue;
+    if (contains(schema.keys, key.text)) continue;
     const std::string name = printable(key.text);
     const Value at{&key, value_.key + "." + name};
-    if (sibling != nullptr && has_key(*sibling, key.text)) {
+    if (sibling != nullptr && contains(sibling->keys, key.text)) {
       report_.problem(at,
                       "`" + name + "` is a key of " + sibling->title + ", not of " + schema.title,
                       "allowed here: " + list_names(schema.keys));
@@ -300,7 +284,7 @@ MapReader::MapReader(Report& report, Value value, const MapSchema& schema, const
 }
 
 std::optional<Value> MapReader::find(const std::string& key) const {
-  LAOS_ASSERT(has_key(schema_, key));
+  LAOS_ASSERT(contains(schema_.keys, key));
   const DocumentNode* node = value_.node->find(key);
   if (node == nullptr) return std::nullopt;
   return Value{node, value_.key.empty() ? key : value_.key + "." + key};
@@ -312,7 +296,7 @@ std::optional<Value> MapReader::require(const std::string& key) const {
   // A key nobody knows is probably this one misspelt; closed mappings have reported it already.
   std::vector<std::string> unknown;
   for (const DocumentNode& present : value_.node->keys) {
-    if (!has_key(schema_, present.text) && present.text.size() <= 64)
+    if (!contains(schema_.keys, present.text) && present.text.size() <= 64)
       unknown.push_back(present.text);
   }
   const std::string nearest = nearest_name(key, unknown);

@@ -1,4 +1,5 @@
-// Which keys the mappings of a recipe have, and reading their values with located messages.
+// The keys of a mapping, and reading their values with located messages. Which keys there are
+// stands beside the code that reads them: known_keys() lists them all.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +22,8 @@ struct MapSchema {
   bool open = false;  // other keys are allowed
 };
 
-namespace schema {
-extern const MapSchema kTop, kMetadata, kLabel, kSpec, kPrior, kFit, kRotate, kQuarot, kSmooth,
-    kHeads, kLinear, kGptq, kAutoround, kStrategy, kQconfig, kSide, kExt, kGroup, kAscendV1;
-}  // namespace schema
+// Characters that a text may have at most.
+inline constexpr size_t kMaxNameCharacters = 200, kMaxDatasetCharacters = 4096;
 
 // A node and the key that leads to it: "spec.process[1].iters".
 struct Value {
@@ -60,6 +59,7 @@ class Report {
   std::vector<std::string> warnings_;
 };
 
+bool contains(const std::vector<std::string>& names, const std::string& name);
 // "a, b, c", for messages that list what is allowed.
 std::string list_names(const std::vector<std::string>& names);
 // "did you mean `x`? " when one of `names` is near, else "".
@@ -79,6 +79,14 @@ std::optional<std::string> read_choice(Report& report, const Value& value,
 bool require_list(Report& report, const Value& value);
 // True for a mapping; a problem otherwise, with a hint at indentation for items of lists.
 bool require_map(Report& report, const Value& value);
+
+// The texts of a list; those that do not fit are left out.
+std::vector<std::string> read_texts(Report& report, const Value& value, size_t max_characters);
+// The text at `type` of a mapping, when it is one of those supported; a problem otherwise. `kind`
+// ("processor") is for messages; `other` are types of the format that laos does not run.
+std::optional<std::string> read_type(Report& report, const Value& value, const std::string& kind,
+                                     const std::vector<std::string>& supported,
+                                     const std::vector<std::string>& other);
 
 // Reads the entries of one mapping. Unknown keys are reported by the constructor, unless the schema
 // is open. Reading a key that the schema does not have is a defect.

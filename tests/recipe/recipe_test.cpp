@@ -585,7 +585,7 @@ TEST(Recipe, GivesAPriorPassItsOwnDataset) {
 // ------------------------------------------------------------------------------------------
 // qconfig
 
-// Every act/weight pair of the tables of spec 2.6 and 2.7 and what it is stored as.
+// Every act/weight pair that the two kinds of quantizers accept, and what it is stored as.
 struct PairRow {
   const char* weight;  // dtype scope
   const char* act;     // "" = left out
