@@ -9,9 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "hf/jsonl.h"
+#include "hf/records.h"
 #include "hf/tokenizer.h"
-#include "io/file.h"
 
 namespace laos::hf {
 namespace {
@@ -25,14 +24,9 @@ std::filesystem::path tokenizer_directory() {
 
 std::vector<std::string> calibration_texts() {
   const std::filesystem::path file = kRoot / "calib/qwen3-tiny-calib.jsonl";
-  const std::string lines = io::read_text(file, int64_t{1} << 30);
   std::vector<std::string> texts;
-  for (size_t begin = 0, end = 0; begin < lines.size(); begin = end + 1) {
-    end = std::min(lines.find('\n', begin), lines.size());
-    const auto text = string_field(std::string_view(lines).substr(begin, end - begin),
-                                   "inputs_pretokenized", file.string());
-    if (text) texts.push_back(*text);
-  }
+  for (Record& record : read_records(file, RecordPart::kAll).list)
+    texts.push_back(std::move(record.text));
   return texts;
 }
 

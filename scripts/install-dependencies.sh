@@ -17,6 +17,7 @@ packages=(
   libpcre2-dev          # the tokenizer's split expression
   libutf8proc-dev       # the tokenizer's Unicode normalisation
   libssl-dev            # SHA-256 of what is written
+  zlib1g-dev            # calibration and evaluation texts that are packed (.gz)
   libopenmpi-dev        # ranks on several machines (laos quant under mpirun)
   openmpi-bin           # mpirun, which starts them
   libgtest-dev          # tests

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "cli/data_path.h"
+#include "cli/dataset_flags.h"
 #include "cli/flags.h"
 #include "cli/job.h"
 #include "cli/progress.h"
@@ -23,10 +24,10 @@ namespace laos::cli {
 namespace {
 
 struct AnalyzeFlags {
-  std::string model_path, config_path, dataset, groups, write_recipe;
+  std::string model_path, config_path, groups, write_recipe;
   std::optional<double> average_bits, w4a4_share;
   int64_t tokens = 1024;
-  int64_t calib_seq_len = 2048;
+  DatasetFlags data;
   int threads = 0;
   bool kl = false, json = false;
 };
@@ -155,9 +156,11 @@ void run_analyze(const AnalyzeFlags& flags) {
   pipeline::QuantOptions quant;
   quant.model_path = flags.model_path;
   quant.recipe_path = flags.config_path;
-  if (!flags.dataset.empty()) quant.dataset = flags.dataset;
+  require_readable_by_ranks(flags.data.dataset, "--dataset");
+  if (!flags.data.dataset.empty()) quant.dataset = flags.data.dataset;
   quant.calib_directories = data_directories("calib");
-  quant.calib_seq_len = flags.calib_seq_len;
+  quant.calib_seq_len = flags.data.seq_len;
+  quant.nsamples = flags.data.nsamples;
   quant.hold_back = 0;
   quant.writes = false;
   quant.reads_dataset = true;
@@ -220,13 +223,7 @@ void add_analyze_command(CLI::App& app) {
       ->add_option(both_spellings("--config-path"), flags->config_path,
                    "recipe whose widths, rotation and smoothing are meant")
       ->required();
-  command->add_option("--dataset", flags->dataset,
-                      "text to measure on (.jsonl, .json, .txt) instead of the recipe's");
-  command
-      ->add_option(both_spellings("--calib-seq-len"), flags->calib_seq_len,
-                   "tokens a sample of a .txt dataset")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
-      ->capture_default_str();
+  add_dataset_options(*command, flags->data);
   command->add_option("--tokens", flags->tokens, "tokens to measure on, at most")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();

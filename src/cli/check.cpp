@@ -32,7 +32,7 @@ fs::path text_of(const CheckFlags& flags) {
     if (fs::exists(directory / "health.jsonl")) return directory / "health.jsonl";
   throw Error(ErrorCode::kData, {.what = "no text to check on: calib/health.jsonl is not installed",
                                  .where = "--text",
-                                 .fix = "give a .jsonl, .json or .txt file"});
+                                 .fix = "give a file of texts"});
 }
 
 // A run's record is brought up to date: the health in run.json and on the page is the last check's.
@@ -108,9 +108,10 @@ void add_check_command(CLI::App& app, int& exit_code) {
   command
       ->add_option("--baseline", flags->baseline, "the float checkpoint that it was quantized from")
       ->required();
-  command->add_option("--text", flags->text,
-                      "text to check on (.jsonl, .json, .txt) instead of laos's own; a few hundred "
-                      "tokens are used");
+  command->add_option(
+      "--text", flags->text,
+      "text to check on (see laos quant --dataset) instead of laos's own; a few hundred "
+      "tokens are used");
   command
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));

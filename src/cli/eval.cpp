@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/dataset_flags.h"
 #include "cli/emulate.h"
 #include "cli/flags.h"
 #include "cli/job.h"
@@ -65,15 +66,18 @@ eval::Windows read_windows(const EvalFlags& flags, const hf::Config& config) {
                          std::to_string(config.max_position_embeddings) + " positions",
                  .where = "command line",
                  .fix = "use shorter windows"});
-  const hf::Documents documents = hf::load_documents(flags.text, flags.model_paths.front());
+  const hf::Dataset texts = hf::load_dataset(flags.text, flags.model_paths.front());
+  if (is_first_rank())
+    for (const std::string& warning : texts.warnings)
+      std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
   eval::WindowOptions options = flags.windows;
-  options.keep_short = !documents.is_running_text;
-  eval::Windows windows = eval::cut_windows(documents.ids, options);
+  options.keep_short = !texts.is_running_text;
+  eval::Windows windows = eval::cut_windows(texts.samples, options);
   if (windows.empty())
     throw Error(
         ErrorCode::kData,
-        {.what = documents.is_running_text
-                     ? "the text has " + std::to_string(documents.ids.front().size()) +
+        {.what = texts.is_running_text
+                     ? "the text has " + std::to_string(texts.samples.front().size()) +
                            " tokens, less than one window of " + std::to_string(options.seq_len)
                      : "no text has more than one token, which is only read",
          .where = flags.text,
@@ -250,6 +254,7 @@ void run_eval(const EvalFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   check_flags(flags);
   cluster::Cluster& ranks = job();
+  require_readable_by_ranks(flags.text, "--text");
   for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
     std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
   if (ranks.rank() != 0) ranks.barrier();  // what is wrong is found by the first
@@ -299,11 +304,7 @@ void add_eval_command(CLI::App& app) {
       ->add_option(both_spellings("--model-path"), flags->model_paths,
                    "checkpoint directory, float or AscendV1; several are compared in one table")
       ->required();
-  command
-      ->add_option(
-          "--text", flags->text,
-          "what to score: text; .jsonl of `inputs_pretokenized` or token `ids`; .json list "
-          "of texts, of ids or of lists of ids")
+  command->add_option("--text", flags->text, std::string("what to score: ") + kDataFiles)
       ->required();
   command->add_option(both_spellings("--seq-len"), flags->windows.seq_len, "tokens a window")
       ->capture_default_str();

@@ -6,7 +6,7 @@
 namespace laos::cli {
 
 // Adds the subcommand `eval`; its callback does the work and prints to stdout. Throws what
-// eval::open_eval_model, hf::load_documents and eval::compare throw.
+// eval::open_eval_model, hf::load_dataset and eval::compare throw.
 void add_eval_command(CLI::App& app);
 
 }  // namespace laos::cli

@@ -18,7 +18,7 @@
 #include "eval/generate.h"
 #include "hf/chat.h"
 #include "hf/generation_config.h"
-#include "hf/prompts.h"
+#include "hf/records.h"
 #include "hf/text_stream.h"
 
 namespace laos::cli {
@@ -55,19 +55,29 @@ void check_flags(const GenerateFlags& flags) {
   problems.throw_if_any(ErrorCode::kUsage);
 }
 
-std::vector<hf::Prompt> read_prompts(const GenerateFlags& flags) {
-  if (!flags.prompt_file.empty()) return hf::load_prompts(flags.prompt_file);
-  std::vector<hf::Prompt> prompts;
-  for (const std::string& text : flags.prompts)
-    prompts.push_back({.text = text, .messages = {}, .ids = {}});
-  return prompts;
+std::vector<hf::Record> read_prompts(const GenerateFlags& flags) {
+  if (flags.prompt_file.empty()) {
+    std::vector<hf::Record> prompts;
+    for (const std::string& text : flags.prompts)
+      prompts.push_back({.text = text, .messages = {}, .ids = {}, .where = "--prompt"});
+    return prompts;
+  }
+  hf::Records records = hf::read_records(flags.prompt_file, hf::RecordPart::kQuestion);
+  if (records.num_empty > 0)
+    std::fprintf(stderr, "laos: warning: %s: %lld empty prompts left out\n",
+                 flags.prompt_file.c_str(), static_cast<long long>(records.num_empty));
+  if (records.list.empty())
+    throw Error(ErrorCode::kData, {.what = "there is no prompt",
+                                   .where = flags.prompt_file,
+                                   .fix = "use a file with prompts in it"});
+  return std::move(records.list);
 }
 
 // Token ids as the model reads them.
-Prompts encode(const GenerateFlags& flags, const std::vector<hf::Prompt>& prompts,
+Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompts,
                const hf::Tokenizer& tokenizer) {
   Prompts encoded;
-  for (const hf::Prompt& prompt : prompts) {
+  for (const hf::Record& prompt : prompts) {
     if (!prompt.ids.empty()) {
       encoded.push_back(prompt.ids);
       continue;
@@ -76,7 +86,7 @@ Prompts encode(const GenerateFlags& flags, const std::vector<hf::Prompt>& prompt
     if (!flags.chat) {
       if (!messages.empty())
         throw Error(ErrorCode::kUsage, {.what = "the prompt is a list of messages",
-                                        .where = flags.prompt_file,
+                                        .where = prompt.where,
                                         .fix = "add --chat"});
       encoded.push_back(tokenizer.encode(prompt.text));
       continue;
@@ -212,7 +222,7 @@ void print_texts(const Prompts& prompts, const std::vector<eval::Generated>& res
 void run_generate(const GenerateFlags& flags) {
   check_flags(flags);
   if (flags.threads > 0) set_num_threads(flags.threads);
-  const std::vector<hf::Prompt> read = read_prompts(flags);
+  const std::vector<hf::Record> read = read_prompts(flags);
   const hf::Tokenizer tokenizer = hf::Tokenizer::load(flags.model_path);
   eval::GenerateOptions options = flags.options;
   options.kv_cache = !flags.no_kv_cache;
@@ -264,8 +274,8 @@ void add_generate_command(CLI::App& app) {
   command->add_option("--prompt", flags->prompts, "text to continue; repeat it for several")
       ->allow_extra_args(false);
   command->add_option(both_spellings("--prompt-file"), flags->prompt_file,
-                      "prompts: .jsonl or .json of strings, `prompt`, `messages` or `ids`; else a "
-                      "prompt a line");
+                      "prompts: .jsonl, .json, .csv or .parquet with `prompt`, `messages`, `ids` "
+                      "and others; else a prompt a line; `-`: standard input");
   command->add_flag("--chat", flags->chat,
                     "put prompts into Qwen's chat format as the user's turn");
   command->add_option("--system", flags->system, "with --chat: the system's turn before it");

@@ -16,6 +16,7 @@
 #include "cli/check.h"
 #include "cli/compute_dtype.h"
 #include "cli/data_path.h"
+#include "cli/dataset_flags.h"
 #include "cli/flags.h"
 #include "cli/job.h"
 #include "cli/progress.h"
@@ -31,12 +32,12 @@ namespace {
 
 struct QuantFlags {
   std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
-                                                 trust_remote_code, dataset, recipes;
+                                                 trust_remote_code, recipes;
   std::string compute_dtype = "auto";
   std::string scratch_path;
   uint64_t max_memory = 0;
   std::vector<std::string> tag;
-  int64_t calib_seq_len = 2048;
+  DatasetFlags data;
   std::optional<int64_t> hold_back;
   int threads = 0;
   uint32_t seed = 42;
@@ -142,9 +143,11 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
     options.model_type =
         (directory.has_filename() ? directory : directory.parent_path()).filename().string();
   }
-  if (!flags.dataset.empty()) options.dataset = flags.dataset;
+  require_readable_by_ranks(flags.data.dataset, "--dataset");
+  if (!flags.data.dataset.empty()) options.dataset = flags.data.dataset;
   options.calib_directories = data_directories("calib");
-  options.calib_seq_len = flags.calib_seq_len;
+  options.calib_seq_len = flags.data.seq_len;
+  options.nsamples = flags.data.nsamples;
   options.hold_back = flags.hold_back;
   options.seed = flags.seed;
   options.restart = flags.restart;
@@ -418,13 +421,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   command->add_flag("--balanced", flags->balanced,
                     "of --quant-type w4a4: every linear W4A4 but down_proj, no training");
   command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, no training");
-  command->add_option("--dataset", flags->dataset,
-                      "calibration data (.jsonl, .json, .txt) instead of the recipe's");
-  command
-      ->add_option(both_spellings("--calib-seq-len"), flags->calib_seq_len,
-                   "tokens a sample of a .txt dataset")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
-      ->capture_default_str();
+  add_dataset_options(*command, flags->data);
   command
       ->add_option(both_spellings("--hold-back"), flags->hold_back,
                    "calibration samples to keep for the health check alone (default: one in 64, 4 "
@@ -443,7 +440,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   command->add_option("--tmp", flags->scratch_path,
                       "directory for the hidden states of the calibration data, which the plan "
                       "prices (default: inside --save-path)");
-  command->add_option("--seed", flags->seed, "of the samples that training draws")
+  command->add_option("--seed", flags->seed, "of the samples that --nsamples and training draw")
       ->capture_default_str();
   command->add_flag(both_spellings("--dry-run"), flags->dry_run,
                     "print the plan and what it will cost, and stop");
@@ -472,8 +469,9 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                     "exit with 1 unless the health check's verdict is good");
   command->add_flag(both_spellings("--no-health"), flags->no_health,
                     "do not check the finished checkpoint beside the float one");
-  command->add_option(both_spellings("--health-text"), flags->health_text,
-                      "text to check on (.jsonl, .json, .txt) instead of the samples held back");
+  command->add_option(
+      both_spellings("--health-text"), flags->health_text,
+      "text to check on instead of the samples held back, in any form of --dataset");
   command->callback([flags, &exit_code] { run_quant(*flags, exit_code); });
 }
 

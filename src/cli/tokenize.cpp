@@ -6,12 +6,11 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 
 #include "cli/flags.h"
 #include "core/error.h"
-#include "hf/jsonl.h"
+#include "hf/records.h"
 #include "hf/tokenizer.h"
 
 namespace laos::cli {
@@ -48,12 +47,12 @@ void tokenize_lines(const hf::Tokenizer& tokenizer, std::istream& in, const std:
     const std::string where = name + ":" + std::to_string(number);
     if (!read_line(in, line, where)) break;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::optional<std::string> text = hf::string_field(line, "text", where);
-    if (!text)
-      throw Error(ErrorCode::kData, {.what = "the object has no `text`",
+    const hf::Record record = hf::record_of_line(line, where);
+    if (!record.messages.empty() || !record.ids.empty())
+      throw Error(ErrorCode::kData, {.what = "the line holds no text",
                                      .where = where,
                                      .fix = "write {\"text\": \"...\"} on every line"});
-    const std::vector<int32_t> ids = tokenizer.encode(*text);
+    const std::vector<int32_t> ids = tokenizer.encode(record.text);
     const nlohmann::ordered_json answer = {{"ids", ids}, {"decoded", tokenizer.decode(ids)}};
     out << answer.dump() << '\n';
   }

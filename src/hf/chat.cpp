@@ -24,8 +24,8 @@ bool is_tool_response(const ChatMessage& message) {
          message.content.ends_with("</tool_response>");
 }
 
-// What of an assistant's turn stays in the prompt.
-std::string assistant_turn(std::string_view content, bool keep_thought) {
+// An assistant's turn; its thought only where it is kept, and then an empty one where it has to be.
+std::string assistant_turn(std::string_view content, bool keep_thought, bool needs_thought) {
   std::string_view thought;
   if (content.find(kThinkEnd) != std::string_view::npos) {
     thought = content.substr(0, content.find(kThinkEnd));
@@ -34,19 +34,18 @@ std::string assistant_turn(std::string_view content, bool keep_thought) {
     thought = without_newlines(thought);
     content = without_leading_newlines(content.substr(content.rfind(kThinkEnd) + kThinkEnd.size()));
   }
-  if (!keep_thought || thought.empty()) return std::string(content);
+  if (!needs_thought && (!keep_thought || thought.empty())) return std::string(content);
   return "<think>\n" + std::string(thought) + "\n</think>\n\n" +
          std::string(without_leading_newlines(content));
 }
 
+[[noreturn]] void refuse_messages(const std::string& what, const std::string& fix) {
+  throw Error(ErrorCode::kData, {.what = what, .where = "messages", .fix = fix});
+}
+
 }  // namespace
 
-std::string chat_prompt(const std::vector<ChatMessage>& messages, bool thinking) {
-  const auto refuse = [](const std::string& what, const std::string& fix) {
-    throw Error(ErrorCode::kData, {.what = what, .where = "messages", .fix = fix});
-  };
-  if (messages.empty() || messages.back().role != "user")
-    refuse("the last message is not the user's", "end with {\"role\": \"user\", ...}");
+std::string chat_text(const std::vector<ChatMessage>& messages) {
   // Thoughts are kept only after the user's last question, which a tool's answer is not.
   int64_t last_question = std::ssize(messages) - 1;
   for (int64_t i = last_question; i >= 0; --i) {
@@ -60,15 +59,23 @@ std::string chat_prompt(const std::vector<ChatMessage>& messages, bool thinking)
   for (int64_t i = 0; i < std::ssize(messages); ++i) {
     const auto& [role, content] = messages[static_cast<size_t>(i)];
     if (role != "system" && role != "user" && role != "assistant")
-      refuse("role `" + role + "` is not one of system, user, assistant",
-             "tools have no place in laos generate");
+      refuse_messages("role `" + role + "` is not one of system, user, assistant",
+                      "leave out conversations with tools");
+    const bool is_answer = i > last_question;
     text += kChatStart + role + "\n";
-    text += role == "assistant" ? assistant_turn(content, i > last_question) : content;
+    text += role == "assistant"
+                ? assistant_turn(content, is_answer, is_answer && i + 1 == std::ssize(messages))
+                : content;
     text += kChatEnd + std::string("\n");
   }
-  text += kChatStart + std::string("assistant\n");
-  if (!thinking) text += "<think>\n\n</think>\n\n";
   return text;
+}
+
+std::string chat_prompt(const std::vector<ChatMessage>& messages, bool thinking) {
+  if (messages.empty() || messages.back().role != "user")
+    refuse_messages("the last message is not the user's", "end with {\"role\": \"user\", ...}");
+  return chat_text(messages) + kChatStart + "assistant\n" +
+         (thinking ? "" : "<think>\n\n</think>\n\n");
 }
 
 int32_t chat_end_token(const Tokenizer& tokenizer) {

@@ -16,10 +16,13 @@ struct ChatMessage {
 inline constexpr const char* kChatStart = "<|im_start|>";
 inline constexpr const char* kChatEnd = "<|im_end|>";
 
-// The text that asks the model for the next assistant turn. Of earlier assistant turns the thinking
-// (up to </think>) is left out, as the template does. Without `thinking` the turn begins with an
-// empty thought. Throws Error(kData) when there are no messages, the last is not the user's, or a
-// role is another one.
+// The text of a whole conversation. Of assistant turns before the last question the thinking (up to
+// </think>) is left out, as the template does. Throws Error(kData) when a role is another one.
+std::string chat_text(const std::vector<ChatMessage>& messages);
+
+// The text that asks the model for the next assistant turn. Without `thinking` the turn begins with
+// an empty thought. Throws Error(kData) as chat_text, when there are no messages, and when the last
+// is not the user's.
 std::string chat_prompt(const std::vector<ChatMessage>& messages, bool thinking);
 
 // The id of kChatEnd. Throws Error(kUnsupported) unless kChatStart and kChatEnd are tokens: then

@@ -8,6 +8,7 @@
 
 #include "core/threads.h"
 #include "eval/metrics.h"
+#include "hf/data_file.h"
 #include "hf/dataset.h"
 #include "linalg/gemm.h"
 #include "model/activation_stats.h"
@@ -476,16 +477,17 @@ std::string recipe_with(const Plan& plan, const Analysis& analysis, const std::v
   }
   // A dataset that is found from the old recipe's place but not from the new one's gets its path.
   std::optional<std::string> dataset;
-  if (!plan.dataset_path.empty()) {
+  if (!plan.dataset_path.empty() && !hf::data_source_of(plan.dataset_path).is_stdin()) {
     const std::filesystem::path path = std::filesystem::absolute(plan.dataset_path);
     bool found = false;
+    std::error_code ignored;  // FILE:KEY is no path that can be looked at
     try {
       found = !plan.options.dataset &&
               std::filesystem::equivalent(
                   hf::find_dataset(plan.recipe.main.dataset,
                                    std::filesystem::absolute(file).parent_path(),
                                    plan.options.calib_directories),
-                  path);
+                  path, ignored);
     } catch (const Error&) {
       found = false;
     }

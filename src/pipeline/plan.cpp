@@ -84,8 +84,11 @@ Dataset hold_back(std::filesystem::path path, Samples samples, std::optional<int
 class Datasets {
  public:
   Datasets(const QuantOptions& options, const recipe::Recipe& recipe,
-           const hf::Tokenizer& tokenizer)
-      : options_(options), recipe_directory_(recipe.path.parent_path()), tokenizer_(tokenizer) {}
+           const hf::Tokenizer& tokenizer, std::vector<std::string>& warnings)
+      : options_(options),
+        recipe_directory_(recipe.path.parent_path()),
+        tokenizer_(tokenizer),
+        warnings_(warnings) {}
 
   const Dataset& load(const recipe::Stage& stage) {
     const std::string name = options_.dataset.value_or(stage.dataset);
@@ -102,9 +105,14 @@ class Datasets {
       throw Error(error.code(), std::move(problem));
     }
     Dataset& dataset = loaded_[file];
-    if (!dataset.samples)
-      dataset = hold_back(file, hf::load_samples(file, tokenizer_, options_.calib_seq_len),
-                          options_.hold_back);
+    if (dataset.samples) return dataset;
+    hf::Dataset read = hf::load_dataset(file, options_.model_path,
+                                        {.seq_len = options_.calib_seq_len,
+                                         .max_samples = options_.nsamples,
+                                         .seed = options_.seed},
+                                        &tokenizer_);
+    warnings_.insert(warnings_.end(), read.warnings.begin(), read.warnings.end());
+    dataset = hold_back(file, std::move(read.samples), options_.hold_back);
     return dataset;
   }
 
@@ -112,6 +120,7 @@ class Datasets {
   const QuantOptions& options_;
   const std::filesystem::path recipe_directory_;
   const hf::Tokenizer& tokenizer_;
+  std::vector<std::string>& warnings_;
   std::map<std::filesystem::path, Dataset> loaded_;
 };
 
@@ -541,7 +550,7 @@ Plan make_plan(const QuantOptions& options) {
   collector.add(ErrorCode::kRecipe, problems.list());
 
   if (tokenizer) {
-    Datasets datasets(options, plan.recipe, *tokenizer);
+    Datasets datasets(options, plan.recipe, *tokenizer, plan.warnings);
     const auto load = [&](const recipe::Stage& stage) {
       const Dataset& dataset = datasets.load(stage);
       plan.dataset_path = dataset.path;

@@ -26,7 +26,8 @@ struct QuantOptions {
   std::string model_type;                                // names the exported recipe
   std::optional<std::string> dataset;                    // overrides every dataset of the recipe
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
-  int64_t calib_seq_len = 2048;                          // tokens a sample of a .txt dataset
+  int64_t calib_seq_len = 2048;                          // tokens of a sample at most
+  int64_t nsamples = 0;                                  // of a dataset, drawn by `seed`; 0: all
   // Samples of every dataset that nothing is calibrated on, for the health check; nullopt: one in
   // kHoldBackOneIn, kMostHeldBack at most.
   std::optional<int64_t> hold_back;

@@ -203,8 +203,9 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
 
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model) {
   HealthText text{.source = file.string(), .calibrated = false, .windows = {}};
-  text.windows = windows_of(hf::load_samples(file, hf::Tokenizer::load(model), kHealthWindowTokens),
-                            text.source);
+  constexpr int64_t kMostTokens = kHealthWindows * kHealthWindowTokens;
+  text.windows =
+      windows_of(hf::load_dataset(file, model, {.seq_len = kMostTokens}).samples, text.source);
   return text;
 }
 

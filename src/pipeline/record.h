@@ -41,7 +41,7 @@ struct HealthText {
   bool calibrated = false;  // calibration saw it
   eval::Windows windows;
 };
-// Of a file that hf::load_samples reads, with the tokenizer of `model`. Throws Error as that does;
+// Of a file that hf::load_dataset reads, with the tokenizer of `model`. Throws Error as that does;
 // kData when no sample has two tokens.
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model);
 // What was held back from the plan's calibration; where nothing was, what it is calibrated on, or

@@ -18,7 +18,7 @@ const std::filesystem::path kModel = kRoot / "models/qwen3-tiny";
 
 Windows eval_windows(int64_t seq_len, size_t count) {
   Windows windows =
-      cut_windows(hf::load_documents(kRoot / "models/qwen3-tiny-eval.txt", kModel).ids,
+      cut_windows(hf::load_dataset(kRoot / "models/qwen3-tiny-eval.txt", kModel).samples,
                   {.seq_len = seq_len, .keep_short = false});
   if (count < windows.size()) windows.resize(count);
   return windows;

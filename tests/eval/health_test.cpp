@@ -111,8 +111,7 @@ TEST(GreedyContinuations, AreTheSameWhateverTheDraft) {
 TEST(CheckHealth, OfAFloatCheckpointAgainstItselfFindsNothing) {
   const std::filesystem::path root = LAOS_SOURCE_DIR, model = root / "models/qwen3-tiny";
   Windows windows(1);
-  windows[0].ids =
-      hf::load_samples(root / "calib/health.jsonl", hf::Tokenizer::load(model), 64).at(0);
+  windows[0].ids = hf::load_dataset(root / "calib/health.jsonl", model).samples.at(0);
   windows[0].ids.resize(40);
   const std::unique_ptr<EvalModel> exact = open_eval_model(model);
   const Health health = check_health(model, *exact, *exact, windows);

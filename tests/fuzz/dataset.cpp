@@ -1,9 +1,11 @@
-// A dataset, to calibrate or to evaluate on. The first byte says which kind of file it is.
+// A dataset, to calibrate or to evaluate on, and prompts. The first byte says which kind of file it
+// is.
 #include <array>
 
 #include "core/threads.h"
 #include "fuzz.h"
 #include "hf/dataset.h"
+#include "hf/records.h"
 #include "support/synthetic.h"
 
 namespace {
@@ -22,26 +24,25 @@ hf::Tokenizer prepare() {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const hf::Tokenizer tokenizer = prepare();
-  static constexpr std::array kSuffixes = {".jsonl", ".json", ".txt"};
+  static constexpr std::array kSuffixes = {".jsonl", ".json", ".txt", ".csv", ".jsonl.gz"};
   if (size == 0) return 0;
   const auto path =
       fuzz::directory() / (std::string("data") + kSuffixes[data[0] % kSuffixes.size()]);
   fuzz::write_file(path, fuzz::text_of(data + 1, size - 1));
+  for (const int64_t seq_len : {int64_t{0}, int64_t{16}})
+    fuzz::expect_answer([&] {
+      const hf::Dataset dataset =
+          hf::load_dataset(path, fuzz::directory() / "model", {.seq_len = seq_len}, &tokenizer);
+      LAOS_FUZZ_REQUIRE(!dataset.samples.empty());
+      for (const auto& sample : dataset.samples) {
+        LAOS_FUZZ_REQUIRE(!sample.empty());
+        if (seq_len > 0) LAOS_FUZZ_REQUIRE(std::ssize(sample) <= seq_len);
+        for (const int32_t id : sample) LAOS_FUZZ_REQUIRE(id >= 0);
+      }
+    });
   fuzz::expect_answer([&] {
-    const auto samples = hf::load_samples(path, tokenizer, 16);
-    LAOS_FUZZ_REQUIRE(!samples.empty());
-    for (const auto& sample : samples) {
-      LAOS_FUZZ_REQUIRE(!sample.empty());
-      for (const int32_t id : sample) LAOS_FUZZ_REQUIRE(id >= 0 && id < tokenizer.vocab_size());
-    }
-  });
-  fuzz::expect_answer([&] {
-    const hf::Documents documents = hf::load_documents(path, fuzz::directory() / "model");
-    LAOS_FUZZ_REQUIRE(!documents.ids.empty());
-    for (const auto& ids : documents.ids) {
-      LAOS_FUZZ_REQUIRE(!ids.empty());
-      for (const int32_t id : ids) LAOS_FUZZ_REQUIRE(id >= 0);
-    }
+    for (const hf::Record& record : hf::read_records(path, hf::RecordPart::kQuestion).list)
+      LAOS_FUZZ_REQUIRE(!record.where.empty());
   });
   return 0;
 }

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
+#include <tuple>
 
 #include "core/threads.h"
 #include "small_tokenizer.h"
@@ -12,152 +14,114 @@ namespace laos::hf {
 namespace {
 
 using testing::ElementsAre;
-using testing::EndsWith;
 using testing::HasSubstr;
 using testing::SizeIs;
 
-class Dataset : public testing::Test {
+class LoadDataset : public testing::Test {
  protected:
   // Token b is byte b, so that samples read as text.
-  const Tokenizer tokenizer_ = test::load(test::small_tokenizer());
+  LoadDataset() {
+    directory_.write("tokenizer.json",
+                     test::small_tokenizer_with({test::added_token("<|im_start|>", 256),
+                                                 test::added_token("<|im_end|>", 257)})
+                         .dump());
+  }
   const test::TempDirectory directory_;
 
+  Dataset load(const std::string& name, std::string_view content,
+               const DatasetOptions& options = {}) const {
+    return load_dataset(directory_.write(name, content), directory_.path(), options);
+  }
   std::vector<std::string> samples(const std::string& name, std::string_view content,
-                                   int64_t seq_len = 100) const {
+                                   const DatasetOptions& options = {}) const {
+    const Tokenizer tokenizer = Tokenizer::load(directory_.path());
     std::vector<std::string> texts;
-    for (const auto& ids : load_samples(directory_.write(name, content), tokenizer_, seq_len))
-      texts.push_back(tokenizer_.decode(ids));
+    for (const auto& ids : load(name, content, options).samples)
+      texts.push_back(tokenizer.decode(ids));
     return texts;
   }
   Error error(const std::string& name, std::string_view content) const {
-    return test::error_of([&] { samples(name, content); });
+    return test::error_of([&] { load(name, content, {.seq_len = 100}); });
   }
 };
 
-TEST_F(Dataset, ReadsJsonLinesInFileOrder) {
-  EXPECT_THAT(samples("a.jsonl",
-                      "{\"inputs_pretokenized\": \"one\", \"id\": 7}\n\n  \r\n"
-                      "{\"id\": [1], \"inputs_pretokenized\": \"two\\n\"}"),
-              ElementsAre("one", "two\n"));
+TEST_F(LoadDataset, TakesTextsAndIdsInFileOrder) {
+  const Dataset dataset = load("a.jsonl", "{\"text\": \"ab\"}\n\n{\"ids\": [1, 2, 3]}\n\"c\"");
+  EXPECT_THAT(dataset.samples,
+              ElementsAre(ElementsAre('a', 'b'), ElementsAre(1, 2, 3), ElementsAre('c')));
+  EXPECT_FALSE(dataset.is_running_text);
+  EXPECT_THAT(dataset.warnings, SizeIs(0));
 }
 
-TEST_F(Dataset, TakesTheLineItselfWhenTheFieldIsMissing) {
-  EXPECT_THAT(samples("a.jsonl", "{\"prompt\": \"x\"}\r\n{\"inputs_pretokenized\": \"b\"}\n {}\n"),
-              ElementsAre("{\"prompt\": \"x\"}", "b", " {}"));
+TEST_F(LoadDataset, WritesConversationsInTheChatFormat) {
+  EXPECT_THAT(samples("a.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n"),
+              ElementsAre("<|im_start|>user\na<|im_end|>\n"));
 }
 
-TEST_F(Dataset, NamesEveryLineThatIsWrong) {
-  const Error e = error("a.jsonl",
-                        "{\"inputs_pretokenized\": \"\"}\n[1]\n{\"inputs_pretokenized\": \"a\"}\n\n"
-                        "{\"inputs_pretokenized\": 5}\n{\"inputs\n");
-  EXPECT_EQ(e.code(), ErrorCode::kData);
-  std::vector<std::string> places;
-  for (const Problem& problem : e.problems()) places.push_back(problem.where);
-  EXPECT_THAT(places, testing::UnorderedElementsAre(EndsWith("a.jsonl:1"), EndsWith("a.jsonl:2"),
-                                                    EndsWith("a.jsonl:5"), EndsWith("a.jsonl:6")));
+TEST_F(LoadDataset, CutsTextAndDropsALastTokenAlone) {
+  EXPECT_THAT(samples("a.txt", "abcdefgh", {.seq_len = 3}), ElementsAre("abc", "def", "gh"));
+  EXPECT_THAT(samples("a.txt", "abcdefg", {.seq_len = 3}), ElementsAre("abc", "def"));
+  EXPECT_THAT(samples("a.txt", "abcdef", {.seq_len = 3}), ElementsAre("abc", "def"));
+  EXPECT_THAT(load("a.txt", "abcdef", {.seq_len = 3}).warnings, SizeIs(0));
+  EXPECT_TRUE(load("a.txt", "abcdef").is_running_text);
 }
 
-TEST_F(Dataset, SpellsOutOnlyTheFirstOfVeryManyProblems) {
-  std::string lines;
-  for (int i = 0; i < 1000; ++i) lines += "1\n";
-  EXPECT_THAT(error("a.jsonl", lines).problems(), SizeIs(21));
-  EXPECT_THAT(error("a.jsonl", lines).what(), HasSubstr("980 more"));
+TEST_F(LoadDataset, CutsLongSamplesOfEveryKindAndSaysSo) {
+  const std::string lines = "{\"text\": \"abcd\"}\n{\"ids\": [1, 2, 3, 4]}\n{\"text\": \"abc\"}\n";
+  const Dataset dataset = load("a.jsonl", lines, {.seq_len = 3});
+  EXPECT_THAT(dataset.samples,
+              ElementsAre(ElementsAre('a', 'b', 'c'), ElementsAre(1, 2, 3), SizeIs(3)));
+  EXPECT_THAT(dataset.warnings, ElementsAre(HasSubstr("2 samples of more than 3 tokens")));
 }
 
-TEST_F(Dataset, ReadsAListOfStrings) {
-  EXPECT_THAT(samples("a.json", R"(["one", "two"])"), ElementsAre("one", "two"));
-  EXPECT_THAT(error("a.json", R"(["one", ["two"]])").what(), HasSubstr("item 1"));
-  EXPECT_THAT(error("a.json", R"(["one", ""])").what(), HasSubstr("item 1"));
+TEST_F(LoadDataset, DrawsTheSameSamplesFromTheSameSeedInFileOrder) {
+  std::string lines, text;
+  for (char c = 'a'; c <= 'z'; ++c) {
+    lines += std::string("\"") + c + "\"\n";
+    text += std::string(2, c);
+  }
+  for (const auto& [name, content, seq_len] :
+       {std::tuple("a.jsonl", lines, 0), std::tuple("a.txt", text, 2)}) {
+    const DatasetOptions options{.seq_len = seq_len, .max_samples = 5, .seed = 1};
+    const std::vector<std::string> drawn = samples(name, content, options);
+    EXPECT_THAT(drawn, SizeIs(5));
+    EXPECT_TRUE(std::is_sorted(drawn.begin(), drawn.end()));
+    EXPECT_EQ(samples(name, content, options), drawn);
+    EXPECT_NE(samples(name, content, {.seq_len = seq_len, .max_samples = 5, .seed = 2}), drawn);
+    EXPECT_THAT(samples(name, content, {.seq_len = seq_len, .max_samples = 26}), SizeIs(26));
+  }
 }
 
-TEST_F(Dataset, CutsTextAndDropsALastTokenAlone) {
-  EXPECT_THAT(samples("a.txt", "abcdefgh", 3), ElementsAre("abc", "def", "gh"));
-  EXPECT_THAT(samples("a.txt", "abcdefg", 3), ElementsAre("abc", "def"));
-  EXPECT_THAT(samples("a.txt", "abcdef", 3), ElementsAre("abc", "def"));
+TEST_F(LoadDataset, LeavesEmptyTextsOutAndSaysSo) {
+  const Dataset dataset = load("a.jsonl", "{\"text\": \"\"}\n{\"text\": \"a\"}\n{\"ids\": []}\n");
+  EXPECT_THAT(dataset.samples, SizeIs(1));
+  EXPECT_THAT(dataset.warnings, ElementsAre(HasSubstr("2 empty texts")));
 }
 
-TEST_F(Dataset, RefusesAFileWithoutSamples) {
-  for (const char* name : {"a.jsonl", "a.txt"}) EXPECT_EQ(error(name, "").code(), ErrorCode::kData);
+TEST_F(LoadDataset, RefusesAFileWithoutSamples) {
+  for (const char* name : {"a.jsonl", "a.txt", "a.csv"})
+    EXPECT_THAT(error(name, "").what(), HasSubstr("no samples"));
   EXPECT_THAT(error("a.json", "[]").what(), HasSubstr("no samples"));
   EXPECT_THAT(error("a.txt", "x").what(), HasSubstr("no samples"));
+  EXPECT_THAT(error("a.jsonl", "{\"text\": \"\"}").what(), HasSubstr("no samples"));
+  EXPECT_EQ(test::error_of([&] { load_dataset("none.jsonl", directory_.path()); }).code(),
+            ErrorCode::kIo);
 }
 
-TEST_F(Dataset, RefusesTextThatIsNotUtf8NamingTheFile) {
-  const Error e = error("a.txt", "ab\xFFz");
-  EXPECT_EQ(e.code(), ErrorCode::kData);
-  EXPECT_THAT(e.what(), HasSubstr("a.txt: byte 2"));
+TEST_F(LoadDataset, NeedsNoTokenizerForIds) {
+  std::filesystem::remove(directory_.path() / "tokenizer.json");
+  EXPECT_THAT(load("a.json", "[1, 2]").samples, SizeIs(1));
 }
 
-TEST_F(Dataset, RefusesAnotherSuffix) {
-  EXPECT_THAT(error("a.csv", "x").what(), HasSubstr("\".csv\""));
-  EXPECT_EQ(
-      test::error_of([&] { load_samples(directory_.path() / "none.jsonl", tokenizer_, 4); }).code(),
-      ErrorCode::kIo);
-}
-
-TEST_F(Dataset, GivesTheSameSamplesOnAnyNumberOfThreads) {
+TEST_F(LoadDataset, GivesTheSameSamplesOnAnyNumberOfThreads) {
   std::string lines;
-  for (int i = 0; i < 50; ++i)
-    lines += "{\"inputs_pretokenized\": \"text " + std::to_string(i) + "\"}\n";
+  for (int i = 0; i < 50; ++i) lines += "{\"text\": \"text " + std::to_string(i) + "\"}\n";
   const int before = num_threads();
   set_num_threads(1);
   const auto one = samples("a.jsonl", lines);
   set_num_threads(4);
   EXPECT_EQ(samples("a.jsonl", lines), one);
   set_num_threads(before);
-}
-
-class LoadDocuments : public Dataset {
- protected:
-  LoadDocuments() { directory_.write("tokenizer.json", test::small_tokenizer().dump()); }
-  Documents documents(const std::string& name, std::string_view content) const {
-    return load_documents(directory_.write(name, content), directory_.path());
-  }
-  Error refused(const std::string& name, std::string_view content) const {
-    return test::error_of([&] { documents(name, content); });
-  }
-};
-
-TEST_F(LoadDocuments, ReadsTextAndIdsLineByLine) {
-  const Documents found = documents("a.jsonl",
-                                    "{\"inputs_pretokenized\": \"ab\"}\n\n{\"ids\": [1, 2, 3], "
-                                    "\"text\": \"x\"}\n{\"x\": \"ids\"}");
-  ASSERT_THAT(found.ids, SizeIs(3));
-  EXPECT_THAT(found.ids[0], ElementsAre('a', 'b'));
-  EXPECT_THAT(found.ids[1], ElementsAre(1, 2, 3));
-  EXPECT_EQ(tokenizer_.decode(found.ids[2]), "{\"x\": \"ids\"}");
-  EXPECT_FALSE(found.is_running_text);
-}
-
-TEST_F(LoadDocuments, ReadsJsonListsOfTextsOfIdsAndOfListsOfIds) {
-  EXPECT_THAT(documents("a.json", R"(["a", "b"])").ids,
-              ElementsAre(ElementsAre('a'), ElementsAre('b')));
-  EXPECT_THAT(documents("a.json", "[1, 2]").ids, ElementsAre(ElementsAre(1, 2)));
-  EXPECT_THAT(documents("a.json", "[[1], [2, 3]]").ids,
-              ElementsAre(ElementsAre(1), ElementsAre(2, 3)));
-}
-
-TEST_F(LoadDocuments, NeedsNoTokenizerForIds) {
-  std::filesystem::remove(directory_.path() / "tokenizer.json");
-  EXPECT_THAT(documents("a.json", "[1, 2]").ids, SizeIs(1));
-}
-
-TEST_F(LoadDocuments, ReadsAnyOtherFileAsRunningText) {
-  const Documents found = documents("a.md", "[1, 2]");
-  EXPECT_TRUE(found.is_running_text);
-  EXPECT_THAT(found.ids, ElementsAre(SizeIs(6)));
-}
-
-TEST_F(LoadDocuments, NamesWhatIsWrong) {
-  EXPECT_THAT(refused("a.jsonl", "{\"ids\": [1]}\n{\"ids\": [1.5]}\n{\"ids\": []}\n").what(),
-              testing::AllOf(HasSubstr("a.jsonl:2: `ids`"), HasSubstr("a.jsonl:3: `ids`")));
-  for (const char* bad :
-       {"[1, -2]", "[1, 99999999999]", "[[1], 2]", "[[1], []]", "[1", "[1, \"a\"]"}) {
-    EXPECT_EQ(refused("a.json", bad).code(), ErrorCode::kData) << bad;
-    EXPECT_THAT(refused("a.json", bad).what(), HasSubstr("a.json")) << bad;
-  }
-  for (const char* empty : {"a.json", "a.jsonl", "a.txt"})
-    EXPECT_EQ(refused(empty, empty == std::string("a.json") ? "[]" : "").code(), ErrorCode::kData);
 }
 
 TEST(FindDataset, LooksBesideTheRecipeBeforeTheCalibDirectories) {
@@ -169,6 +133,13 @@ TEST(FindDataset, LooksBesideTheRecipeBeforeTheCalibDirectories) {
   EXPECT_EQ(find_dataset("a.jsonl", recipe.path(), {calib.path()}), beside);
   EXPECT_EQ(find_dataset("a.jsonl", {}, {calib.path()}), in_calib);
   EXPECT_EQ(find_dataset(in_calib.string(), recipe.path(), {}), in_calib);
+}
+
+TEST(FindDataset, KnowsStandardInputAndKeys) {
+  const test::TempDirectory calib;
+  const auto file = calib.write("a.csv", "");
+  EXPECT_EQ(find_dataset("-", "/recipes", {calib.path()}), "-");
+  EXPECT_EQ(find_dataset("a.csv:body", {}, {calib.path()}), file.string() + ":body");
 }
 
 TEST(FindDataset, ListsEveryPlaceTried) {

@@ -99,6 +99,12 @@ inline nlohmann::json added_token(const std::string& content, int id) {
           {"rstrip", false}, {"normalized", false}, {"special", true}};
 }
 
+inline nlohmann::json small_tokenizer_with(std::vector<nlohmann::json> added_tokens) {
+  nlohmann::json tokenizer = small_tokenizer();
+  tokenizer["added_tokens"] = std::move(added_tokens);
+  return tokenizer;
+}
+
 inline Tokenizer load_text(std::string_view tokenizer_json) {
   const TempDirectory directory;
   directory.write("tokenizer.json", tokenizer_json);

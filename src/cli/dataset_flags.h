@@ -1,0 +1,48 @@
+// Flags of calibration data.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "cli/flags.h"
+#include "cli/job.h"
+#include "core/error.h"
+#include "hf/data_file.h"
+
+namespace laos::cli {
+
+inline constexpr const char* kDataFiles =
+    ".jsonl, .json, .csv, .parquet or text, also as .gz; FILE:KEY names the key or column with the "
+    "text; `-`: standard input";
+
+struct DatasetFlags {
+  std::string dataset;
+  int64_t seq_len = 2048, nsamples = 0;
+};
+
+inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {
+  command.add_option("--dataset", flags.dataset,
+                     std::string("calibration data instead of the recipe's: ") + kDataFiles);
+  command
+      .add_option("--nsamples", flags.nsamples,
+                  "of more samples so many are drawn at random, those held back among them "
+                  "(default: all)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command
+      .add_option("--seqlen," + both_spellings("--calib-seq-len"), flags.seq_len,
+                  "tokens of a sample at most: longer ones are cut there, text files are cut into "
+                  "such samples")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->capture_default_str();
+}
+
+// Standard input is that of the first rank alone. Throws Error(kUsage).
+inline void require_readable_by_ranks(const std::string& name, const std::string& flag) {
+  if (job().size() > 1 && hf::data_source_of(name).is_stdin())
+    throw Error(ErrorCode::kUsage, {.what = "only the first rank has a standard input",
+                                    .where = flag,
+                                    .fix = "write the data to a file that all ranks can read"});
+}
+
+}  // namespace laos::cli
