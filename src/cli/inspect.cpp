@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "save/inspect.h"
 
@@ -67,14 +68,17 @@ std::string to_text(const save::InspectReport& report) {
     text << '\n';
     if (!finding.fix.empty()) text << "  fix: " << printable(finding.fix) << '\n';
   }
-  text << (report.loads() ? "vLLM-Ascend can load this checkpoint.\n"
-                          : "vLLM-Ascend cannot load this checkpoint as it was meant.\n");
+  text << scheme::row_of(report.engine).title
+       << (report.loads() ? " can load this checkpoint.\n"
+                          : " cannot load this checkpoint as it was meant.\n");
   return text.str();
 }
 
 std::string to_json(const save::InspectReport& report) {
   nlohmann::ordered_json json;
   json["directory"] = report.directory.string();
+  json["engine"] = scheme::row_of(report.engine).name;
+  json["engine_version"] = scheme::row_of(report.engine).version;
   json["loads"] = report.loads();
   json["model_quant_type"] = report.model_quant_type;
   json["files"] = report.files;
@@ -103,18 +107,26 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   struct Options {
     std::string directory;
     bool as_json = false;
-    bool verify = false;
+    std::string engine{scheme::row_of(scheme::Engine::kVllmAscend).name};
+    save::InspectOptions what;
   };
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "inspect", "Show what an AscendV1 checkpoint holds and whether vLLM-Ascend loads it");
+      "inspect", "Show what an AscendV1 checkpoint holds and whether an engine loads it");
   command->add_option("DIR", options->directory, "directory with quant_model_description.json")
       ->required();
   command->add_flag("--json", options->as_json, "print the report as JSON");
-  command->add_flag("--verify", options->verify,
+  command->add_flag("--verify", options->what.verify_files,
                     "also hold every file against its checksum in SHA256SUMS");
+  std::vector<std::string> engines;
+  for (const scheme::EngineRow& row : scheme::kEngines) engines.emplace_back(row.name);
+  command->add_option("--engine", options->engine, "the engine that is to load it")
+      ->check(CLI::IsMember(engines))
+      ->capture_default_str();
   command->callback([options, &exit_code] {
-    const save::InspectReport report = save::inspect(options->directory, options->verify);
+    for (const scheme::EngineRow& row : scheme::kEngines)
+      if (row.name == options->engine) options->what.engine = row.engine;
+    const save::InspectReport report = save::inspect(options->directory, options->what);
     std::cout << (options->as_json ? to_json(report) : to_text(report)) << std::flush;
     exit_code = report.loads() ? 0 : 1;
   });

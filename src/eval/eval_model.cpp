@@ -15,6 +15,7 @@
 #include "model/kernels/elementwise.h"
 #include "model/online_rotation.h"
 #include "quant/int_weight.h"
+#include "scheme/schemes.h"
 
 namespace laos::eval {
 
@@ -129,22 +130,9 @@ class FloatModel : public EvalModel {
   std::unique_ptr<Emulation> emulation_;
 };
 
-// How a linear under a label runs.
-struct LabelPath {
-  const char* label;
-  enum class Kind { kReal, kDynamic, kStatic } kind;  // kReal: f32 activations, weights widened
-  int act_bits;
-};
-constexpr LabelPath kLabelPaths[] = {
-    {quant::kFloatLabel, LabelPath::Kind::kReal, 0}, {"W8A16", LabelPath::Kind::kReal, 0},
-    {"W4A4_DYNAMIC", LabelPath::Kind::kDynamic, 4},  {"W8A8_DYNAMIC", LabelPath::Kind::kDynamic, 8},
-    {"W4A8_DYNAMIC", LabelPath::Kind::kDynamic, 8},  {"W8A8", LabelPath::Kind::kStatic, 8},
-};
-
-const LabelPath* path_of(const std::string& label) {
-  const auto* found = std::find_if(std::begin(kLabelPaths), std::end(kLabelPaths),
-                                   [&](const LabelPath& path) { return path.label == label; });
-  return found == std::end(kLabelPaths) ? nullptr : found;
+// Whether linears of the scheme are computed here; kEither leaves open how.
+bool has_path(const scheme::Scheme& scheme) {
+  return scheme.activations != scheme::Activations::kEither;
 }
 
 // Linears of one layer, each float or integer. A group's input is quantized once for each width its
@@ -239,7 +227,7 @@ class QuantizedLayer : public EvalLayer {
   static MatView<const int8_t> codes_of(const hf::AscendV1Checkpoint& checkpoint,
                                         const std::string& name, Mat<int8_t>& unpacked) {
     const TensorView& weight = checkpoint.weight(name);
-    if (hf::linear_parts(checkpoint.label(name)).front().dims != hf::LinearPart::Dims::kHalfOutIn)
+    if (!scheme::find(checkpoint.label(name))->packs_rows())
       return {reinterpret_cast<const int8_t*>(weight.data), weight.shape[0], weight.shape[1],
               weight.shape[1]};
     unpacked = checkpoint.codes(name);
@@ -248,17 +236,17 @@ class QuantizedLayer : public EvalLayer {
   void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name, bool resident,
             MixedLinears::Entry& entry) const {
     entry.name = name;
-    const LabelPath& path = *path_of(checkpoint.label(name));
-    const bool is_float = path.label == std::string(quant::kFloatLabel);
+    const scheme::Scheme& scheme = *scheme::find(checkpoint.label(name));
+    const bool is_float = scheme.is_float();
     const MatView<const int8_t> codes =
         is_float ? MatView<const int8_t>{} : codes_of(checkpoint, name, entry.codes);
-    if (path.kind == LabelPath::Kind::kStatic) {
+    if (scheme.activations == scheme::Activations::kStatic) {
       const quant::StaticRange input = {.scale = checkpoint.values(name, "input_scale").front(),
                                         .offset = checkpoint.values(name, "input_offset").front()};
       entry.fixed.emplace(codes, input, checkpoint.values(name, "deq_scale"),
                           checkpoint.quant_bias(name));
-    } else if (path.kind == LabelPath::Kind::kDynamic) {
-      entry.act_bits = path.act_bits;
+    } else if (scheme.activations == scheme::Activations::kDynamic) {
+      entry.act_bits = scheme.act_bits;
       entry.dynamic.emplace(codes, weight_scale(checkpoint, name));
     } else if (is_float && resident) {
       entry.rows.emplace(checkpoint.weight(name));
@@ -271,12 +259,11 @@ class QuantizedLayer : public EvalLayer {
     }
   }
 
-  // The engine holds these scales in the model's dtype, but for W4A4's.
+  // As the engine holds them.
   std::vector<float> weight_scale(const hf::AscendV1Checkpoint& checkpoint,
                                   const std::string& name) const {
     std::vector<float> scale = checkpoint.values(name, "weight_scale");
-    const std::string& label = checkpoint.label(name);
-    if (mixed_.emulation != nullptr && (label == "W8A8_DYNAMIC" || label == "W8A16"))
+    if (mixed_.emulation != nullptr && scheme::find(checkpoint.label(name))->scales_in_model_dtype)
       for (float& value : scale) value = round_to(mixed_.emulation->dtype, value);
     return scale;
   }
@@ -296,12 +283,11 @@ class QuantizedModel : public EvalModel {
     for (int64_t i = 0; i < checkpoint_.config().num_hidden_layers; ++i) {
       for (const Linear l : model::kAllLinears) {
         const std::string& label = checkpoint_.label(model::name_of(i, l));
-        if (path_of(label) == nullptr)
-          problems.add(
-              {.what = "label " + label + " has no integer evaluation",
-               .where = model::name_of(i, l),
-               .fix = "evaluate checkpoints of W4A4_DYNAMIC, W8A8_DYNAMIC, W4A8_DYNAMIC, W8A8, "
-                      "W8A16 and FLOAT linears"});
+        const scheme::Scheme* scheme = scheme::find(label);
+        if (scheme == nullptr || !has_path(*scheme))
+          problems.add({.what = "label " + label + " has no integer evaluation",
+                        .where = model::name_of(i, l),
+                        .fix = "evaluate checkpoints of " + scheme::list_labels(has_path)});
       }
     }
     problems.throw_if_any(ErrorCode::kUnsupported);

@@ -17,56 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFloat = "FLOAT";
 // The largest models have some 200,000 tensors.
 constexpr int64_t kMaxDescriptionBytes = int64_t{256} << 20;
 constexpr int64_t kMaxDescriptionValues = 4'000'000;
 
-using Dims = LinearPart::Dims;
-
-constexpr LinearPart kWeight = {"weight", DType::kI8, DType::kI8, Dims::kOutIn};
-constexpr LinearPart kWeightScale = {"weight_scale", DType::kF32, DType::kF32, Dims::kOutGroups};
-constexpr LinearPart kWeightOffset = {"weight_offset", DType::kF32, DType::kF32, Dims::kOutGroups};
-constexpr LinearPart kInputScale = {"input_scale", DType::kF32, DType::kBF16, Dims::kOne};
-constexpr LinearPart kInputOffset = {"input_offset", DType::kF32, DType::kBF16, Dims::kOne};
-constexpr LinearPart kDeqScale = {"deq_scale", DType::kF32, DType::kI64, Dims::kOut};
-constexpr LinearPart kQuantBias = {"quant_bias", DType::kI32, DType::kI32, Dims::kOut};
-
-constexpr LinearPart kPackedWeight = {"weight", DType::kI8, DType::kI8, Dims::kHalfOutIn};
-constexpr LinearPart kScaleBias = {"scale_bias", DType::kF32, DType::kF32, Dims::kOutSlices};
-
-constexpr std::array kPacked = {kPackedWeight, kWeightScale, kWeightOffset, kScaleBias};
-constexpr std::array kWeightOnly = {kWeight, kWeightScale, kWeightOffset};
-constexpr std::array kStatic = {kWeight, kInputScale, kInputOffset, kDeqScale, kQuantBias};
-constexpr std::array kMixed = {kWeight,      kWeightScale, kWeightOffset, kInputScale,
-                               kInputOffset, kDeqScale,    kQuantBias};
-
-struct Layout {
-  std::string_view label;
-  std::span<const LinearPart> parts;
-};
-constexpr std::array kLayouts = {
-    Layout{"W4A4_DYNAMIC", kWeightOnly}, Layout{"W8A8_DYNAMIC", kWeightOnly},
-    Layout{"W8A16", kWeightOnly},        Layout{"W8A8", kStatic},
-    Layout{"W8A8_MIX", kMixed},          Layout{"W4A8_DYNAMIC", kPacked},
-};
-
-// Ascending, spec 10.4. Labels outside this list do not count.
-constexpr std::array<std::string_view, 13> kLabelOrder = {"FLOAT",
-                                                          "W16A16S",
-                                                          "W8A16",
-                                                          "W8A8_DYNAMIC",
-                                                          "W8A8_MIX",
-                                                          "W8A8",
-                                                          "WFP8AFP8_DYNAMIC",
-                                                          "W8A8_MXFP8",
-                                                          "W4A8_MXFP",
-                                                          "W4A4_DYNAMIC",
-                                                          "W4A4_MXFP4",
-                                                          "W4A4_MXFP4_DUALSCALE",
-                                                          "W4A4_MXFP4_SVD"};
-
-// Keys of the description that are not tensors (spec 10.4).
+// Keys of the description that are not tensors.
 constexpr std::array<std::string_view, 8> kFields = {
     "version",  "model_quant_type", "metadata",      "group_size",
     "optional", "kv_cache_type",    "kv_quant_type", "fa_quant_type"};
@@ -80,12 +35,6 @@ std::pair<std::string, std::string> split_name(const std::string& name) {
   const size_t dot = name.rfind('.');
   if (dot == std::string::npos) return {"", name};
   return {name.substr(0, dot), name.substr(dot + 1)};
-}
-
-std::string join(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
 }
 
 // The engine computes rotary tables itself and skips these.
@@ -103,8 +52,8 @@ bool is_online_rotation(const std::string& name) {
 class StructureCheck {
  public:
   StructureCheck(const Config* config, const Description& description,
-                 const std::map<std::string, TensorView>& tensors)
-      : config_(config), description_(description), tensors_(tensors) {}
+                 const std::map<std::string, TensorView>& tensors, scheme::Engine engine)
+      : config_(config), description_(description), tensors_(tensors), engine_(engine) {}
 
   StructureProblems run() {
     check_described();
@@ -136,17 +85,17 @@ class StructureCheck {
 
   void check_label(const std::string& name, const std::string& label) {
     const auto [module, suffix] = split_name(name);
-    const std::span<const LinearPart> parts = linear_parts(label);
-    if (label != kFloat && parts.empty()) {
-      add("label " + label + " is none that vLLM-Ascend is known to load for this kind of model",
-          name, "labels are " + join(known_labels()));
+    const scheme::Scheme* scheme = scheme::find(label);
+    if (scheme == nullptr) {
+      add("label " + label + " is none that engines are known to load for this kind of model", name,
+          "labels are " + scheme::list_labels());
       return;
     }
     if (suffix == "weight") {
-      if (label == kFloat)
+      if (scheme->is_float())
         check_float(name);
-      else if (!parts.empty())
-        check_linear(module, label, parts);
+      else
+        check_linear(module, *scheme);
       return;
     }
     check_belongs(name, module, suffix);
@@ -160,8 +109,8 @@ class StructureCheck {
   }
 
   // Every part of a quantized linear: there, labelled as its weight, of the right dtype and shape.
-  void check_linear(const std::string& module, const std::string& label,
-                    std::span<const LinearPart> parts) {
+  void check_linear(const std::string& module, const scheme::Scheme& scheme) {
+    const std::string label(scheme.label);
     const TensorView* weight = find(module + ".weight");
     if (weight == nullptr) return;  // reported by check_described
     if (weight->shape.size() != 2) {
@@ -170,8 +119,10 @@ class StructureCheck {
           weight->name);
       return;
     }
-    const LinearSizes sizes = sizes_of(module, *weight, parts);
-    for (const LinearPart& part : parts) {
+    const scheme::LinearSizes sizes = sizes_of(module, *weight, scheme);
+    if (std::string refusal = scheme.refused_by(engine_, sizes.num_groups); !refusal.empty())
+      add_unloadable(std::move(refusal), weight->name, "quantize with a scheme that it loads");
+    for (const scheme::LinearPart& part : scheme.parts) {
       const std::string name = module + "." + std::string(part.suffix);
       const std::string* part_label = description_.find(name);
       const TensorView* tensor = find(name);
@@ -187,8 +138,8 @@ class StructureCheck {
     }
   }
 
-  void check_part(const std::string& label, const LinearPart& part, const TensorView& tensor,
-                  const Shape& shape) {
+  void check_part(const std::string& label, const scheme::LinearPart& part,
+                  const TensorView& tensor, const Shape& shape) {
     if (tensor.dtype != part.dtype && tensor.dtype != part.other_dtype)
       add(std::string(part.suffix) + " of a " + label + " linear is " +
               std::string(to_string(part.dtype)) + ", this one is " +
@@ -199,19 +150,16 @@ class StructureCheck {
   }
 
   // Of a linear with this weight. Groups are what its scales say, where that is possible.
-  LinearSizes sizes_of(const std::string& module, const TensorView& weight,
-                       std::span<const LinearPart> parts) {
-    LinearSizes sizes{.out_features = weight.shape[0], .in_features = weight.shape[1]};
-    if (parts.front().dims == Dims::kHalfOutIn) sizes.out_features *= 2;
-    sizes.num_slices = num_slices(module);
+  scheme::LinearSizes sizes_of(const std::string& module, const TensorView& weight,
+                               const scheme::Scheme& scheme) const {
+    scheme::LinearSizes sizes{.out_features = weight.shape[0], .in_features = weight.shape[1]};
+    if (scheme.packs_rows()) sizes.out_features *= 2;
+    sizes.num_slices = scheme::num_slices(module);
     const TensorView* scale = find(module + ".weight_scale");
     if (scale == nullptr || scale->shape.size() != 2 || scale->shape[1] <= 1) return sizes;
     const int64_t num_groups = scale->shape[1];
-    if (sizes.in_features % num_groups != 0) return sizes;  // then the shape is reported
-    sizes.num_groups = num_groups;
-    add_unloadable("per-group scales of shape " + to_string(scale->shape) +
-                       "; the engine has one scale an output row",
-                   scale->name, "quantize with scope per_channel");
+    // Where it does not divide, the shape is reported.
+    if (sizes.in_features % num_groups == 0) sizes.num_groups = num_groups;
     return sizes;
   }
 
@@ -221,8 +169,9 @@ class StructureCheck {
     if (is_online_rotation(name)) return;  // see check_online_rotation
     const std::string* label = description_.find(module + ".weight");
     if (label != nullptr) {
-      for (const LinearPart& part : linear_parts(*label))
-        if (part.suffix == suffix) return;
+      if (const scheme::Scheme* scheme = scheme::find(*label))
+        for (const scheme::LinearPart& part : scheme->parts)
+          if (part.suffix == suffix) return;
       if (suffix == "bias") return check_float(name);
     }
     add_unknown(name, label == nullptr ? "" : *label);
@@ -251,13 +200,14 @@ class StructureCheck {
               "quantize again");
         continue;
       }
-      if (label != nullptr && *label != kFloat && module.kind != WeightModule::Kind::kLinear)
+      if (label != nullptr && *label != scheme::kFloatLabel &&
+          module.kind != WeightModule::Kind::kLinear)
         add("labelled " + *label + "; only the linears of decoder layers can be quantized", name);
       if (tensor == nullptr) continue;
       Shape shape = module.shape;
-      if (label != nullptr && !linear_parts(*label).empty() && shape.size() == 2)
-        shape =
-            linear_parts(*label).front().shape({.out_features = shape[0], .in_features = shape[1]});
+      const scheme::Scheme* scheme = label == nullptr ? nullptr : scheme::find(*label);
+      if (scheme != nullptr && !scheme->is_float() && shape.size() == 2)
+        shape = scheme->parts.front().shape({.out_features = shape[0], .in_features = shape[1]});
       if (tensor->shape != shape)
         add("shape is " + to_string(tensor->shape) + ", config.json implies " + to_string(shape),
             name, "config.json and weights are of different models");
@@ -280,7 +230,7 @@ class StructureCheck {
     }
   }
 
-  // The matrices of spec 7.4, which no description names.
+  // The matrices of online rotations, which no description names.
   void check_online_rotation(const TensorView& tensor) {
     const std::string& name = tensor.name;
     const bool is_square = tensor.dtype == DType::kF32 && tensor.shape.size() == 2 &&
@@ -309,6 +259,7 @@ class StructureCheck {
   const Config* config_;
   const Description& description_;
   const std::map<std::string, TensorView>& tensors_;
+  const scheme::Engine engine_;
   StructureProblems problems_;
   std::set<std::string> names_;  // of the modules the config implies
   std::set<std::string> reported_unknown_;
@@ -331,52 +282,6 @@ std::string without_layer(const std::string& where) {
 }
 
 }  // namespace
-
-Shape LinearPart::shape(const LinearSizes& sizes) const {
-  switch (dims) {
-    case Dims::kOutIn:
-      return {sizes.out_features, sizes.in_features};
-    case Dims::kHalfOutIn:
-      return {sizes.out_features / 2, sizes.in_features};
-    case Dims::kOutGroups:
-      return {sizes.out_features, sizes.num_groups};
-    case Dims::kOutSlices:
-      return {sizes.out_features, sizes.num_slices};
-    case Dims::kOut:
-      return {sizes.out_features};
-    case Dims::kOne:
-      return {1};
-  }
-  return {};
-}
-
-int64_t num_slices(std::string_view linear_name) noexcept {
-  constexpr int64_t kRowParallelSlices = 16;
-  const bool is_row_parallel =
-      linear_name.ends_with(".o_proj") || linear_name.ends_with(".down_proj");
-  return is_row_parallel ? kRowParallelSlices : 1;
-}
-
-std::span<const LinearPart> linear_parts(std::string_view label) noexcept {
-  for (const Layout& layout : kLayouts)
-    if (layout.label == label) return layout.parts;
-  return {};
-}
-
-std::vector<std::string> known_labels() {
-  std::vector<std::string> labels = {kFloat};
-  for (const Layout& layout : kLayouts) labels.emplace_back(layout.label);
-  return labels;
-}
-
-std::string model_quant_type(std::span<const std::string> labels) {
-  std::ptrdiff_t highest = -1;
-  for (const std::string& label : labels) {
-    const auto found = std::find(kLabelOrder.begin(), kLabelOrder.end(), label);
-    if (found != kLabelOrder.end()) highest = std::max(highest, found - kLabelOrder.begin());
-  }
-  return highest < 0 ? "Unknown" : std::string(kLabelOrder[static_cast<size_t>(highest)]);
-}
 
 const std::string* Description::find(const std::string& tensor) const {
   const auto found = label_of.find(tensor);
@@ -441,8 +346,9 @@ std::vector<fs::path> top_level_safetensors(const fs::path& directory) {
 }
 
 StructureProblems check_structure(const Config* config, const Description& description,
-                                  const std::map<std::string, TensorView>& tensors) {
-  return StructureCheck(config, description, tensors).run();
+                                  const std::map<std::string, TensorView>& tensors,
+                                  scheme::Engine engine) {
+  return StructureCheck(config, description, tensors, engine).run();
 }
 
 std::vector<ProblemGroup> group_over_layers(const std::vector<Problem>& problems) {
@@ -519,7 +425,7 @@ Mat<int8_t> AscendV1Checkpoint::codes(const std::string& module) const {
   LAOS_ASSERT(view.dtype == DType::kI8 && view.shape.size() == 2);
   const auto* stored = reinterpret_cast<const int8_t*>(view.data);
   const int64_t rows = view.shape[0], cols = view.shape[1];
-  if (linear_parts(label(module)).front().dims != Dims::kHalfOutIn) {
+  if (!scheme::find(label(module))->packs_rows()) {
     Mat<int8_t> codes(rows, cols);
     std::copy_n(stored, codes.size(), codes.data());
     return codes;

@@ -1,5 +1,5 @@
-// AscendV1 checkpoints, read: the description, the tensors of each label, and whether they fit
-// together (spec 10.2, 10.4, 10.7). Writing them is save/.
+// AscendV1 checkpoints, read: the description, and whether it and the tensors fit together. What
+// tensors a label has is scheme/. Writing them is save/.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@
 #include "hf/config.h"
 #include "hf/model_tensors.h"
 #include "io/safetensors.h"
+#include "scheme/schemes.h"
 
 namespace laos::hf {
 
@@ -23,45 +24,6 @@ namespace laos::hf {
 inline constexpr const char* kDescriptionFile = "quant_model_description.json";
 inline constexpr const char* kAscendV1Stem = "quant_model_weights";
 inline constexpr const char* kAscendV1IndexFile = "quant_model_weights.safetensors.index.json";
-
-// The sizes that a quantized linear's tensors follow from.
-struct LinearSizes {
-  int64_t out_features = 0;
-  int64_t in_features = 0;
-  int64_t num_groups = 1;  // scales an output row
-  int64_t num_slices = 1;  // columns of scale_bias: 16 where engines split in_features, else 1
-};
-
-// One tensor of a quantized linear.
-struct LinearPart {
-  enum class Dims {
-    kOutIn,      // [out, in]
-    kHalfOutIn,  // [out / 2, in]: rows 2 i and 2 i + 1 are the low and high nibbles of row i
-    kOutGroups,  // [out, num_groups]
-    kOutSlices,  // [out, num_slices]
-    kOut,        // [out]
-    kOne         // [1]
-  };
-
-  std::string_view suffix;  // "weight", "weight_scale", ...
-  DType dtype;
-  DType other_dtype;  // accepted too; equal to dtype where there is no choice
-  Dims dims;
-
-  Shape shape(const LinearSizes& sizes) const;
-};
-
-// The tensors of a linear under `label`, in write order; empty for FLOAT and for a label whose
-// tensors are not known here.
-std::span<const LinearPart> linear_parts(std::string_view label) noexcept;
-// Columns of the scale_bias of a linear named like this under W4A8_DYNAMIC (spec 10.2).
-int64_t num_slices(std::string_view linear_name) noexcept;
-// FLOAT, then every label with linear_parts: for messages.
-std::vector<std::string> known_labels();
-
-// The highest of `labels` in the format's own order, its model_quant_type; "Unknown" when the order
-// has none of them (spec 10.4).
-std::string model_quant_type(std::span<const std::string> labels);
 
 // quant_model_description.json: tensor name -> label, in file order, and what follows the labels.
 struct Description {
@@ -90,11 +52,12 @@ struct StructureProblems {
   // dtypes and shapes, and (unless `config` is null) weights the config implies that are missing
   // and tensors that no module takes.
   std::vector<Problem> broken;
-  // What the format holds and vLLM-Ascend does not load: scales of groups, online rotations.
+  // What the format holds and the engine does not load: some schemes, online rotations.
   std::vector<Problem> unloadable;
 };
 StructureProblems check_structure(const Config* config, const Description& description,
-                                  const std::map<std::string, TensorView>& tensors);
+                                  const std::map<std::string, TensorView>& tensors,
+                                  scheme::Engine engine = scheme::Engine::kVllmAscend);
 
 // Problems that differ only in numbers between dots of `where`: the first, and how many there are.
 // Of more than 200 groups the rest is only counted, in one group at the end.

@@ -275,11 +275,18 @@ void check_scheme(const hf::Config& config, const PlannedLinear& planned, Proble
                           " does not divide in_features " + std::to_string(in_features),
                   .where = where,
                   .fix = "use a group_size that divides it, or add the linear to `exclude`"});
-  if (planned.label == "W4A4_DYNAMIC" && in_features % 8 != 0)
-    problems.add({.what = "in_features " + std::to_string(in_features) +
-                          " is not a multiple of 8, which W4A4_DYNAMIC needs to be packed",
-                  .where = where,
-                  .fix = "add the linear to `exclude` or give it int8"});
+  const scheme::Scheme* row = scheme::find(planned.label);
+  if (row == nullptr) return;
+  const auto check = [&](const char* what, int64_t size, int64_t multiple) {
+    if (size % multiple != 0)
+      problems.add({.what = what + (" " + std::to_string(size)) + " is not a multiple of " +
+                            std::to_string(multiple) + ", which " + planned.label +
+                            " needs to be packed",
+                    .where = where,
+                    .fix = "add the linear to `exclude` or give it int8"});
+  };
+  check("in_features", in_features, row->in_multiple);
+  check("out_features", model::out_features(config, planned.linear), row->out_multiple);
 }
 
 // Which quantizer and which of its strategies decides each linear: the first that matches.
@@ -290,11 +297,11 @@ void plan_linears(Plan& plan, Problems& problems) {
     for (const Linear l : model::kAllLinears) {
       names.push_back(model::name_of(i, l));
       plan.linears.push_back(
-          {names.back(), i, l, std::nullopt, 0, quant::kFloatLabel, "no strategy matches"});
+          {names.back(), i, l, std::nullopt, 0, scheme::kFloatLabel, "no strategy matches"});
     }
   names.emplace_back("lm_head");  // patterns may name it, but it stays float
   std::set<std::string> decided;
-  const recipe::Strategy* per_group = nullptr;
+  std::set<std::string> refusals;
   for (size_t step = 0; step < plan.recipe.main.process.size(); ++step) {
     const recipe::Processor& processor = plan.recipe.main.process[step];
     const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what);
@@ -331,12 +338,12 @@ void plan_linears(Plan& plan, Problems& problems) {
       planned.step = step;
       planned.label = quant::label_of(*planned.scheme).value_or("");
       check_scheme(config, planned, problems);
-      if (planned.scheme->weight.group_size != 0 && per_group == nullptr) {
-        per_group = &strategy;
-        plan.warnings.push_back(
-            strategy.location.text() +
-            ": per-group scales: today's vLLM-Ascend cannot load the checkpoint that this makes");
-      }
+      const scheme::Scheme* row = scheme::find(planned.label);
+      if (row == nullptr) continue;
+      const int64_t num_groups = planned.scheme->weight.group_size == 0 ? 1 : 2;
+      const std::string refusal = row->refused_by(scheme::Engine::kVllmAscend, num_groups);
+      if (!refusal.empty() && refusals.insert(refusal).second)
+        plan.warnings.push_back(strategy.location.text() + ": " + refusal);
     }
     if (num_late > 0)
       plan.warnings.push_back(processor.location.text() + ": also matches " +

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/dtype.h"
+#include "scheme/schemes.h"
 
 namespace laos::quant {
 
@@ -22,7 +23,7 @@ struct WeightSpec {
 };
 
 // Activations of a linear: dynamic per-token symmetric, or one range for all tokens fixed at
-// calibration (spec 9.1). bits 16 = not quantized.
+// calibration. bits 16 = not quantized.
 struct ActSpec {
   int bits = 8;             // 4, 8 or 16
   bool is_static = false;   // per tensor; 8 bits only
@@ -40,10 +41,7 @@ struct LinearScheme {
   bool operator==(const LinearScheme&) const = default;
 };
 
-// The AscendV1 label of a pair (spec 2.6, 10.2): "W4A4_DYNAMIC", "W8A8_DYNAMIC", "W4A8_DYNAMIC",
-// "W8A8" (static), "W8A16". nullopt for a pair that no format holds.
+// The label of the scheme (scheme/schemes.h) that a pair belongs to; nullopt when none holds it.
 std::optional<std::string> label_of(const LinearScheme& scheme);
-
-inline constexpr const char* kFloatLabel = "FLOAT";
 
 }  // namespace laos::quant

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "recipe/glob.h"
+#include "scheme/schemes.h"
 
 namespace laos::recipe {
 namespace {
@@ -18,24 +19,35 @@ const MapSchema kExtKeys = {
 
 // An act/weight pair that laos runs. An act of dtype float has any scope.
 struct SupportedPair {
-  const char* weight_dtype;
-  const char* weight_scope;
-  const char* act_dtype;
-  const char* act_scope;
+  std::string weight_dtype;
+  std::string weight_scope;
+  std::string act_dtype;
+  std::string act_scope;
   bool in_strategies;
   bool in_linear_quant;
 };
 
-constexpr std::array<SupportedPair, 8> kSupportedPairs = {{
-    {"int4", "per_channel", "int4", "per_token", true, false},
-    {"int4", "per_group", "int4", "per_token", true, false},
-    {"int8", "per_channel", "int8", "per_token", true, true},
-    {"int8", "per_group", "int8", "per_token", true, false},
-    {"int4", "per_channel", "int8", "per_token", true, true},
-    {"int8", "per_channel", "float", "per_tensor", true, true},
-    {"int8", "per_group", "float", "per_tensor", true, false},
-    {"int8", "per_channel", "int8", "per_tensor", false, true},
-}};
+// Every scheme that has a way to be made. Static ranges come from linear_quant alone; it makes no
+// int4 activations and, but for method gptq, no groups.
+std::vector<SupportedPair> list_pairs() {
+  std::vector<SupportedPair> pairs;
+  for (const scheme::Scheme& row : scheme::schemes()) {
+    if (row.is_float() || row.activations == scheme::Activations::kEither) continue;
+    const bool is_static = row.activations == scheme::Activations::kStatic;
+    const bool is_float = row.activations == scheme::Activations::kFloat;
+    for (const bool groups : {false, true})
+      if (!groups || row.allows_groups)
+        pairs.push_back({.weight_dtype = "int" + std::to_string(row.weight_bits),
+                         .weight_scope = groups ? "per_group" : "per_channel",
+                         .act_dtype = is_float ? "float" : "int" + std::to_string(row.act_bits),
+                         .act_scope = is_static || is_float ? "per_tensor" : "per_token",
+                         .in_strategies = !is_static,
+                         .in_linear_quant = !groups && row.act_bits >= 8});
+  }
+  return pairs;
+}
+
+const std::vector<SupportedPair> kSupportedPairs = list_pairs();
 
 int bits_of(const std::string& dtype) { return dtype == "int4" ? 4 : dtype == "int8" ? 8 : 16; }
 
@@ -73,7 +85,6 @@ std::string describe_pair(const std::string& weight_dtype, const std::string& we
          (act_dtype == "float" ? act_dtype : act_dtype + " " + act_scope);
 }
 
-// linear_quant has no int4 activations and, but for method gptq, no groups.
 bool runs(const SupportedPair& pair, Quantizer quantizer, const std::string& method) {
   if (quantizer == Quantizer::kStrategies) return pair.in_strategies;
   return pair.in_linear_quant ||

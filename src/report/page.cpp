@@ -8,6 +8,7 @@
 #include "model/checkpoint.h"
 #include "report/chart.h"
 #include "report/format.h"
+#include "scheme/schemes.h"
 
 namespace laos::report {
 namespace {
@@ -118,9 +119,10 @@ std::string plots(const std::string& figures) {
 }
 
 const char* style_of(const std::string& label) {
-  if (label == "FLOAT") return "fp";
-  if (label.rfind("W4A4", 0) == 0) return "q4";
-  return label.rfind("W4", 0) == 0 ? "q48" : "q8";
+  const scheme::Scheme* scheme = scheme::find(label);
+  if (scheme == nullptr || scheme->is_float()) return "fp";
+  if (scheme->weight_bits == 8) return "q8";
+  return scheme->act_bits == 4 ? "q4" : "q48";
 }
 
 // "mlp.up_proj" of "model.layers.3.mlp.up_proj".
@@ -520,7 +522,8 @@ class Page {
         errors.values.push_back(std::nan(""));
         ranges.values.push_back(std::nan(""));
         for (const Linear& linear : layer.linears) {
-          if (short_module(linear.name) + "_proj" != path || linear.label == "FLOAT") continue;
+          if (short_module(linear.name) + "_proj" != path || linear.label == scheme::kFloatLabel)
+            continue;
           errors.values.back() = 100 * linear.weight_error;
           ranges.values.back() = linear.range;
           any = true;

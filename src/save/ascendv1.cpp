@@ -41,7 +41,7 @@ constexpr const char* kRotationFile = "optional/quarot.safetensors";
 constexpr const char* kRotationTensor = "global_rotation";
 
 std::string label_text(const OutputLinear& linear) {
-  if (!linear.scheme) return quant::kFloatLabel;
+  if (!linear.scheme) return scheme::kFloatLabel;
   if (const auto label = quant::label_of(*linear.scheme)) return *label;
   std::string pair = "W";
   pair += std::to_string(linear.scheme->weight.bits);
@@ -174,12 +174,12 @@ void convert_row(const io::TensorSpec& spec, int64_t row, const float* values, i
 
 // --- tensors -------------------------------------------------------------------------------------
 
-hf::LinearSizes sizes_of(const OutputLinear& linear) {
+scheme::LinearSizes sizes_of(const OutputLinear& linear) {
   const int64_t group_size = linear.scheme ? linear.scheme->weight.group_size : 0;
   return {.out_features = linear.out_features,
           .in_features = linear.in_features,
           .num_groups = group_size == 0 ? 1 : linear.in_features / group_size,
-          .num_slices = hf::num_slices(linear.name)};
+          .num_slices = scheme::num_slices(linear.name)};
 }
 
 // Engines of f16 models read it as integers (spec 10.2).
@@ -246,26 +246,29 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
     std::optional<quant::LinearScheme> scheme;
     if (module.kind == hf::WeightModule::Kind::kLinear) scheme = scheme_of(module.name);
     if (!scheme) {
-      tensors.push_back({{module.weight_name(), float_dtype, module.shape}, quant::kFloatLabel});
+      tensors.push_back({{module.weight_name(), float_dtype, module.shape}, scheme::kFloatLabel});
     } else {
       const OutputLinear linear = {module.name, module.shape[0], module.shape[1], scheme};
       const std::string label = label_text(linear);
-      const std::span<const hf::LinearPart> parts = hf::linear_parts(label);
-      const hf::LinearSizes sizes = sizes_of(linear);
-      if (parts.empty())
+      const scheme::Scheme* row = scheme::find(label);
+      if (row == nullptr) {
         problems.push_back({label + " is not written as AscendV1", module.name,
                             "use one of the schemes of docs/recipes.md"});
-      else if (label == "W4A8_DYNAMIC" && sizes.out_features % 2 != 0)
-        problems.push_back({"out_features " + std::to_string(sizes.out_features) +
-                                " is odd; W4A8_DYNAMIC packs two rows into one",
+        continue;
+      }
+      const scheme::LinearSizes sizes = sizes_of(linear);
+      if (row->packs_rows() && sizes.out_features % 2 != 0)
+        problems.push_back({"out_features " + std::to_string(sizes.out_features) + " is odd; " +
+                                label + " packs two rows into one",
                             module.name, "use another scheme"});
-      for (const hf::LinearPart& part : parts)
-        tensors.push_back({{module.name + "." + std::string(part.suffix),
-                            part.dims == hf::LinearPart::Dims::kOut && part.suffix == "deq_scale"
-                                ? deq_scale_dtype(float_dtype)
-                                : part.dtype,
-                            part.shape(sizes)},
-                           label});
+      for (const scheme::LinearPart& part : row->parts)
+        tensors.push_back(
+            {{module.name + "." + std::string(part.suffix),
+              part.dims == scheme::LinearPart::Dims::kOut && part.suffix == "deq_scale"
+                  ? deq_scale_dtype(float_dtype)
+                  : part.dtype,
+              part.shape(sizes)},
+             label});
     }
     if (online != nullptr) append_online(config, *online, module.name, tensors);
   }
@@ -323,7 +326,7 @@ std::string description_json(const AscendV1Job& job) {
     }
   }
   description["version"] = "1.0.0";
-  description["model_quant_type"] = hf::model_quant_type(labels);
+  description["model_quant_type"] = scheme::model_quant_type(labels);
   description["metadata"] = OrderedJson::object();
   if (job.online) {
     OrderedJson heads = OrderedJson::array(), down = OrderedJson::array();
@@ -533,7 +536,7 @@ void AscendV1Writer::write_float_rows(const std::string& name, int64_t row_begin
                                       MatView<const float> values) {
   const OutputTensor& tensor = find(name);
   const Shape& shape = tensor.spec.shape;
-  LAOS_ASSERT(tensor.label == quant::kFloatLabel && !shape.empty() && shape.size() <= 2);
+  LAOS_ASSERT(tensor.label == scheme::kFloatLabel && !shape.empty() && shape.size() <= 2);
   const int64_t rows = shape.size() == 2 ? shape[0] : 1;
   LAOS_ASSERT(values.cols == shape.back() && row_begin >= 0 && row_begin + values.rows <= rows);
   if (values.cols == 0) return;
@@ -574,11 +577,11 @@ void AscendV1Writer::write_global_rotation(MatView<const float> rotation) {
 void AscendV1Writer::write_linear(const std::string& linear_name, const quant::IntWeight& weight,
                                   const quant::StaticRange* input) {
   const std::string weight_name = linear_name + ".weight";
-  const std::string& label = find(weight_name).label;
+  const scheme::Scheme& scheme = *scheme::find(find(weight_name).label);
   const int64_t rows = weight.q.rows(), cols = weight.q.cols();
-  LAOS_ASSERT((label == "W8A8") == (input != nullptr));
+  LAOS_ASSERT((scheme.activations == scheme::Activations::kStatic) == (input != nullptr));
   for (const float scale : weight.scale) LAOS_ASSERT(std::isfinite(scale) && scale > 0);
-  if (label.starts_with("W4")) {
+  if (scheme.weight_bits == 4) {
     const auto [low, high] = std::minmax_element(weight.q.data(), weight.q.data() + rows * cols);
     LAOS_ASSERT(rows * cols == 0 || (*low >= -8 && *high <= 7));
   }
@@ -587,7 +590,7 @@ void AscendV1Writer::write_linear(const std::string& linear_name, const quant::I
     LAOS_ASSERT(std::ssize(bytes) == find(linear_name + suffix).spec.size_bytes());
     write_part(linear_name + suffix, 0, bytes);
   };
-  if (label == "W4A8_DYNAMIC")
+  if (scheme.packs_rows())
     write(".weight", packed_rows(weight.q));
   else
     write(".weight", weight.q);
@@ -607,8 +610,8 @@ void AscendV1Writer::write_linear(const std::string& linear_name, const quant::I
   }
   write(".weight_scale", weight.scale);
   write(".weight_offset", std::vector<float>(weight.scale.size(), 0.0f));
-  if (label == "W4A8_DYNAMIC")
-    write(".scale_bias", scale_bias(weight, hf::num_slices(linear_name)));
+  if (scheme.packs_rows())
+    write(".scale_bias", scale_bias(weight, scheme::num_slices(linear_name)));
 }
 
 void AscendV1Writer::commit() {

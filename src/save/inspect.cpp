@@ -70,11 +70,13 @@ int64_t count_not_finite(const TensorView& tensor) {
 
 class Inspection {
  public:
-  explicit Inspection(const fs::path& directory) : directory_(directory) {
+  Inspection(const fs::path& directory, const InspectOptions& options)
+      : directory_(directory), options_(options) {
     report_.directory = directory;
+    report_.engine = options.engine;
   }
 
-  InspectReport run(bool verify_files) {
+  InspectReport run() {
     const std::vector<fs::path> paths = hf::top_level_safetensors(directory_);
     report_.files = std::ssize(paths);
     read_config_files();
@@ -92,15 +94,15 @@ class Inspection {
     if (description_ && files_) check_index(paths);
     if (description_) check_description();
     if (description_ && files_) {
-      const hf::StructureProblems problems =
-          hf::check_structure(config_ ? &*config_ : nullptr, *description_, files_->tensors());
+      const hf::StructureProblems problems = hf::check_structure(
+          config_ ? &*config_ : nullptr, *description_, files_->tensors(), options_.engine);
       errors_.insert(errors_.end(), problems.broken.begin(), problems.broken.end());
       errors_.insert(errors_.end(), problems.unloadable.begin(), problems.unloadable.end());
       total();
       for (const auto& [name, label] : description_->labels) check_values(name, label);
       check_tied_head();
     }
-    if (verify_files)
+    if (options_.verify_files)
       for (Problem& problem : verify(directory_)) errors_.push_back(std::move(problem));
     collect(Severity::kError, errors_);
     collect(Severity::kWarning, warnings_);
@@ -205,7 +207,7 @@ class Inspection {
     std::vector<std::string> labels;
     for (const auto& [name, label] : description_->labels) labels.push_back(label);
     report_.model_quant_type = description_->model_quant_type;
-    if (const std::string type = hf::model_quant_type(labels);
+    if (const std::string type = scheme::model_quant_type(labels);
         description_->model_quant_type != type)
       warn("model_quant_type is \"" + description_->model_quant_type + "\", the highest label " +
                type,
@@ -228,7 +230,7 @@ class Inspection {
                     (member_label == nullptr ? "missing" : *member_label);
         }
         if (is_mixed)
-          error("linears that the engine fuses have different labels: " + listed, name,
+          error("linears that engines fuse have different labels: " + listed, name,
                 "quantize them with one scheme");
       }
   }
@@ -273,10 +275,11 @@ class Inspection {
                           tensor->dtype == DType::kF16;
     if (is_float && count_not_finite(*tensor) > 0)
       error("holds NaN or infinity", name, "quantize again from an undamaged checkpoint");
-    if (hf::linear_parts(label).empty()) return;
-    if (name.ends_with(".weight")) check_codes(*tensor, label);
+    const scheme::Scheme* scheme = scheme::find(label);
+    if (scheme == nullptr || scheme->is_float()) return;
+    if (name.ends_with(".weight")) check_codes(*tensor, *scheme);
     if (!is_float) return;
-    if (name.ends_with("_scale")) check_scales(*tensor, label);
+    if (name.ends_with("_scale")) check_scales(*tensor, *scheme);
     if (name.ends_with(".weight_offset")) check_offsets(*tensor);
   }
 
@@ -287,32 +290,38 @@ class Inspection {
            "quantize with symmetric: true");
   }
 
-  void check_codes(const TensorView& codes, const std::string& label) {
-    if (label != "W4A4_DYNAMIC" || codes.dtype != DType::kI8) return;
+  void check_codes(const TensorView& codes, const scheme::Scheme& scheme) {
+    if (scheme.weight_bits != 4 || scheme.packs_rows() || codes.dtype != DType::kI8) return;
     const auto* data = reinterpret_cast<const int8_t*>(codes.data);
     if (count_bad(num_elements(codes.shape),
                   [&](int64_t i) { return data[i] < -8 || data[i] > 7; }) > 0)
-      error("codes outside -8..7 in a W4A4_DYNAMIC weight", codes.name, "quantize again");
-    constexpr int64_t kPacked = 8;  // codes an int32 on the device
-    if (codes.shape.size() == 2 && codes.shape[1] % kPacked != 0)
-      error("in_features " + std::to_string(codes.shape[1]) +
-                " is no multiple of 8, as packing to int4 needs",
-            codes.name, "keep this linear W8A8 or FLOAT");
+      error("codes outside -8..7 in a " + std::string(scheme.label) + " weight", codes.name,
+            "quantize again");
+    if (codes.shape.size() != 2) return;
+    const auto check = [&](const char* what, int64_t size, int64_t multiple) {
+      if (size % multiple != 0)
+        error(what + (" " + std::to_string(size)) + " is no multiple of " +
+                  std::to_string(multiple) + ", as packing to int4 needs",
+              codes.name, "keep this linear W8A8 or FLOAT");
+    };
+    check("in_features", codes.shape[1], scheme.in_multiple);
+    check("out_features", codes.shape[0], scheme.out_multiple);
   }
 
-  void check_scales(const TensorView& scales, const std::string& label) {
+  void check_scales(const TensorView& scales, const scheme::Scheme& scheme) {
     const Buffer<float> values = values_of(scales);
     if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
       error("scales that are not greater than 0", scales.name, "quantize again");
-    // The engine holds W4A4 scales in f32, the others in the model's dtype.
-    if (label == "W4A4_DYNAMIC" || !scales.name.ends_with(".weight_scale")) return;
+    const bool is_rounded =
+        options_.engine == scheme::Engine::kSglang || scheme.scales_in_model_dtype;
+    if (!is_rounded || !scales.name.ends_with(".weight_scale")) return;
     const DType dtype = config_ ? config_->dtype : DType::kBF16;
     const int64_t inexact = count_bad(values.size(), [&](int64_t i) {
       return std::isfinite(values[i]) && round_to(dtype, values[i]) != values[i];
     });
     if (inexact > 0)
-      warn("scales of " + label + " that are not exact in " + std::string(to_string(dtype)) +
-               "; the engine rounds them",
+      warn("scales of " + std::string(scheme.label) + " that are not exact in " +
+               std::string(to_string(dtype)) + "; the engine rounds them",
            scales.name, "quantize with scale_dtype bfloat16");
   }
 
@@ -334,6 +343,7 @@ class Inspection {
   }
 
   fs::path directory_;
+  const InspectOptions options_;
   std::optional<hf::Config> config_;
   std::optional<hf::Description> description_;
   std::optional<io::TensorFiles> files_;
@@ -353,8 +363,8 @@ bool InspectReport::loads() const noexcept {
                       [](const Finding& finding) { return finding.severity == Severity::kError; });
 }
 
-InspectReport inspect(const fs::path& directory, bool verify_files) {
-  return Inspection(directory).run(verify_files);
+InspectReport inspect(const fs::path& directory, const InspectOptions& options) {
+  return Inspection(directory, options).run();
 }
 
 }  // namespace laos::save

@@ -1,10 +1,12 @@
-// Holds an AscendV1 directory against what vLLM-Ascend needs to load it (spec 10.7).
+// Holds an AscendV1 directory against what an engine needs to load it.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include "scheme/schemes.h"
 
 namespace laos::save {
 
@@ -33,6 +35,7 @@ struct LabelTotals {
 
 struct InspectReport {
   std::filesystem::path directory;
+  scheme::Engine engine = scheme::Engine::kVllmAscend;
   std::string model_quant_type;     // as the description says, "" when it does not
   std::vector<LabelTotals> labels;  // in order of first appearance
   int64_t files = 0;                // *.safetensors
@@ -46,7 +49,10 @@ struct InspectReport {
 
 // Reads all of the directory, every weight and scale included. What is wrong with its files becomes
 // a finding; throws Error(kIo) only when `directory` is not a directory that can be listed.
-// `verify_files`: also holds every file against SHA256SUMS (see save/manifest.h).
-InspectReport inspect(const std::filesystem::path& directory, bool verify_files = false);
+struct InspectOptions {
+  scheme::Engine engine = scheme::Engine::kVllmAscend;
+  bool verify_files = false;  // also hold every file against SHA256SUMS (see save/manifest.h)
+};
+InspectReport inspect(const std::filesystem::path& directory, const InspectOptions& options = {});
 
 }  // namespace laos::save

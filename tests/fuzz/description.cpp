@@ -26,10 +26,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto checkpoint = hf::AscendV1Checkpoint::open(directory);
     opens = true;
     for (const hf::WeightModule& module : hf::weight_modules(checkpoint.config())) {
-      const std::string& label = checkpoint.label(module.name);
-      if (hf::linear_parts(label).empty()) continue;
+      const scheme::Scheme* scheme = scheme::find(checkpoint.label(module.name));
+      if (scheme == nullptr || scheme->is_float()) continue;
       LAOS_FUZZ_REQUIRE(checkpoint.codes(module.name).size() > 0);
-      for (const hf::LinearPart& part : hf::linear_parts(label)) {
+      for (const scheme::LinearPart& part : scheme->parts) {
         if (part.suffix == "weight") continue;
         if (part.suffix == "quant_bias")
           (void)checkpoint.quant_bias(module.name);

@@ -205,7 +205,7 @@ const Case kCases[] = {
     {"GroupsThatNoEngineLoads",
      "{scope: per_channel, dtype: int4, symmetric: true, method: autoround}",
      "{scope: per_group, dtype: int4, symmetric: true, method: autoround, ext: {group_size: 16}}",
-     "per-group scales: today's vLLM-Ascend cannot load", "recipe.yaml:18:11", ErrorCode::kRecipe,
+     "does not load W4A4_DYNAMIC with per-group scales", "recipe.yaml:18:11", ErrorCode::kRecipe,
      true},
 };
 

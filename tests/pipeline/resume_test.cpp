@@ -204,7 +204,7 @@ TEST_F(Resume, KeepsAnOlderCheckpointWholeMeanwhile) {
   auto now = files_of("out");
   std::erase_if(now, [](const auto& file) { return file.first.starts_with(".laos-partial"); });
   EXPECT_TRUE(now == older);
-  EXPECT_TRUE(save::inspect(directory_ / "out", true).loads());
+  EXPECT_TRUE(save::inspect(directory_ / "out", {.verify_files = true}).loads());
   finish(options("out"));
   EXPECT_FALSE(files_of("out") == older);
 }

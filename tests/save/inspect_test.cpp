@@ -102,7 +102,7 @@ const Case kCases[] = {
        h.reshape(up(".weight_offset"), DType::kF32, {24, 2});
        h.fill(up(".weight_offset"), 0);
      },
-     Severity::kError, "per-group scales of shape [24, 2]", "up_proj.weight_scale", false},
+     Severity::kError, "does not load W4A4_DYNAMIC with per-group scales", "up_proj.weight", false},
     {"ScalesOfGroupsThatDoNotDivide",
      [](HandMade& h) {
        h.reshape(up(".weight_scale"), DType::kF32, {24, 3});
@@ -276,11 +276,30 @@ TEST_F(Inspect, ChecksThePartsOfW4A8) {
     for (const char* part : {".weight", ".weight_scale", ".weight_offset", ".scale_bias"})
       checkpoint.description[o + part] = "W4A8_DYNAMIC";
   }
-  EXPECT_TRUE(report_of(checkpoint).loads()) << text_of(report_of(checkpoint));
-  checkpoint.reshape("model.layers.1.self_attn.o_proj.scale_bias", DType::kF32, {16, 1});
-  const InspectReport report = report_of(checkpoint);
+  InspectReport report = report_of(checkpoint);
   ASSERT_EQ(report.findings.size(), 1u) << text_of(report);
+  EXPECT_THAT(report.findings[0].what, HasSubstr("does not load W4A8_DYNAMIC"));
+  checkpoint.reshape("model.layers.1.self_attn.o_proj.scale_bias", DType::kF32, {16, 1});
+  report = report_of(checkpoint);
+  ASSERT_EQ(report.findings.size(), 2u) << text_of(report);
   EXPECT_THAT(report.findings[0].what, HasSubstr("[16, 1], must be [16, 16]"));
+}
+
+TEST_F(Inspect, AnswersForTheEngineThatIsAskedAbout) {
+  HandMade checkpoint;
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string o = "model.layers." + std::to_string(layer) + ".self_attn.o_proj";
+    checkpoint.reshape(o + ".weight", DType::kI8, {16, 32});
+    checkpoint.add({o + ".weight_scale", DType::kF32, {16, 1}}, 0.5f);
+    checkpoint.add({o + ".weight_offset", DType::kF32, {16, 1}}, 0);
+    for (const char* part : {".weight", ".weight_scale", ".weight_offset"})
+      checkpoint.description[o + part] = "W8A16";
+  }
+  EXPECT_TRUE(report_of(checkpoint).loads()) << text_of(report_of(checkpoint));
+  const InspectReport report = inspect(temp_ / "q", {.engine = scheme::Engine::kSglang});
+  EXPECT_FALSE(report.loads());
+  EXPECT_THAT(report.findings.at(0).what, HasSubstr("SGLang (0.5.23) does not load W8A16"));
+  EXPECT_EQ(report.findings.at(0).count, 2);
 }
 
 TEST_F(Inspect, AcceptsATiedModelWithoutAHead) {

@@ -1,0 +1,104 @@
+// The schemes of a linear: one row for each, which says all that the rest of the program, the
+// format and the engines make of it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/tensor.h"
+
+namespace laos::scheme {
+
+inline constexpr const char* kFloatLabel = "FLOAT";
+
+// The sizes that a quantized linear's tensors follow from.
+struct LinearSizes {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  int64_t num_groups = 1;  // scales an output row
+  int64_t num_slices = 1;  // columns of scale_bias: 16 where engines split in_features, else 1
+};
+
+// One tensor of a quantized linear in an AscendV1 checkpoint.
+struct LinearPart {
+  enum class Dims {
+    kOutIn,      // [out, in]
+    kHalfOutIn,  // [out / 2, in]: rows 2 i and 2 i + 1 are the low and high nibbles of row i
+    kOutGroups,  // [out, num_groups]
+    kOutSlices,  // [out, num_slices]
+    kOut,        // [out]
+    kOne         // [1]
+  };
+
+  std::string_view suffix;  // "weight", "weight_scale", ...
+  DType dtype;
+  DType other_dtype;  // accepted too; equal to dtype where there is no choice
+  Dims dims;
+
+  Shape shape(const LinearSizes& sizes) const;
+};
+
+// What happens to the input of a linear, and with it how the linear is computed.
+enum class Activations {
+  kFloat,    // stays float; weights are widened
+  kDynamic,  // each token gets its own scale; products of integers
+  kStatic,   // one range for all tokens, fixed at calibration; products of integers
+  kEither    // the engine chooses between the two above; neither made nor computed here
+};
+
+// The programs that serve AscendV1 checkpoints.
+enum class Engine { kVllmAscend, kSglang };
+struct EngineRow {
+  Engine engine;
+  std::string_view name;     // as on the command line
+  std::string_view title;    // as in sentences
+  std::string_view version;  // whose loader the columns of `refusal` were read from
+};
+inline constexpr std::array<EngineRow, 2> kEngines = {{
+    {Engine::kVllmAscend, "vllm-ascend", "vLLM-Ascend", "main of 2026-08-22"},
+    {Engine::kSglang, "sglang", "SGLang", "0.5.23"},
+}};
+const EngineRow& row_of(Engine engine) noexcept;
+
+struct Scheme {
+  std::string_view label;  // in quant_model_description.json
+  int weight_bits;         // 16 = float
+  int act_bits;            // 16 = float
+  Activations activations;
+  bool allows_groups;                         // more than one scale an output row
+  std::span<const LinearPart> parts = {};     // in write order, the weight first; none for FLOAT
+  int64_t in_multiple = 1, out_multiple = 1;  // of in_features and out_features, to be packed
+  bool scales_in_model_dtype = false;         // engines hold weight_scale so, else in f32
+  // Of two labels in a checkpoint the higher is its model_quant_type; 0 does not count.
+  int type_rank = 0;
+  std::array<std::string_view, kEngines.size()> refusal = {};  // why each engine does not load it
+
+  bool is_float() const noexcept { return parts.empty(); }
+  // Two rows of 4-bit codes in one row of bytes.
+  bool packs_rows() const noexcept;
+  // Why the engine does not load linears of this scheme with so many scales an output row, as a
+  // sentence; "" when it does.
+  std::string refused_by(Engine engine, int64_t num_groups = 1) const;
+};
+
+// FLOAT first.
+std::span<const Scheme> schemes() noexcept;
+// Null for a label that is not in the table.
+const Scheme* find(std::string_view label) noexcept;
+// "A, B": the labels for which `filter` holds, for messages.
+std::string list_labels(bool (*filter)(const Scheme&) = nullptr);
+
+// Columns of the scale_bias of a linear named like this: 16 slices of in_features for those whose
+// input an engine splits over its ranks.
+int64_t num_slices(std::string_view linear_name) noexcept;
+
+// The highest of `labels`, which the format calls its model_quant_type; "Unknown" without any.
+std::string model_quant_type(std::span<const std::string> labels);
+
+}  // namespace laos::scheme
