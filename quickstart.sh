@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 scripts/install-dependencies.sh
-cmake --preset release -DLAOS_TESTS=OFF -DLAOS_BENCH=OFF -DLAOS_UNITY=ON >/dev/null
+cmake --preset release -DLAOS_TESTS=OFF -DLAOS_BENCH=OFF >/dev/null
 cmake --build --preset release
 laos=build/release/laos
 out=out/quickstart
