@@ -21,6 +21,7 @@
 #include "cli/recipes.h"
 #include "cli/status.h"
 #include "cli/stop.h"
+#include "cli/threads.h"
 #include "cli/tokenize.h"
 #include "core/error.h"
 #include "core/isa.h"
@@ -106,6 +107,7 @@ int run(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
   try {
     laos::use_isa_from_environment();
+    laos::cli::heed_quota();
     if (words.empty()) {
       std::cout << app.help();
       return 0;
@@ -129,6 +131,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  laos::cli::bound_spinning(argv);
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write
   std::signal(SIGBUS, report_lost_file);
   try {

@@ -21,6 +21,7 @@
 #include "cli/job.h"
 #include "cli/progress.h"
 #include "cli/stop.h"
+#include "core/memory.h"
 #include "core/threads.h"
 #include "io/file.h"
 #include "pipeline/agree.h"
@@ -379,7 +380,7 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
               result.fit_seconds, result.quantize_seconds, result.save_seconds);
   print_rank_records(result.ranks);
   std::printf("peak RSS  %s\n",
-              bytes_text(static_cast<double>(pipeline::peak_rss_bytes())).c_str());
+              bytes_text(static_cast<double>(peak_rss_bytes())).c_str());
 
   report::RunRecord record = pipeline::record_of(plan, result, LAOS_VERSION, seconds);
   report::write_run(plan.options.save_path, record);  // stays whatever the check does
@@ -388,7 +389,7 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
   record.health = run_health_check(plan.options.save_path, plan.options.model_path, *health_text);
   record.timings.total = watch();
   record.timings.health = record.timings.total - seconds;
-  record.peak_rss_bytes = pipeline::peak_rss_bytes();
+  record.peak_rss_bytes = peak_rss_bytes();
   report::write_run(plan.options.save_path, record);
   print_health(*record.health);
   if (flags.strict && eval::judge(record.health->figures).verdict != eval::Verdict::kGood)

@@ -1,4 +1,4 @@
-// The machine's memory.
+// The machine's memory and this process's share.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,13 @@
 namespace laos {
 
 // Bytes that this process can still take without swapping, by what Linux says: the system's
-// MemAvailable and what the limit of the control group leaves. The largest number when nothing
+// MemAvailable and what the limits of the control group leave. The largest number when nothing
 // says.
 int64_t available_memory_bytes();
+
+// The most bytes of memory that this program has had at once, mapped files included. Not
+// getrusage's figure, which begins with that of the program that started this one. 0 when nothing
+// says.
+int64_t peak_rss_bytes();
 
 }  // namespace laos

@@ -2,7 +2,10 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <mutex>
+
+#include "core/control_group.h"
 
 namespace laos {
 
@@ -11,6 +14,10 @@ int num_threads() noexcept { return omp_get_max_threads(); }
 void set_num_threads(int count) {
   LAOS_ASSERT(count >= 1);
   omp_set_num_threads(count);
+}
+
+double usable_processors() {
+  return std::min<double>(omp_get_num_procs(), control_group_processors());
 }
 
 namespace detail {

@@ -15,6 +15,10 @@ namespace laos {
 int num_threads() noexcept;
 void set_num_threads(int count);
 
+// Processors that this process may use, as time per time: those that its affinity (a cpuset, taskset)
+// names, and no more than the CPU quota of its control group.
+double usable_processors();
+
 namespace detail {
 using Task = void (*)(void* context, int64_t index);
 void run_tasks(int64_t count, Task task, void* context);

@@ -1,7 +1,5 @@
 #include "pipeline/bench.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,6 +8,7 @@
 #include <utility>
 
 #include "autoround/train_layer.h"
+#include "core/memory.h"
 #include "core/threads.h"
 #include "model/decoder_layer.h"
 #include "model/hidden_states.h"
@@ -238,9 +237,7 @@ BenchResult bench_layer(const BenchOptions& options) {
   result.train_efficiency = result.train_flops / (1e9 * result.gemm_gflops) / result.train_seconds;
   result.train_tokens_per_s = tokens / result.train_seconds;
   result.eval_tokens_per_s = tokens / result.eval_seconds;
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  result.peak_rss_bytes = static_cast<int64_t>(usage.ru_maxrss) * 1024;
+  result.peak_rss_bytes = peak_rss_bytes();
   return result;
 }
 

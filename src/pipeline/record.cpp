@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/isa.h"
+#include "core/memory.h"
 #include "core/threads.h"
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
@@ -110,12 +111,6 @@ std::vector<eval::Continuation> continuations(const eval::EvalModel& model,
 }
 
 }  // namespace
-
-int64_t peak_rss_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
-}
 
 double cpu_seconds() {
   rusage usage{};

@@ -13,8 +13,6 @@
 
 namespace laos::pipeline {
 
-// Highest resident memory of this process so far, in bytes.
-int64_t peak_rss_bytes();
 // Processor time of all its threads so far.
 double cpu_seconds();
 

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/memory.h"
 #include "core/threads.h"
 #include "pipeline/record.h"
 #include "pipeline/stopwatch.h"
