@@ -9,7 +9,10 @@
 
 namespace laos::cli {
 
-std::vector<std::filesystem::path> data_directories(const std::string& name) {
+namespace {
+
+// Where data of that name may be: what a user says, an installation, the build's own source.
+std::vector<std::filesystem::path> candidates_for(const std::string& name) {
   std::vector<std::filesystem::path> candidates;
   if (const char* data_dir = std::getenv("LAOS_DATA_DIR"); data_dir != nullptr && *data_dir != '\0')
     candidates.push_back(std::filesystem::path(data_dir) / name);
@@ -17,8 +20,15 @@ std::vector<std::filesystem::path> data_directories(const std::string& name) {
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (!error) candidates.push_back(program.parent_path().parent_path() / "share" / "laos" / name);
   candidates.push_back(std::filesystem::path(LAOS_SOURCE_DIR) / name);
+  return candidates;
+}
+
+}  // namespace
+
+std::vector<std::filesystem::path> data_directories(const std::string& name) {
   std::vector<std::filesystem::path> found;
-  for (const std::filesystem::path& candidate : candidates)
+  std::error_code error;
+  for (const std::filesystem::path& candidate : candidates_for(name))
     if (std::filesystem::is_directory(candidate, error)) found.push_back(candidate);
   return found;
 }
@@ -39,6 +49,17 @@ std::vector<std::filesystem::path> recipe_directories(const std::string& custom)
   if (variable != nullptr && *variable != '\0') add(variable, kVariable);
   for (std::filesystem::path& directory : data_directories("recipes"))
     found.push_back(std::move(directory));
+  if (found.empty()) {
+    std::string looked_at;
+    for (const std::filesystem::path& candidate : candidates_for("recipes"))
+      looked_at += (looked_at.empty() ? "" : ", ") + candidate.string();
+    throw Error(
+        ErrorCode::kIo,
+        {.what = "laos finds no recipes: the program was moved away from them",
+         .where = looked_at,
+         .fix = "set LAOS_DATA_DIR to the directory that holds recipes and calib, or name a "
+                "directory of recipes with --recipes or a recipe with --config-path"});
+  }
   return found;
 }
 

@@ -12,7 +12,8 @@ namespace laos::cli {
 std::vector<std::filesystem::path> data_directories(const std::string& name);
 
 // Directories of recipes: `custom` unless it is empty, $MSMODELSLIM_CUSTOM_PRACTICE_REPO if it is
-// set, then data_directories. Throws Error(kUsage) when one of the first two is no directory.
+// set, then data_directories. Throws Error(kUsage) when one of the first two is no directory,
+// Error(kIo) when there is none at all.
 std::vector<std::filesystem::path> recipe_directories(const std::string& custom);
 
 }  // namespace laos::cli

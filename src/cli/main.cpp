@@ -13,6 +13,7 @@
 #include "cli/bench.h"
 #include "cli/check.h"
 #include "cli/eval.h"
+#include "cli/flags.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/job.h"
@@ -25,6 +26,7 @@
 #include "cli/tokenize.h"
 #include "core/error.h"
 #include "core/isa.h"
+#include "io/own_file.h"
 
 namespace {
 
@@ -104,6 +106,11 @@ int run(int argc, char** argv) {
   laos::cli::add_recipes_command(app);
   laos::cli::add_status_command(app);
   laos::cli::add_tokenize_command(app);
+  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    if (command->get_name() != "bench" && command->get_name() != "recipes")
+      command->add_flag_callback(
+          laos::cli::both_spellings("--follow-links"), [] { laos::io::follow_links(true); },
+          "read through links that lead out of a model's directory");
   std::vector<std::string> words(argv + 1, argv + argc);
   try {
     laos::use_isa_from_environment();

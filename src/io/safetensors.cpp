@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "core/collapse.h"
 #include "core/error.h"
 #include "io/own_file.h"
 #include "io/paged_memory.h"
@@ -42,33 +43,25 @@ std::string printable(const std::string& name) {
   return text;
 }
 
-// What is wrong with a set of files. A hostile file can have millions of mistakes: past a hundred
-// they are only counted.
+// What is wrong with a set of files.
 class Findings {
  public:
   void add(ErrorCode code, Problem problem) {
-    if (count_++ == 0 || code == ErrorCode::kIo) code_ = code;
-    if (count_ <= kMaxListed) problems_.push_back(std::move(problem));
+    if (count() == 0 || code == ErrorCode::kIo) code_ = code;
+    problems_.add(std::move(problem));
   }
   void add_format(std::string what, std::string where, std::string fix = kDownloadAgain) {
     add(ErrorCode::kFormat,
         {.what = std::move(what), .where = std::move(where), .fix = std::move(fix)});
   }
-  int64_t count() const noexcept { return count_; }
+  int64_t count() const noexcept { return problems_.count(); }
   void throw_if_any() {
-    if (count_ == 0) return;
-    if (count_ > kMaxListed)
-      problems_.push_back({.what = "and " + std::to_string(count_ - kMaxListed) + " problems more",
-                           .where = "",
-                           .fix = ""});
-    throw Error(code_, std::move(problems_));
+    if (count() != 0) throw Error(code_, problems_.list());
   }
 
  private:
-  static constexpr int64_t kMaxListed = 100;
   ErrorCode code_ = ErrorCode::kFormat;  // kIo as soon as one problem is
-  int64_t count_ = 0;
-  std::vector<Problem> problems_;
+  CollapsedProblems problems_;
 };
 
 // Walks JSON without building a tree of it (whose size a file could choose). Derived classes see
@@ -84,7 +77,7 @@ class JsonWalk : public nlohmann::json_sax<Json> {
     return error_;
   }
 
-  bool null() final { return scalar("null", nullptr, std::nullopt); }
+  bool null() final { return on_scalar({"null", nullptr, std::nullopt, true}, depth_); }
   bool boolean(bool) final { return scalar("a boolean", nullptr, std::nullopt); }
   bool number_integer(int64_t) final { return scalar("a negative number", nullptr, std::nullopt); }
   bool number_unsigned(uint64_t value) final { return scalar("a number", nullptr, value); }
@@ -107,6 +100,7 @@ class JsonWalk : public nlohmann::json_sax<Json> {
     const char* kind;                // for messages
     std::string* text;               // null unless a string
     std::optional<uint64_t> number;  // only for integers from 0
+    bool is_null = false;
   };
   virtual bool on_key(std::string& name, int depth) = 0;
   virtual bool on_scalar(const Scalar& value, int depth) = 0;
@@ -167,6 +161,7 @@ class HeaderWalk final : public JsonWalk {
   bool on_scalar(const Scalar& value, int depth) override {
     if (depth == 0) return refuse("the header is not a JSON object");
     if (depth == 2 && in_metadata_ && value.text != nullptr) return true;
+    if (depth == 1 && in_metadata_ && value.is_null) return true;  // as if it were not there
     if (depth == 2 && !in_metadata_ && field_ == "dtype" && value.text != nullptr) {
       entries.back().dtype = *value.text;
       return true;
@@ -351,6 +346,13 @@ std::vector<TensorView> read_file(const MappedFile& mapped, Findings& findings) 
   const std::string file = mapped.path().string();
   const std::span<const std::byte> bytes = mapped.bytes();
   const auto file_bytes = static_cast<int64_t>(bytes.size());
+  constexpr std::string_view kPointer = "version https://git-lfs";
+  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
+          .substr(0, kPointer.size()) == kPointer) {
+    findings.add_format("a git-LFS pointer stands in place of the weights", file,
+                        "run `git lfs pull` in the model's directory, or download the file");
+    return {};
+  }
   if (file_bytes < kPrefixBytes) {
     findings.add_format(
         "a safetensors file has at least 8 bytes, this has " + std::to_string(file_bytes), file);
@@ -410,6 +412,20 @@ std::vector<TensorView> read_file(const MappedFile& mapped, Findings& findings) 
 
 std::string index_name(const std::string& stem) { return stem + ".safetensors.index.json"; }
 
+// The first file, by name, that looks like one of several shards; "" without one.
+std::string first_shard(const std::filesystem::path& directory) {
+  std::string first;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.ends_with(".safetensors") && name.find("-of-") != std::string::npos &&
+        (first.empty() || name < first))
+      first = name;
+  }
+  return first;
+}
+
 bool is_plain_file_name(const std::string& name) {
   return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
          name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
@@ -462,12 +478,20 @@ TensorFiles TensorFiles::open_files(const std::vector<std::filesystem::path>& fi
   return result;
 }
 
-TensorFiles TensorFiles::open(const std::filesystem::path& directory, const std::string& stem) {
+TensorFiles TensorFiles::open(const std::filesystem::path& directory, const std::string& stem,
+                              const std::set<std::string>& may_be_absent) {
   const std::filesystem::path single = directory / (stem + ".safetensors");
   const std::filesystem::path index = directory / index_name(stem);
   std::error_code ignored;
   if (!std::filesystem::exists(index, ignored)) {
     if (std::filesystem::exists(single, ignored)) return open_files({single});
+    if (const std::string shard = first_shard(directory); !shard.empty())
+      throw Error(
+          ErrorCode::kIo,
+          {.what = "shards are here (" + printable(shard) + "), and " + index.filename().string() +
+                   ", which says what they hold, is missing",
+           .where = directory.string(),
+           .fix = "download " + index.filename().string() + " from where the shards are from"});
     throw Error(ErrorCode::kIo,
                 {.what = "there is neither " + single.filename().string() + " nor " +
                          index.filename().string(),
@@ -481,6 +505,12 @@ TensorFiles TensorFiles::open(const std::filesystem::path& directory, const std:
   if (!error.empty())
     throw Error(ErrorCode::kFormat,
                 {.what = "bad index: " + error, .where = index.string(), .fix = kDownloadAgain});
+
+  // Beside an index of other files a single file is what transformers loads.
+  if (std::filesystem::exists(single, ignored) &&
+      std::none_of(walk.weight_map.begin(), walk.weight_map.end(),
+                   [&](const auto& entry) { return entry.second == single.filename(); }))
+    return open_files({single});
 
   TensorFiles result;
   Loader loader(result);
@@ -503,6 +533,7 @@ TensorFiles TensorFiles::open(const std::filesystem::path& directory, const std:
     const auto known = files.find(file);
     if (known == files.end() || !known->second) continue;  // said already
     const auto found = result.file_of_.find(tensor);
+    if (found == result.file_of_.end() && may_be_absent.contains(tensor)) continue;
     if (found == result.file_of_.end() || found->second != file)
       findings.add_format("the index names a tensor that is not in this shard",
                           (directory / file).string() + ": " + printable(tensor));
@@ -535,6 +566,20 @@ const TensorView& TensorFiles::at(const std::string& name) const {
 const std::string& TensorFiles::file_of(const std::string& name) const {
   at(name);
   return file_of_.find(name)->second;
+}
+
+void TensorFiles::rename(const std::map<std::string, std::string>& names) {
+  std::map<std::string, TensorView> tensors;
+  std::map<std::string, std::string> file_of;
+  for (auto& [name, tensor] : tensors_) {
+    const auto found = names.find(name);
+    const std::string& renamed = found == names.end() ? name : found->second;
+    tensor.name = renamed;
+    file_of.emplace(renamed, std::move(file_of_.at(name)));
+    LAOS_ASSERT(tensors.emplace(renamed, std::move(tensor)).second);
+  }
+  tensors_ = std::move(tensors);
+  file_of_ = std::move(file_of);
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,9 +23,11 @@ namespace laos::io {
 class TensorFiles {
  public:
   // Opens `directory`/`stem`.safetensors, or the shards of
-  // `directory`/`stem`.safetensors.index.json. The index wins when both exist. Throws Error(kIo) or
-  // Error(kFormat), all problems at once.
-  static TensorFiles open(const std::filesystem::path& directory, const std::string& stem);
+  // `directory`/`stem`.safetensors.index.json. When both exist and the index is of other files, the
+  // single file wins, as in transformers. The index may name tensors of `may_be_absent` that no
+  // shard has. Throws Error(kIo) or Error(kFormat), all problems at once.
+  static TensorFiles open(const std::filesystem::path& directory, const std::string& stem,
+                          const std::set<std::string>& may_be_absent = {});
   // Opens exactly these files. The same checks.
   static TensorFiles open_files(const std::vector<std::filesystem::path>& files);
 
@@ -34,6 +37,8 @@ class TensorFiles {
   // Null when there is none of that name.
   const TensorView* find(const std::string& name) const;
   const std::map<std::string, TensorView>& tensors() const noexcept { return tensors_; }
+  // Gives tensors other names, old to new; no two may have one name afterwards.
+  void rename(const std::map<std::string, std::string>& names);
   // File name (no directory) that holds `name`.
   const std::string& file_of(const std::string& name) const;
   // Takes what has been read out of the process, see io::drop_pages.

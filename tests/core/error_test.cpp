@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/collapse.h"
+
 namespace laos {
 namespace {
 
@@ -65,6 +67,27 @@ TEST(ErrorCode, EachHasAWord) {
   EXPECT_STREQ(to_string(ErrorCode::kUsage), "usage");
   EXPECT_STREQ(to_string(ErrorCode::kUnsupported), "unsupported");
   EXPECT_STREQ(to_string(ErrorCode::kInternal), "internal");
+}
+
+TEST(CollapsedProblems, KeepTheFirstOfManyOfAKindAndCountTheOthers) {
+  CollapsedProblems problems;
+  problems.add({"other", "z", ""});
+  for (const char* where : {"a", "b", "c"}) problems.add({"missing", where, "look"});
+  EXPECT_EQ(problems.list().size(), 4u);
+  problems.add({"missing", "d", "look"});
+  problems.add({"missing", "e", "look elsewhere"});
+  const std::vector<Problem> collapsed = problems.list();
+  ASSERT_EQ(collapsed.size(), 3u);
+  EXPECT_EQ(collapsed[1].where, "a, and 3 more like it");
+  EXPECT_EQ(collapsed[2].where, "e");
+}
+
+TEST(CollapsedProblems, OfMoreThanAHundredKindsAreCounted) {
+  CollapsedProblems problems;
+  for (int i = 0; i < 1000; ++i) problems.add({std::to_string(i), "", ""});
+  EXPECT_EQ(problems.count(), 1000);
+  EXPECT_EQ(problems.list().size(), 101u);
+  EXPECT_EQ(problems.list().back().what, "and 900 problems more");
 }
 
 TEST(NearestName, FindsInsertedMissingChangedAndSwappedLetters) {
