@@ -23,6 +23,7 @@
 #include "cli/stop.h"
 #include "core/memory.h"
 #include "core/threads.h"
+#include "hf/config.h"
 #include "io/file.h"
 #include "pipeline/agree.h"
 #include "pipeline/division.h"
@@ -96,6 +97,47 @@ void check_device(const std::string& device, Problems& problems) {
   if (count > 1) refuse("device `" + device + "` names the processor more than once");
 }
 
+// What the recipe is chosen by; nullopt when it cannot be read, which the plan will say.
+std::optional<recipe::ModelFacts> facts_of(const std::string& model_path) {
+  try {
+    const hf::Config config = hf::read_config(model_path);
+    return recipe::ModelFacts{config.architecture, config.num_hidden_layers, config.hidden_size};
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+// The recipe where --config_path does not name one. Without --model_type config.json says what
+// model it is.
+void choose_recipe(const QuantFlags& flags, const std::string& profile,
+                   pipeline::QuantOptions& options) {
+  std::string quant_type = flags.quant_type;
+  if (quant_type.empty()) quant_type = profile.empty() ? "w8a8" : "w4a4";
+  const auto say = [](const std::string& text) {
+    if (is_first_rank()) std::fprintf(stderr, "laos: %s\n", text.c_str());
+  };
+  if (flags.quant_type.empty() && profile.empty())
+    say("neither --config_path nor --quant_type is given: w8a8 is meant");
+  const std::optional<recipe::ModelFacts> facts = facts_of(flags.model_path);
+  if (!facts && flags.model_type.empty()) (void)hf::read_config(flags.model_path);  // says why
+  const recipe::RecipeChoice choice = recipe::choose_recipe(
+      recipe_directories(flags.recipes), {flags.model_type, quant_type, profile, flags.tag, facts});
+  if (!choice.note.empty()) say(choice.note);
+  options.recipe_path = choice.path;
+  if (flags.model_type.empty() && choice.model_type != facts->architecture)
+    options.model_type = choice.model_type;
+}
+
+// A recipe that is named is taken for any model, but the name of another model is a mistake.
+void warn_of_wrong_model_type(const QuantFlags& flags) {
+  if (flags.model_type.empty() || !is_first_rank()) return;
+  const std::optional<recipe::ModelFacts> facts = facts_of(flags.model_path);
+  if (!facts) return;
+  if (const auto wrong = recipe::wrong_model_type(
+          recipe::list_model_types(recipe_directories(flags.recipes)), flags.model_type, *facts))
+    std::fprintf(stderr, "laos: warning: %s\n", wrong->what.c_str());
+}
+
 // Everything the command line alone can get wrong, at once.
 pipeline::QuantOptions options_of(const QuantFlags& flags) {
   Problems problems;
@@ -105,12 +147,6 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
     problems.add({.what = "both a recipe and a quantization type are given",
                   .where = "--config_path, --quant_type",
                   .fix = "give one of them"});
-  if (flags.config_path.empty() && flags.model_type.empty())
-    problems.add({.what =
-                      "without --config_path the model's type chooses the recipe, and it is not "
-                      "given",
-                  .where = "--model_type",
-                  .fix = "give it, as --model_type Qwen3-8B --quant_type w4a4"});
   if (!flags.trust_remote_code.empty() && flags.trust_remote_code != "True" &&
       flags.trust_remote_code != "False")
     problems.add({.what = "\"" + flags.trust_remote_code + "\" is neither True nor False",
@@ -129,15 +165,13 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
                               : flags.balanced ? "balanced"
                               : flags.full     ? "full"
                                                : "";
-  const std::string quant_type = flags.quant_type.empty() ? "w8a8" : flags.quant_type;
-  if (flags.config_path.empty() && flags.quant_type.empty() && is_first_rank())
-    std::fprintf(stderr, "laos: neither --config_path nor --quant_type is given: w8a8 is meant\n");
-  options.recipe_path =
-      flags.config_path.empty()
-          ? recipe::choose_recipe(recipe_directories(flags.recipes),
-                                  {flags.model_type, quant_type, profile, flags.tag})
-          : std::filesystem::path(flags.config_path);
   options.model_type = flags.model_type;
+  if (flags.config_path.empty()) {
+    choose_recipe(flags, profile, options);
+  } else {
+    options.recipe_path = flags.config_path;
+    warn_of_wrong_model_type(flags);
+  }
   if (options.model_type.empty()) {
     const std::filesystem::path directory =
         std::filesystem::path(flags.model_path).lexically_normal();
@@ -403,7 +437,8 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("quant", "Quantize a Hugging Face checkpoint by a recipe");
   command->add_option(
       both_spellings("--model-type"), flags->model_type,
-      "model name, as Qwen3-8B; chooses the recipe of --quant-type and names the exported one");
+      "model name, as Qwen3-8B; chooses the recipe of --quant-type and names the exported one "
+      "(default: what config.json says)");
   command
       ->add_option(both_spellings("--model-path"), flags->model_path,
                    "Hugging Face checkpoint directory")
@@ -415,8 +450,8 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   command->add_option(both_spellings("--config-path"), flags->config_path,
                       "recipe: YAML of apiversion modelslim_v1");
   command->add_option(both_spellings("--quant-type"), flags->quant_type,
-                      "w4a4, w8a8, ...: use a recipe for --model-type, see laos recipes (default "
-                      "without --config-path: w8a8)");
+                      "w4a4, w8a8, ...: use the recipe for this model, see laos recipes (default "
+                      "without --config-path: w8a8; with --fast, --balanced or --full: w4a4)");
   command->add_flag("--fast", flags->fast,
                     "of --quant-type w4a4: the published scheme in closed form, no training");
   command->add_flag("--balanced", flags->balanced,

@@ -15,7 +15,7 @@ namespace laos::cli {
 namespace {
 
 struct Row {
-  std::string model_types, quant_types, config_id, path;
+  std::string model_type, quant_types, config_id, path;
 };
 
 std::string join(const std::vector<std::string>& words) {
@@ -33,19 +33,23 @@ std::vector<std::string> model_types_of(const recipe::Metadata& metadata) {
 
 void print_table(const std::vector<recipe::RecipeEntry>& recipes) {
   std::vector<Row> rows = {{"model type", "quant type", "recipe", "file"}};
-  for (const auto& [path, metadata] : recipes)
-    rows.push_back({join(model_types_of(metadata)),
-                    join(recipe::quant_types_of(metadata)) +
-                        (profile_of(metadata).empty() ? "" : " --" + profile_of(metadata)),
-                    metadata.config_id, path.string()});
+  for (const auto& [path, metadata] : recipes) {
+    std::vector<std::string> types = model_types_of(metadata);
+    if (types.empty()) types = {"-"};
+    for (const std::string& type : types)
+      rows.push_back({type,
+                      join(recipe::quant_types_of(metadata)) +
+                          (profile_of(metadata).empty() ? "" : " --" + profile_of(metadata)),
+                      metadata.config_id, path.string()});
+  }
   size_t models = 0, types = 0, ids = 0;
   for (const Row& row : rows) {
-    models = std::max(models, row.model_types.size());
+    models = std::max(models, row.model_type.size());
     types = std::max(types, row.quant_types.size());
     ids = std::max(ids, row.config_id.size());
   }
   for (const Row& row : rows)
-    std::printf("%-*s  %-*s  %-*s  %s\n", static_cast<int>(models), row.model_types.c_str(),
+    std::printf("%-*s  %-*s  %-*s  %s\n", static_cast<int>(models), row.model_type.c_str(),
                 static_cast<int>(types), row.quant_types.c_str(), static_cast<int>(ids),
                 row.config_id.c_str(), row.path.c_str());
 }

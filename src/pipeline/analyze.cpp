@@ -455,7 +455,10 @@ std::string recipe_with(const Plan& plan, const Analysis& analysis, const std::v
     const GroupCost& group = analysis.groups[g];
     for (const Linear l : model::linears_of(group.group)) {
       const PlannedLinear& planned = plan.linear(group.layer_idx, l);
-      if (!planned.scheme) continue;
+      if (!planned.scheme) {  // said, so that a plan does not take it for forgotten
+        layers.back()[{16, 16}][static_cast<size_t>(l)].insert(group.layer_idx);
+        continue;
+      }
       const quant::LinearScheme& scheme = !group.is_candidate ? *planned.scheme
                                           : high[g]           ? analysis.high
                                                               : analysis.low;

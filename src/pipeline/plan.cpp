@@ -165,7 +165,7 @@ void require_hadamard(int64_t size, int64_t block_size, const std::string& dimen
 
 // The pairs that include and exclude leave.
 SmoothStep plan_smooth(const recipe::IterSmooth& smooth, const recipe::Location& location,
-                       Plan& plan) {
+                       Plan& plan, Problems& problems) {
   std::vector<std::string> names;
   for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
     for (const smooth::Pair pair : smooth::kAllPairs)
@@ -176,6 +176,7 @@ SmoothStep plan_smooth(const recipe::IterSmooth& smooth, const recipe::Location&
                                                          .location = location}},
                                                        names);
   plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(), assignment.warnings.end());
+  for (const Problem& problem : assignment.problems) problems.add(problem);
   SmoothStep step{.options = smooth.options, .sources = {}};
   for (const auto& [name, unused] : assignment.strategy_of) step.sources.insert(name);
   return step;
@@ -247,7 +248,7 @@ void plan_stages(Plan& plan, Problems& problems) {
       if (options.online) require_online(config, options, processor.location, plan, problems);
       plan.steps.emplace_back(RotateStep{options});
     } else if (const auto* smooth = std::get_if<recipe::IterSmooth>(&processor.what)) {
-      plan.steps.emplace_back(plan_smooth(*smooth, processor.location, plan));
+      plan.steps.emplace_back(plan_smooth(*smooth, processor.location, plan, problems));
     } else if (const auto* heads = std::get_if<recipe::HeadRotation>(&processor.what)) {
       plan.steps.emplace_back(HeadStep{heads->options});
     } else if (const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what)) {
@@ -289,6 +290,57 @@ void check_scheme(const hf::Config& config, const PlannedLinear& planned, Proble
   check("out_features", model::out_features(config, planned.linear), row->out_multiple);
 }
 
+// A linear that no strategy includes stays float. That is a choice where a strategy excludes it, or
+// where no linear of its kind is included anywhere; otherwise the recipe was probably written for
+// a model of other layers. `named`: the linears that a strategy includes.
+void check_coverage(const std::set<std::string>& named, Plan& plan, Problems& problems) {
+  const std::string where = plan.recipe.path.string() + " spec.process";
+  std::set<Linear> kinds;
+  std::set<int64_t> layers;
+  for (const PlannedLinear& linear : plan.linears) {
+    if (!named.contains(linear.name)) continue;
+    kinds.insert(linear.linear);
+    layers.insert(linear.layer_idx);
+  }
+  if (layers.empty()) {
+    problems.add(
+        {.what = "no strategy includes a linear of the model: nothing would be quantized",
+         .where = where,
+         .fix =
+             "include them: [\"model.layers.*\"] names all of them; or leave the quantizer out"});
+    return;
+  }
+  // Every layer of a model with fewer layers, and nothing of those behind them.
+  const int64_t num_layers = plan.checkpoint.config().num_hidden_layers;
+  const int64_t num_named = std::ssize(layers), count = num_layers - num_named;
+  if (count > 0 && *layers.rbegin() == num_named - 1) {
+    problems.add(
+        {.what = "no strategy names the last " +
+                 (count == 1 ? "decoder layer" : std::to_string(count) + " decoder layers") +
+                 " of " + std::to_string(num_layers) + ": everything from layer " +
+                 std::to_string(num_named) + " on would stay float",
+         .where = where,
+         .fix = "use a recipe for this model; layers that are to stay float are included, and "
+                "excluded by name"});
+    return;
+  }
+  std::vector<std::string> left;
+  bool quantizes = false;
+  for (const PlannedLinear& linear : plan.linears) {
+    if (kinds.contains(linear.linear) && !named.contains(linear.name)) left.push_back(linear.name);
+    quantizes = quantizes || linear.scheme;
+  }
+  if (!left.empty())
+    plan.warnings.push_back(
+        where + ": " + left.front() +
+        (left.size() == 1 ? "" : " and " + std::to_string(left.size() - 1) + " more") +
+        " left float: strategies include the same linears of other layers, but not these");
+  if (!quantizes)
+    plan.warnings.push_back(where +
+                            ": every strategy leaves its linears float, so nothing is "
+                            "quantized");
+}
+
 // Which quantizer and which of its strategies decides each linear: the first that matches.
 void plan_linears(Plan& plan, Problems& problems) {
   const hf::Config& config = plan.checkpoint.config();
@@ -300,7 +352,8 @@ void plan_linears(Plan& plan, Problems& problems) {
           {names.back(), i, l, std::nullopt, 0, scheme::kFloatLabel, "no strategy matches"});
     }
   names.emplace_back("lm_head");  // patterns may name it, but it stays float
-  std::set<std::string> decided;
+  std::set<std::string> named;    // included by a strategy, whatever it decides
+  bool has_quantizer = false;
   std::set<std::string> refusals;
   for (size_t step = 0; step < plan.recipe.main.process.size(); ++step) {
     const recipe::Processor& processor = plan.recipe.main.process[step];
@@ -315,6 +368,10 @@ void plan_linears(Plan& plan, Problems& problems) {
     const recipe::Assignment assignment = recipe::assign(strategies, names);
     plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(),
                          assignment.warnings.end());
+    for (const Problem& problem : assignment.problems) problems.add(problem);
+    has_quantizer = true;
+    named.insert(assignment.excluded.begin(), assignment.excluded.end());
+    for (const auto& [name, unused] : assignment.strategy_of) named.insert(name);
     if (round == nullptr && assignment.strategy_of.contains("lm_head"))
       plan.warnings.push_back("lm_head matches " +
                               strategies[assignment.strategy_of.at("lm_head")].location.text() +
@@ -350,6 +407,11 @@ void plan_linears(Plan& plan, Problems& problems) {
                               std::to_string(num_late) +
                               " linears that an earlier processor quantizes; the first stays");
   }
+  if (has_quantizer)
+    check_coverage(named, plan, problems);
+  else
+    plan.warnings.push_back(plan.recipe.path.string() +
+                            ": no processor quantizes, so every linear stays float");
 }
 
 // Linears that engines fuse have one label. A problem for each way in which they do not, with the

@@ -1,6 +1,9 @@
 #include <algorithm>
+#include <charconv>
 #include <map>
+#include <optional>
 #include <set>
+#include <system_error>
 
 #include "core/error.h"
 #include "recipe/glob.h"
@@ -9,12 +12,57 @@
 namespace laos::recipe {
 namespace {
 
+// The parts of a name between its dots.
+std::vector<std::string> parts_of(const std::string& name) {
+  std::vector<std::string> parts = {""};
+  for (const char c : name)
+    if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  return parts;
+}
+
+std::optional<int64_t> number_in(const std::string& part) {
+  int64_t number = 0;
+  const char* const end = part.data() + part.size();
+  const auto [stop, error] = std::from_chars(part.data(), end, number);
+  return error == std::errc() && stop == end ? std::optional(number) : std::nullopt;
+}
+
+// Decoder layers are the numbers that names have between dots, counted from 0.
+int64_t count_layers(const std::vector<std::string>& names) {
+  int64_t count = 0;
+  for (const std::string& name : names)
+    for (const std::string& part : parts_of(name))
+      if (const auto number = number_in(part)) count = std::max(count, *number + 1);
+  return count;
+}
+
+// An alternative where layers counted from the end (-1 is the last) are counted from the front.
+// Appends the numbers that are no layer of the model to `missing`.
+std::string with_layers_from_the_front(const std::string& alternative, int64_t num_layers,
+                                       std::vector<int64_t>& missing) {
+  std::string result;
+  for (const std::string& part : parts_of(alternative)) {
+    std::optional<int64_t> number = number_in(part);
+    const bool is_layer = number && -num_layers <= *number && *number < num_layers;
+    if (number && !is_layer) missing.push_back(*number);
+    result += (is_layer && *number < 0 ? std::to_string(*number + num_layers) : part) + ".";
+  }
+  result.pop_back();
+  return result;
+}
+
 // Patterns of one list, expanded once for all names.
 class PatternSet {
  public:
-  PatternSet(const std::vector<Pattern>& patterns, size_t& num_alternatives) {
+  // `num_layers` of the model; 0: the names have no layers, and any number may stand in a pattern.
+  PatternSet(const std::vector<Pattern>& patterns, int64_t num_layers, size_t& num_alternatives,
+             std::vector<Problem>& problems) {
     for (const Pattern& pattern : patterns) {
       entries_.push_back({&pattern, expand(pattern)});
+      if (num_layers > 0) find_layers(entries_.back(), num_layers, problems);
       num_alternatives += entries_.back().alternatives.size();
       if (num_alternatives > kMaxTotalAlternatives) {
         throw Error(ErrorCode::kRecipe,
@@ -61,6 +109,21 @@ class PatternSet {
     }
   }
 
+  static void find_layers(Entry& entry, int64_t num_layers, std::vector<Problem>& problems) {
+    std::vector<int64_t> missing;
+    for (std::string& alternative : entry.alternatives)
+      alternative = with_layers_from_the_front(alternative, num_layers, missing);
+    if (missing.empty()) return;
+    const std::string more =
+        missing.size() == 1 ? "" : " and " + std::to_string(missing.size() - 1) + " more";
+    problems.push_back({.what = "pattern `" + entry.pattern->text + "` names decoder layer " +
+                                std::to_string(missing.front()) + more + ", and the model has " +
+                                std::to_string(num_layers) + ", from 0 to " +
+                                std::to_string(num_layers - 1),
+                        .where = entry.pattern->location.text(),
+                        .fix = "name layers of this model; -1 is its last one, * stands for all"});
+  }
+
   std::vector<Entry> entries_;
 };
 
@@ -84,7 +147,7 @@ std::string nearest_existing(const std::string& pattern, const std::vector<std::
 class Assigner {
  public:
   Assigner(const std::vector<Strategy>& strategies, const std::vector<std::string>& names)
-      : strategies_(strategies), names_(names) {}
+      : strategies_(strategies), names_(names), num_layers_(count_layers(names)) {}
 
   Assignment run() {
     for (size_t i = 0; i < strategies_.size(); ++i) assign_strategy(i);
@@ -99,11 +162,16 @@ class Assigner {
 
   void assign_strategy(size_t index) {
     const Strategy& strategy = strategies_[index];
-    PatternSet include(strategy.include, num_alternatives_);
-    PatternSet exclude(strategy.exclude, num_alternatives_);
+    std::vector<Problem>& problems = assignment_.problems;
+    PatternSet include(strategy.include, num_layers_, num_alternatives_, problems);
+    PatternSet exclude(strategy.exclude, num_layers_, num_alternatives_, problems);
     std::map<size_t, Hits> later_hits;  // by the strategy that decided earlier
     for (const std::string& name : names_) {
-      if (!include.contains(name) || exclude.contains(name)) continue;
+      if (!include.contains(name)) continue;
+      if (exclude.contains(name)) {
+        assignment_.excluded.insert(name);
+        continue;
+      }
       const auto [found, is_new] = assignment_.strategy_of.try_emplace(name, index);
       if (is_new || found->second == index) continue;
       Hits& hits = later_hits[found->second];
@@ -147,6 +215,7 @@ class Assigner {
 
   const std::vector<Strategy>& strategies_;
   const std::vector<std::string>& names_;
+  const int64_t num_layers_;
   Assignment assignment_;
   size_t num_alternatives_ = 0;
   int num_suggestions_ = 0;

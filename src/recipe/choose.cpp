@@ -2,13 +2,17 @@
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <limits>
 #include <optional>
 #include <set>
 #include <system_error>
 #include <tuple>
 
 #include "core/error.h"
+#include "io/file.h"
 #include "recipe/recipe.h"
+#include "recipe/schema.h"
+#include "recipe/yaml_document.h"
 #include "recipe/yaml_scalar.h"
 
 namespace laos::recipe {
@@ -116,22 +120,68 @@ std::string lower(std::string text) {
 
 enum class Fit { kNo, kOtherTags, kYes };
 
+bool same_but_for_case(const std::string& a, const std::string& b) { return lower(a) == lower(b); }
+
 Fit fit_of(const Metadata& metadata, const std::string& model_type,
            const std::vector<std::string>& tags) {
+  const auto is_it = [&](const std::string& type) { return same_but_for_case(type, model_type); };
   const std::vector<std::string>& types = metadata.verified_model_types;
-  if (!types.empty())
-    return std::find(types.begin(), types.end(), model_type) != types.end() ? Fit::kYes : Fit::kNo;
-  const auto scenarios = metadata.verified_tags.find(model_type);
-  if (scenarios == metadata.verified_tags.end()) return Fit::kNo;
-  if (tags.empty()) return Fit::kYes;
-  for (const std::vector<std::string>& scenario : scenarios->second) {
-    std::set<std::string> known;
-    for (const std::string& tag : scenario) known.insert(lower(tag));
-    if (std::all_of(tags.begin(), tags.end(),
-                    [&](const std::string& tag) { return known.contains(lower(tag)); }))
-      return Fit::kYes;
+  if (!types.empty()) return std::ranges::any_of(types, is_it) ? Fit::kYes : Fit::kNo;
+  Fit fit = Fit::kNo;
+  for (const auto& [type, scenarios] : metadata.verified_tags) {
+    if (!is_it(type)) continue;
+    if (tags.empty()) return Fit::kYes;
+    fit = Fit::kOtherTags;
+    for (const std::vector<std::string>& scenario : scenarios) {
+      std::set<std::string> known;
+      for (const std::string& tag : scenario) known.insert(lower(tag));
+      if (std::all_of(tags.begin(), tags.end(),
+                      [&](const std::string& tag) { return known.contains(lower(tag)); }))
+        return Fit::kYes;
+    }
   }
-  return Fit::kOtherTags;
+  return fit;
+}
+
+const MapSchema kModelTypeKeys = {"model type",
+                                  {"architecture", "num_hidden_layers", "hidden_size"}};
+constexpr const char* kModelTypesFile = "model-types.json";
+
+ModelFacts read_facts(Report& report, const Value& value) {
+  ModelFacts facts;
+  if (!require_map(report, value)) return facts;
+  const MapReader reader(report, value, kModelTypeKeys);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (const auto text = reader.require("architecture"))
+    facts.architecture = read_text(report, *text, kMaxNameCharacters).value_or("");
+  if (const auto number = reader.require("num_hidden_layers"))
+    facts.num_hidden_layers = read_integer(report, *number, 1, kMost).value_or(0);
+  if (const auto number = reader.require("hidden_size"))
+    facts.hidden_size = read_integer(report, *number, 1, kMost).value_or(0);
+  return facts;
+}
+
+std::string describe(const ModelFacts& facts) {
+  return facts.architecture + " of " + std::to_string(facts.num_hidden_layers) +
+         " layers and hidden_size " + std::to_string(facts.hidden_size);
+}
+
+std::vector<std::string> types_with(const std::vector<ModelType>& types, const ModelFacts& facts) {
+  std::vector<std::string> names;
+  for (const ModelType& type : types)
+    if (type.facts == facts) names.push_back(type.name);
+  return names;
+}
+
+// How a recipe that is not for the model type asked for was found.
+std::string note_of(const RecipeQuery& query, const std::string& taken) {
+  const std::string known = "config.json is that of " + taken;
+  const bool is_architecture = query.facts && taken == query.facts->architecture;
+  const std::string any = "the recipe for every " + taken + " is taken";
+  if (query.model_type.empty())
+    return is_architecture ? "no recipe is for this model alone: " + any : known;
+  return "no recipe is for model type `" + query.model_type +
+         "`: " + (is_architecture ? any : known + ", whose recipe is taken");
 }
 
 }  // namespace
@@ -173,21 +223,75 @@ std::vector<std::string> quant_types_of(const Metadata& metadata) {
   return types;
 }
 
-std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& directories,
-                                    const RecipeQuery& query) {
+std::vector<ModelType> list_model_types(const std::vector<std::filesystem::path>& directories) {
+  std::vector<ModelType> types;
+  for (const std::filesystem::path& directory : directories) {
+    const std::filesystem::path path = directory / kModelTypesFile;
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) continue;
+    const std::string name = path.string();
+    std::vector<Problem> duplicates;
+    // JSON is YAML.
+    const DocumentNode root =
+        parse_document(io::read_text(path, static_cast<int64_t>(kMaxYamlBytes)), name, duplicates);
+    Report report(name);
+    for (Problem& duplicate : duplicates) report.problem(std::move(duplicate));
+    if (require_map(report, {&root, "model types"}))
+      for (size_t i = 0; i < root.items.size(); ++i)
+        types.push_back({root.keys[i].text,
+                         read_facts(report, {&root.items[i], printable(root.keys[i].text)})});
+    report.throw_if_any();
+  }
+  return types;
+}
+
+std::optional<Problem> wrong_model_type(const std::vector<ModelType>& types,
+                                        const std::string& model_type, const ModelFacts& facts) {
+  const ModelType* named = nullptr;
+  for (const ModelType& type : types) {
+    if (!same_but_for_case(type.name, model_type)) continue;
+    if (type.facts == facts) return std::nullopt;
+    if (named == nullptr) named = &type;
+  }
+  if (named == nullptr) return std::nullopt;
+  const std::vector<std::string> right = types_with(types, facts);
+  return Problem{
+      .what = "model type `" + model_type + "` is a " + describe(named->facts) +
+              ", but config.json says " + describe(facts),
+      .where = "--model_type",
+      .fix = right.empty() ? "leave it out" : "write " + right.front() + ", or leave it out"};
+}
+
+RecipeChoice choose_recipe(const std::vector<std::filesystem::path>& directories,
+                           const RecipeQuery& query) {
+  LAOS_ASSERT(!query.model_type.empty() || query.facts);
   const QuantType& wanted = quant_type_named(query.quant_type);
   const std::vector<RecipeEntry> recipes = list_recipes(directories);
-  std::string others;  // files of this quant type that are for something else
-  for (const RecipeEntry& recipe : recipes) {
-    const Metadata& metadata = recipe.metadata;
-    if (!says(metadata.label, wanted) || profile_of(metadata) != query.profile) continue;
-    const Fit fit = fit_of(metadata, query.model_type, query.tags);
-    if (fit == Fit::kYes) return recipe.path;
-    if (fit == Fit::kOtherTags)
-      others += recipe.path.string() + " is for other tags: leave out --tag to take it; ";
-    else if (recipe.path.parent_path().filename() == kDefaultFolder)
-      others += recipe.path.string() + " is for any model: give it as --config_path to take it; ";
+  std::vector<std::string> asked_for;  // model types, best first
+  if (!query.model_type.empty()) asked_for.push_back(query.model_type);
+  if (query.facts) {
+    const std::vector<ModelType> types = list_model_types(directories);
+    if (const auto wrong = wrong_model_type(types, query.model_type, *query.facts))
+      throw Error(ErrorCode::kUsage, *wrong);
+    for (std::string& type : types_with(types, *query.facts)) asked_for.push_back(std::move(type));
+    asked_for.push_back(query.facts->architecture);
   }
+  std::string others;  // files of this quant type that are for something else
+  for (const std::string& model_type : asked_for) {
+    if (!others.empty()) break;  // of other tags: nothing more general has these either
+    for (const auto& [path, metadata] : recipes) {
+      if (!says(metadata.label, wanted) || profile_of(metadata) != query.profile) continue;
+      const Fit fit = fit_of(metadata, model_type, query.tags);
+      if (fit == Fit::kYes)
+        return {path, model_type, model_type == query.model_type ? "" : note_of(query, model_type)};
+      if (fit == Fit::kOtherTags)
+        others += path.string() + " is for other tags: leave out --tag to take it; ";
+    }
+  }
+  for (const auto& [path, metadata] : recipes)
+    if (says(metadata.label, wanted) && profile_of(metadata) == query.profile &&
+        path.parent_path().filename() == kDefaultFolder)
+      others += path.string() + " is for any model: give it as --config_path to take it; ";
 
   std::map<std::string, std::set<std::string>> types_of;  // quant types by model type
   for (const auto& [path, metadata] : recipes) {
@@ -212,7 +316,7 @@ std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& di
   std::string fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + others;
   fix += existing.empty() ? "there are no recipes in these directories"
                           : "there are recipes for: " + existing;
-  throw Error(ErrorCode::kUsage, {.what = "no recipe for model type `" + query.model_type +
+  throw Error(ErrorCode::kUsage, {.what = "no recipe for model type `" + asked_for.front() +
                                           "` and quant type `" + query.quant_type + "`" +
                                           (query.profile.empty() ? "" : " --" + query.profile),
                                   .where = searched,

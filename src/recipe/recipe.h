@@ -1,17 +1,20 @@
-// A recipe: YAML of apiversion modelslim_v1, read into the option structs of the folders that do the
-// work. docs/recipes.md describes the format.
+// A recipe: YAML of apiversion modelslim_v1, read into the option structs of the folders that do
+// the work. docs/recipes.md describes the format.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "autoround/options.h"
+#include "core/error.h"
 #include "gptq/options.h"
 #include "quant/scheme.h"
 #include "rotation/options.h"
@@ -126,9 +129,14 @@ std::vector<std::string> known_keys();
 // same.
 struct Assignment {
   std::map<std::string, size_t> strategy_of;
+  std::set<std::string> excluded;  // linears that a strategy includes and excludes
   // Strategies that match linears an earlier one has; patterns that never decide anything.
   std::vector<std::string> warnings;
+  // Patterns that name decoder layers which no linear is in: the recipe is for another model.
+  std::vector<Problem> problems;
 };
+// A number between dots of a pattern is a decoder layer, and a negative one counts from the end: -1
+// is the last layer.
 // `names`: every linear of the model, lm_head included. Throws Error(kRecipe) for a pattern that
 // expands to more than 1000 alternatives, and when all patterns together expand to more than
 // 100000.
@@ -154,20 +162,51 @@ std::vector<std::string> quant_types_of(const Metadata& metadata);
 // label.profile, an extension of laos: "" for a published scheme.
 std::string profile_of(const Metadata& metadata);
 
+// What config.json says of a model, as far as it tells model types apart.
+struct ModelFacts {
+  std::string architecture;  // "Qwen3ForCausalLM"
+  int64_t num_hidden_layers = 0;
+  int64_t hidden_size = 0;
+
+  bool operator==(const ModelFacts&) const = default;
+};
+struct ModelType {
+  std::string name;  // "Qwen3-8B"
+  ModelFacts facts;
+};
+// The table of model types of each directory, as it is there: DIRECTORY/model-types.json holds
+// {"Qwen3-8B": {"architecture": "Qwen3ForCausalLM", "num_hidden_layers": 36, "hidden_size": 4096}}.
+// Throws Error(kRecipe) with every problem of it, Error(kIo).
+std::vector<ModelType> list_model_types(const std::vector<std::filesystem::path>& directories);
+
+// What is wrong with calling a model of these facts `model_type` (in any case): nothing when no
+// type of that name is known, or its facts are these.
+std::optional<Problem> wrong_model_type(const std::vector<ModelType>& types,
+                                        const std::string& model_type, const ModelFacts& facts);
+
 // What a recipe is wanted for.
 struct RecipeQuery {
-  std::string model_type;  // "Qwen3-8B"
+  std::string model_type;  // "Qwen3-8B"; empty: that of `facts`
   std::string quant_type;  // "w4a4"; choose.cpp has the list
   std::string profile;     // "fast", "balanced", "full", or "" for the published scheme
   std::vector<std::string> tags;
+  std::optional<ModelFacts> facts = std::nullopt;  // nullopt: chosen by model_type alone
+};
+
+struct RecipeChoice {
+  std::filesystem::path path;
+  std::string model_type;  // that the recipe was taken for; the architecture when for any of it
+  std::string note;        // how that was found, when it is not the model type asked for; or ""
 };
 
 // The first of list_recipes whose label says that quant type and profile and whose
 // verified_model_types list the model type or, where they list none, whose verified_tags has a
-// scenario of the model type with all of `tags` (case does not matter). Throws Error as
-// list_recipes does, and Error(kUsage) for an unknown quant type and when there is no such recipe,
-// listing what there is.
-std::filesystem::path choose_recipe(const std::vector<std::filesystem::path>& directories,
-                                    const RecipeQuery& query);
+// scenario of the model type with all of `tags` (case does not matter anywhere). Where no recipe is
+// for the model type that is asked for, those are looked for that the facts say, then the
+// architecture: a recipe that lists it is for every model of it. Throws Error as list_recipes and
+// list_model_types do, and Error(kUsage) for an unknown quant type, a model type that contradicts
+// the facts, and when there is no such recipe, listing what there is.
+RecipeChoice choose_recipe(const std::vector<std::filesystem::path>& directories,
+                           const RecipeQuery& query);
 
 }  // namespace laos::recipe

@@ -181,11 +181,11 @@ TEST_F(Commands, RecipesOfOnesOwnComeFirst) {
   std::filesystem::create_directories(directory_ / "own" / "qwen3");
   std::ofstream(directory_ / "own" / "qwen3" / "mine.yaml")
       << "apiversion: modelslim_v1\nmetadata: {config_id: mine, score: 1, label: {w_bit: 8, a_bit: "
-         "8}, verified_model_types: [qwen3-tiny]}\nspec: {process: [{type: quarot}], save: [{type: "
+         "8}, verified_model_types: [mine]}\nspec: {process: [{type: quarot}], save: [{type: "
          "ascendv1_saver}]}\n";
   const std::string quant = "quant --model-path " + path("model") + " --save-path " + path("out") +
-                            " --model_type qwen3-tiny --quant_type w8a8 --dry-run";
-  EXPECT_THAT(run_laos(quant).output, HasSubstr("laos-qwen3-tiny-w8a8"));
+                            " --model_type Mine --quant_type w8a8 --dry-run";
+  EXPECT_THAT(run_laos(quant).output, HasSubstr("laos-dense-w8a8"));
   EXPECT_THAT(run_laos(quant + " --recipes " + path("own")).output, HasSubstr("mine ("));
   EXPECT_THAT(run_laos(quant, "MSMODELSLIM_CUSTOM_PRACTICE_REPO=" + path("own") + " ").output,
               HasSubstr("mine ("));

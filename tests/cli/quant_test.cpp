@@ -188,14 +188,32 @@ TEST_F(QuantCommand, CompletesFlagsThatAreCutShort) {
   expect_refused(quant("--nothing-like-it"), 2, "command line");
 }
 
-TEST_F(QuantCommand, WithoutRecipeOrTypeMeansW8A8ForTheModelType) {
+TEST_F(QuantCommand, ChoosesTheRecipeByTheConfigurationWhereNoneIsNamed) {
   const std::string paths =
-      "quant --model-path " + model_.string() + " --save-path " + save_.string();
-  expect_refused(run_laos(paths), 2, "--model_type Qwen3-8B");
-  expect_refused(run_laos(paths + " --model_type Qwen3-9B"), 2, "quant type `w8a8`");
-  const Result result = run_laos(paths + " --model_type qwen3-tiny --device cpu:0 --dry-run");
-  EXPECT_EQ(result.exit_code, 0) << result.output;
-  EXPECT_THAT(result.output, AllOf(HasSubstr("w8a8 is meant"), HasSubstr("laos-qwen3-tiny-w8a8")));
+      "quant --dry-run --model-path " + model_.string() + " --save-path " + save_.string();
+  const Result any = run_laos(paths + " --device cpu:0");
+  EXPECT_EQ(any.exit_code, 0) << any.output;
+  EXPECT_THAT(any.output, AllOf(HasSubstr("w8a8 is meant"), HasSubstr("laos-dense-w8a8"),
+                                HasSubstr("the recipe for every Qwen3ForCausalLM is taken")));
+  const Result named = run_laos(paths + " --model_type mine --quant-type w8a8");
+  EXPECT_THAT(named.output, HasSubstr("no recipe is for model type `mine`"));
+  const std::string bundled = std::string("quant --dry-run --model-path ") + LAOS_SOURCE_DIR +
+                              "/models/qwen3-tiny --save-path " + save_.string();
+  const Result fast = run_laos(bundled + " --fast");
+  EXPECT_EQ(fast.exit_code, 0) << fast.output;
+  EXPECT_THAT(fast.output, AllOf(HasSubstr("config.json is that of qwen3-tiny"),
+                                 HasSubstr("laos-qwen3-tiny-w4a4-fast")));
+  EXPECT_THAT(run_laos(bundled + " --model-type QWEN3-TINY").output,
+              HasSubstr("laos-qwen3-tiny-w8a8"));
+}
+
+TEST_F(QuantCommand, NoticesAModelTypeThatContradictsTheConfiguration) {
+  expect_refused(run_laos("quant --dry-run --model-path " + model_.string() + " --save-path " +
+                          save_.string() + " --model-type Qwen3-8B"),
+                 2, "is a Qwen3ForCausalLM of 36 layers");
+  const Result named = quant("--model-type Qwen3-8B --dry-run");
+  EXPECT_EQ(named.exit_code, 0) << named.output;
+  EXPECT_THAT(named.output, HasSubstr("warning: model type `Qwen3-8B` is a"));
 }
 
 TEST_F(QuantCommand, DebugWritesTheLossesOfEveryStep) {

@@ -189,7 +189,7 @@ TEST_F(Analyze, LeavesGroupsThatAreNoCandidatesAsTheRecipeHasThem) {
 
 TEST_F(Analyze, RefusesARecipeWithNothingToChoose) {
   const Plan plan =
-      plan_of(kRoot / "recipes/qwen3-tiny-w8a8.yaml", (kRoot / "calib/health.jsonl").string());
+      plan_of(kRoot / "recipes/dense-w8a8.yaml", (kRoot / "calib/health.jsonl").string());
   EXPECT_THROW(analyze_tokens(plan, {}), Error);
 }
 

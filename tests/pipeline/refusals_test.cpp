@@ -1,5 +1,5 @@
-// What a plan refuses, and what it warns of, row by row of spec 12 and Appendix C 24: before the
-// first layer, at the place that decides.
+// What a plan refuses, and what it warns of, row by row: before the first layer, at the place that
+// decides.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -187,7 +187,34 @@ const Case kCases[] = {
      "save: [{type: ascendv1_saver}, {type: ascendv1_saver}]", "more than one saver",
      "recipe.yaml spec.save"},
 
+    // The model of these tests has two layers.
+    {"LayersThatTheModelHasNot", R"(["*.up_proj", "*.gate_proj"])",
+     R"(["model.layers.{0..2}.mlp.{up,gate}_proj"])", "names decoder layer 2 and 1 more",
+     "recipe.yaml:18:"},
+    {"LayersThatSmoothingHasNot", "    - " + kStage2,
+     "    - {type: iter_smooth, include: [\"*.{1..9}.*\"]}\n    - " + kStage2,
+     "names decoder layer 2 and 7 more", "recipe.yaml:13:"},
+    {"LastLayersThatNoStrategyNames", R"(strategies:
+        - {qconfig: *w8, include: ["*self_attn*", "*.down_proj"]}
+        - {qconfig: *w4, include: ["*.up_proj", "*.gate_proj"]})",
+     "strategies: [{qconfig: *w8, include: [\"model.layers.0.*\"]}]",
+     "no strategy names the last decoder layer of 2", "recipe.yaml spec.process"},
+    {"NothingIncluded", R"(strategies:
+        - {qconfig: *w8, include: ["*self_attn*", "*.down_proj"]}
+        - {qconfig: *w4, include: ["*.up_proj", "*.gate_proj"]})",
+     "strategies: [{qconfig: *w8, include: [\"*.experts.*\"]}]", "nothing would be quantized",
+     "recipe.yaml spec.process"},
+
     // Accepted, and said.
+    {"LinearsLeftOutInOneLayer", R"(["*self_attn*", "*.down_proj"])",
+     R"(["*self_attn*", "*.1.mlp.down_proj"])",
+     "model.layers.0.mlp.down_proj left float: strategies include the same linears of other layers",
+     "recipe.yaml spec.process", ErrorCode::kRecipe, true},
+    {"NothingQuantizedByChoice", R"(strategies:
+        - {qconfig: *w8, include: ["*self_attn*", "*.down_proj"]}
+        - {qconfig: *w4, include: ["*.up_proj", "*.gate_proj"]})",
+     "strategies: [{qconfig: *w8, exclude: [\"model.layers.*\"]}]", "nothing is quantized",
+     "recipe.yaml spec.process", ErrorCode::kRecipe, true},
     {"PatternWithoutMatch", "\"*.down_proj\"", "\"*.down_proj\", \"*.donw_proj\"",
      "did you mean `down_proj`?", "recipe.yaml:17:", ErrorCode::kRecipe, true},
     {"StrategiesThatOverlap", R"(["*.up_proj", "*.gate_proj"])", R"(["*"])",

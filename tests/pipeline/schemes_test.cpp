@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <map>
+#include <regex>
 #include <set>
 #include <sstream>
 
@@ -494,6 +495,25 @@ TEST_F(WholeRecipe, ThePublishedOneForQwen3_32BPlansUnmodified) {
   if (!std::filesystem::exists(published)) GTEST_SKIP() << "no published recipe beside the project";
   write_model(proportions_of_32b(64));
   expect_the_published_scheme(make_plan(options(published)));
+}
+
+TEST_F(WholeRecipe, ForAnyModelRunsInEveryProfile) {
+  write_model(test::qwen3_config("tiny", 6));
+  for (const char* type : {"w4a4", "w4a4-fast", "w4a4-balanced", "w4a4-full", "w8a8"}) {
+    SCOPED_TRACE(type);
+    std::stringstream text;
+    text << std::ifstream(std::filesystem::path(LAOS_SOURCE_DIR) / "recipes" /
+                          (std::string("dense-") + type + ".yaml"))
+                .rdbuf();
+    std::ofstream(directory_ / "recipe.yaml")
+        << std::regex_replace(text.str(), std::regex("iters: [0-9]+"), "iters: 1");
+    const Plan plan = make_plan(options(directory_ / "recipe.yaml"));
+    EXPECT_THAT(plan.warnings, testing::IsEmpty());
+    for (const PlannedLinear& linear : plan.linears) EXPECT_NE(linear.label, "FLOAT");
+    Progress progress;
+    run(plan, progress);
+    EXPECT_TRUE(save::inspect(directory_ / "out").loads());
+  }
 }
 
 // Recipes of this project plan at the depth they are written for, and one of each size runs there,

@@ -65,6 +65,29 @@ TEST(Assign, WarnsOfPatternsThatMatchNothingWithTheNearestName) {
                           HasSubstr("a.exclude[0]")));
 }
 
+TEST(Assign, CountsNegativeLayersFromTheEnd) {
+  const Assignment assignment = assign(
+      {strategy("a", {"model.layers.-1.*"}), strategy("b", {"*"}, {"*.{-2,-1}.mlp.up_proj"})},
+      kNames);
+  EXPECT_EQ(assignment.strategy_of,
+            (std::map<std::string, size_t>{
+                {kNames[1], 1}, {kNames[2], 0}, {kNames[3], 0}, {"lm_head", 1}}));
+  EXPECT_THAT(assignment.problems, IsEmpty());
+  EXPECT_THAT(assignment.excluded, UnorderedElementsAre(kNames[0], kNames[2]));
+}
+
+TEST(Assign, ReportsLayersThatTheModelHasNotAtTheirPattern) {
+  const Assignment assignment =
+      assign({strategy("a", {"*", "model.layers.{0..4}.mlp.*", "*.1.*"}, {"*.-3.*"})}, kNames);
+  ASSERT_EQ(assignment.problems.size(), 2u);
+  EXPECT_EQ(assignment.problems[0].where, "r.yaml:1:1 a.include[1]");
+  EXPECT_EQ(assignment.problems[0].what,
+            "pattern `model.layers.{0..4}.mlp.*` names decoder layer 2 and 2 more, and the model "
+            "has 2, from 0 to 1");
+  EXPECT_EQ(assignment.problems[1].where, "r.yaml:1:1 a.exclude[0]");
+  EXPECT_THAT(assignment.problems[1].what, HasSubstr("names decoder layer -3, and"));
+}
+
 TEST(Assign, NeverWarnsOfALoneStar) {
   EXPECT_THAT(assign({strategy("a", {"*"})}, {}).warnings, IsEmpty());
 }

@@ -36,8 +36,8 @@ class ChooseRecipe : public testing::Test {
                      const std::vector<std::string>& tags = {}, const std::string& profile = "") {
     std::vector<std::filesystem::path> paths;
     for (const std::string& directory : directories) paths.push_back(root_ / directory);
-    return std::filesystem::relative(choose_recipe(paths, {model_type, quant_type, profile, tags}),
-                                     root_)
+    return std::filesystem::relative(
+               choose_recipe(paths, {model_type, quant_type, profile, tags}).path, root_)
         .string();
   }
 
@@ -169,6 +169,94 @@ TEST_F(ChooseRecipe, NamesARecipeForAnyModelAndTakesItOnlyWhenTold) {
               testing::AllOf(HasSubstr("default/any.yaml is for any model: give it as "
                                        "--config_path"),
                              testing::Not(HasSubstr("other.yaml"))));
+}
+
+TEST_F(ChooseRecipe, ComparesModelTypesWithoutCase) {
+  write("a/1.yaml", kW4A4);
+  write("a/2.yaml", "label: {w_bit: 8, a_bit: 8}, verified_tags: {Qwen3-8B: [[any]]}");
+  EXPECT_EQ(choose("qwen3-8b", "w4a4"), "a/1.yaml");
+  EXPECT_EQ(choose("QWEN3-8B", "w8a8", {"a"}, {"Any"}), "a/2.yaml");
+}
+
+class ChooseByFacts : public ChooseRecipe {
+ protected:
+  void SetUp() override {
+    ChooseRecipe::SetUp();
+    write("a/8b.yaml", "label: {w_bit: 4, a_bit: 4}, verified_model_types: [Qwen3-8B]");
+    write("a/any.yaml",
+          "score: 99, label: {w_bit: 4, a_bit: 4}, verified_model_types: [LlamaForCausalLM, "
+          "Qwen3ForCausalLM]");
+    std::ofstream(root_ / "a/model-types.json")
+        << R"({"Qwen3-8B": {"architecture": "Qwen3ForCausalLM", "num_hidden_layers": 36,)"
+           R"( "hidden_size": 4096},)"
+           "\n"
+           R"("Qwen3-14B": {"architecture": "Qwen3ForCausalLM", "num_hidden_layers": 40,)"
+           R"( "hidden_size": 5120}})";
+  }
+  RecipeChoice choice(const std::string& model_type, const ModelFacts& facts) {
+    return choose_recipe({root_ / "a"}, {model_type, "w4a4", "", {}, facts});
+  }
+
+  const ModelFacts k8B = {"Qwen3ForCausalLM", 36, 4096}, k14B = {"Qwen3ForCausalLM", 40, 5120},
+                   kLlama = {"LlamaForCausalLM", 36, 4096};
+};
+
+TEST_F(ChooseByFacts, TakesTheRecipeOfTheModelThatTheConfigurationIsOf) {
+  const RecipeChoice found = choice("", k8B);
+  EXPECT_EQ(found.path.filename(), "8b.yaml");
+  EXPECT_EQ(found.model_type, "Qwen3-8B");
+  EXPECT_EQ(found.note, "config.json is that of Qwen3-8B");
+  EXPECT_EQ(choice("qwen3-8b", k8B).note, "");
+  EXPECT_EQ(choice("mine", k8B).path.filename(), "8b.yaml");
+  EXPECT_EQ(choice("mine", k8B).note,
+            "no recipe is for model type `mine`: config.json is that of Qwen3-8B, whose recipe is "
+            "taken");
+}
+
+TEST_F(ChooseByFacts, TakesTheRecipeOfTheArchitectureWhereNoneIsForTheModel) {
+  for (const ModelFacts& facts : {k14B, kLlama}) {
+    const RecipeChoice found = choice("", facts);
+    EXPECT_EQ(found.path.filename(), "any.yaml");
+    EXPECT_EQ(found.model_type, facts.architecture);
+    EXPECT_EQ(found.note, "no recipe is for this model alone: the recipe for every " +
+                              facts.architecture + " is taken");
+  }
+  EXPECT_EQ(choice("Llama-3.1-8B", kLlama).note,
+            "no recipe is for model type `Llama-3.1-8B`: the recipe for every LlamaForCausalLM is "
+            "taken");
+  EXPECT_THROW(choice("", {"GlmForCausalLM", 36, 4096}), Error);
+}
+
+TEST_F(ChooseByFacts, RefusesAModelTypeThatContradictsThem) {
+  const auto problem_of = [&](const std::string& model_type, const ModelFacts& facts) {
+    try {
+      choice(model_type, facts);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUsage);
+      return error.problems().at(0);
+    }
+    ADD_FAILURE() << "took " << model_type;
+    return Problem{};
+  };
+  const Problem problem = problem_of("qwen3-14b", k8B);
+  EXPECT_EQ(problem.what,
+            "model type `qwen3-14b` is a Qwen3ForCausalLM of 40 layers and hidden_size 5120, but "
+            "config.json says Qwen3ForCausalLM of 36 layers and hidden_size 4096");
+  EXPECT_EQ(problem.fix, "write Qwen3-8B, or leave it out");
+  EXPECT_EQ(problem_of("Qwen3-8B", kLlama).fix, "leave it out");
+}
+
+TEST_F(ChooseByFacts, ReportsWhatIsWrongInTheTableOfModelTypes) {
+  std::ofstream(root_ / "a/model-types.json")
+      << R"({"A": {"architecture": 1, "num_hidden_layers": 0}, "B": []})";
+  try {
+    choice("", k8B);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kRecipe);
+    EXPECT_EQ(error.problems().size(), 4u) << error.what();
+    EXPECT_THAT(error.problems()[0].where, HasSubstr("model-types.json:1:"));
+  }
 }
 
 TEST_F(ChooseRecipe, NamesEveryBrokenFile) {

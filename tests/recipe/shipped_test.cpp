@@ -2,11 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/error.h"
@@ -74,6 +76,51 @@ constexpr ModelRecipe kModelRecipes[] = {
     {"qwen3-tiny", "qwen3-tiny-w4a4.yaml", 8},
 };
 
+constexpr const char* kArchitectures[] = {"LlamaForCausalLM", "MistralForCausalLM",
+                                          "Qwen2ForCausalLM", "Qwen3ForCausalLM"};
+
+TEST(ShippedRecipes, AreThereInEveryProfileForEveryArchitecture) {
+  for (const std::string architecture : kArchitectures)
+    for (const auto& [type, profile, file] :
+         {std::tuple("w4a4", "", "dense-w4a4.yaml"),
+          std::tuple("w4a4", "fast", "dense-w4a4-fast.yaml"),
+          std::tuple("w4a4", "balanced", "dense-w4a4-balanced.yaml"),
+          std::tuple("w4a4", "full", "dense-w4a4-full.yaml"),
+          std::tuple("w8a8", "", "dense-w8a8.yaml")}) {
+      const RecipeChoice choice =
+          choose_recipe({kRecipes}, {"", type, profile, {}, ModelFacts{architecture, 30, 576}});
+      EXPECT_EQ(choice.path, kRecipes / file);
+      EXPECT_EQ(choice.model_type, architecture);
+    }
+}
+
+// Every model type that a recipe is for, but the architectures, has its facts in the table.
+TEST(ShippedRecipes, AreForModelsThatAreKnownByTheirFacts) {
+  std::set<std::string> known(std::begin(kArchitectures), std::end(kArchitectures));
+  for (const ModelType& type : list_model_types({kRecipes})) {
+    EXPECT_TRUE(known.insert(type.name).second) << type.name;
+    EXPECT_EQ(choose_recipe({kRecipes}, {"", "w8a8", "", {}, type.facts}).model_type, type.name);
+  }
+  for (const RecipeEntry& entry : list_recipes({kRecipes}))
+    for (const std::string& type : entry.metadata.verified_model_types)
+      EXPECT_TRUE(known.contains(type)) << entry.path << " " << type;
+}
+
+TEST(ShippedRecipes, ForAnyModelKeepBothEndsAt8BitsAtEveryDepth) {
+  const Recipe recipe = load_recipe(kRecipes / "dense-w4a4.yaml");
+  for (const int num_layers : {16, 30, 80}) {
+    const auto by_name = labels(recipe, num_layers);
+    EXPECT_EQ(by_name.size(), 7u * static_cast<size_t>(num_layers));
+    std::vector<int> expected;
+    for (int layer = 2; layer < std::min(num_layers - 2, 64); ++layer) expected.push_back(layer);
+    EXPECT_EQ(w4a4_layers(by_name, "mlp.up_proj"), expected);
+    EXPECT_EQ(w4a4_layers(by_name, "mlp.gate_proj"), expected);
+    EXPECT_THAT(w4a4_layers(by_name, "mlp.down_proj"), testing::IsEmpty());
+    EXPECT_THAT(assign(strategies_of(recipe), linear_names(num_layers)).warnings,
+                testing::IsEmpty());
+  }
+}
+
 TEST(ShippedRecipes, AllParseWithoutWarnings) {
   int num_recipes = 0;
   for (const auto& entry : std::filesystem::directory_iterator(kRecipes)) {
@@ -88,7 +135,8 @@ TEST(ShippedRecipes, AllParseWithoutWarnings) {
 
 TEST(ShippedRecipes, AreChosenForTheirModel) {
   for (const ModelRecipe& model : kModelRecipes) {
-    EXPECT_EQ(choose_recipe({kRecipes}, {model.model_type, "w4a4", "", {}}), kRecipes / model.file);
+    EXPECT_EQ(choose_recipe({kRecipes}, {model.model_type, "w4a4", "", {}}).path,
+              kRecipes / model.file);
   }
 }
 
