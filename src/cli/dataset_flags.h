@@ -8,6 +8,7 @@
 #include "cli/flags.h"
 #include "cli/job.h"
 #include "core/error.h"
+#include "hf/chat.h"
 #include "hf/data_file.h"
 
 namespace laos::cli {
@@ -17,9 +18,17 @@ inline constexpr const char* kDataFiles =
     "text; `-`: standard input";
 
 struct DatasetFlags {
-  std::string dataset;
+  std::string dataset, chat_format;
   int64_t seq_len = 2048, nsamples = 0;
 };
+
+inline void add_chat_format(CLI::App& command, std::string& chat_format) {
+  std::string names;
+  for (const std::string& name : hf::ChatFormat::names())
+    names += (names.empty() ? "" : ", ") + name;
+  command.add_option(both_spellings("--chat-format"), chat_format,
+                     "chat format of conversations instead of the checkpoint's own: " + names);
+}
 
 inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {
   command.add_option("--dataset", flags.dataset,
@@ -35,6 +44,7 @@ inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {
                   "such samples")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();
+  add_chat_format(command, flags.chat_format);
 }
 
 // Standard input is that of the first rank alone. Throws Error(kUsage).

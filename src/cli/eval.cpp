@@ -28,7 +28,7 @@ using Json = nlohmann::ordered_json;
 
 struct EvalFlags {
   std::vector<std::string> model_paths;
-  std::string text, baseline, emulate;
+  std::string text, baseline, emulate, chat_format;
   eval::WindowOptions windows;
   std::string cache_dir;
   bool no_cache = false;
@@ -66,7 +66,8 @@ eval::Windows read_windows(const EvalFlags& flags, const hf::Config& config) {
                          std::to_string(config.max_position_embeddings) + " positions",
                  .where = "command line",
                  .fix = "use shorter windows"});
-  const hf::Dataset texts = hf::load_dataset(flags.text, flags.model_paths.front());
+  const hf::Dataset texts =
+      hf::load_dataset(flags.text, flags.model_paths.front(), {.chat_format = flags.chat_format});
   if (is_first_rank())
     for (const std::string& warning : texts.warnings)
       std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
@@ -306,6 +307,7 @@ void add_eval_command(CLI::App& app) {
       ->required();
   command->add_option("--text", flags->text, std::string("what to score: ") + kDataFiles)
       ->required();
+  add_chat_format(*command, flags->chat_format);
   command->add_option(both_spellings("--seq-len"), flags->windows.seq_len, "tokens a window")
       ->capture_default_str();
   command

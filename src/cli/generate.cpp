@@ -7,9 +7,11 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cli/dataset_flags.h"
 #include "cli/emulate.h"
 #include "cli/flags.h"
 #include "cli/model_text.h"
@@ -28,7 +30,7 @@ using Json = nlohmann::ordered_json;
 using Prompts = std::vector<std::vector<int32_t>>;
 
 struct GenerateFlags {
-  std::string model_path, baseline, prompt_file, system, emulate;
+  std::string model_path, baseline, prompt_file, system, chat_format, emulate;
   std::vector<std::string> prompts;
   eval::GenerateOptions options;
   bool thinking = false, no_thinking = false;
@@ -50,8 +52,10 @@ void check_flags(const GenerateFlags& flags) {
   if (sampling.temperature == 0 && (sampling.top_p < 1 || sampling.top_k > 0))
     refuse("--top-p and --top-k choose among tokens only with a temperature above 0",
            "add --temperature");
-  if (!flags.chat && (flags.thinking || flags.no_thinking || !flags.system.empty()))
-    refuse("--thinking, --no-thinking and --system belong to the chat format", "add --chat");
+  if (!flags.chat &&
+      (flags.thinking || flags.no_thinking || !flags.system.empty() || !flags.chat_format.empty()))
+    refuse("--thinking, --no-thinking, --system and --chat-format belong to the chat format",
+           "add --chat");
   problems.throw_if_any(ErrorCode::kUsage);
 }
 
@@ -75,7 +79,7 @@ std::vector<hf::Record> read_prompts(const GenerateFlags& flags) {
 
 // Token ids as the model reads them.
 Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompts,
-               const hf::Tokenizer& tokenizer) {
+               const hf::Tokenizer& tokenizer, const std::optional<hf::ChatFormat>& chat) {
   Prompts encoded;
   for (const hf::Record& prompt : prompts) {
     if (!prompt.ids.empty()) {
@@ -83,7 +87,7 @@ Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompt
       continue;
     }
     std::vector<hf::ChatMessage> messages = prompt.messages;
-    if (!flags.chat) {
+    if (!chat) {
       if (!messages.empty())
         throw Error(ErrorCode::kUsage, {.what = "the prompt is a list of messages",
                                         .where = prompt.where,
@@ -94,7 +98,7 @@ Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompt
     if (messages.empty()) messages.push_back({.role = "user", .content = prompt.text});
     if (!flags.system.empty())
       messages.insert(messages.begin(), {.role = "system", .content = flags.system});
-    encoded.push_back(tokenizer.encode(hf::chat_prompt(messages, !flags.no_thinking)));
+    encoded.push_back(tokenizer.encode(chat->prompt(messages, !flags.no_thinking)));
   }
   return encoded;
 }
@@ -227,8 +231,21 @@ void run_generate(const GenerateFlags& flags) {
   eval::GenerateOptions options = flags.options;
   options.kv_cache = !flags.no_kv_cache;
   if (!flags.ignore_eos) options.stop_ids = hf::read_eos_token_ids(flags.model_path);
-  if (flags.chat) options.stop_ids.push_back(hf::chat_end_token(tokenizer));
-  const Prompts prompts = encode(flags, read, tokenizer);
+  std::optional<hf::ChatFormat> chat;
+  if (flags.chat) {
+    hf::ChosenChat chosen =
+        hf::choose_chat_format(flags.chat_format, flags.model_path, tokenizer, /*assume=*/false);
+    if (!chosen.warning.empty() && !flags.json)
+      std::fprintf(stderr, "warning   %s\n", chosen.warning.c_str());
+    if (flags.no_thinking && !chosen.format.thinks())
+      throw Error(ErrorCode::kUsage, {.what = "the chat format " + chosen.format.name() +
+                                              " has no thoughts to leave out",
+                                      .where = "--no-thinking",
+                                      .fix = "leave the flag out"});
+    options.stop_ids.push_back(chosen.format.end_token(tokenizer));
+    chat = std::move(chosen.format);
+  }
+  const Prompts prompts = encode(flags, read, tokenizer, chat);
 
   const std::unique_ptr<eval::EvalModel> model =
       eval::open_eval_model(flags.model_path, arithmetic_of(flags.emulate));
@@ -277,7 +294,8 @@ void add_generate_command(CLI::App& app) {
                       "prompts: .jsonl, .json, .csv or .parquet with `prompt`, `messages`, `ids` "
                       "and others; else a prompt a line; `-`: standard input");
   command->add_flag("--chat", flags->chat,
-                    "put prompts into Qwen's chat format as the user's turn");
+                    "put prompts into the model's chat format as the user's turn");
+  add_chat_format(*command, flags->chat_format);
   command->add_option("--system", flags->system, "with --chat: the system's turn before it");
   auto* thinking = command->add_flag("--thinking", flags->thinking,
                                      "with --chat: the model thinks before it answers [it does]");

@@ -183,6 +183,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.calib_directories = data_directories("calib");
   options.calib_seq_len = flags.data.seq_len;
   options.nsamples = flags.data.nsamples;
+  options.chat_format = flags.data.chat_format;
   options.hold_back = flags.hold_back;
   options.seed = flags.seed;
   options.restart = flags.restart;
@@ -345,8 +346,14 @@ void print_rank_records(const std::vector<report::Rank>& ranks) {
 std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
                                                    const pipeline::Plan& plan) {
   if (flags.no_health) return std::nullopt;
-  if (!flags.health_text.empty())
-    return pipeline::load_health_text(flags.health_text, plan.options.model_path);
+  if (!flags.health_text.empty()) {
+    pipeline::HealthText text = pipeline::load_health_text(
+        flags.health_text, plan.options.model_path, plan.options.chat_format);
+    text.calibrated = pipeline::is_calibrated_on(plan, text);
+    for (const std::string& warning : text.warnings)
+      std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+    return text;
+  }
   return pipeline::health_text(plan);
 }
 

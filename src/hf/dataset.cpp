@@ -76,6 +76,35 @@ std::string counted(int64_t count, const std::string& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
+// Gives conversations their text. Formats in which user and assistant take turns cannot hold all.
+void write_conversations(std::vector<Record>& records, const fs::path& file,
+                         const fs::path& model_directory, const DatasetOptions& options,
+                         const Tokenizer& tokenizer, std::vector<std::string>& warnings) {
+  const auto has_turns = [](const Record& record) { return !record.messages.empty(); };
+  if (std::none_of(records.begin(), records.end(), has_turns)) return;
+  const ChosenChat chosen =
+      choose_chat_format(options.chat_format, model_directory, tokenizer, /*assume=*/true);
+  if (!chosen.warning.empty()) warnings.push_back(chosen.warning);
+  Problem first;
+  int64_t num_left_out = 0;
+  std::erase_if(records, [&](Record& record) {
+    if (!has_turns(record)) return false;
+    try {
+      record.text = chosen.format.text(record.messages);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kData) throw;
+      if (num_left_out++ == 0) first = error.problems().front();
+      if (num_left_out == 1) first.where = record.where;
+      return true;
+    }
+    return false;
+  });
+  if (num_left_out == 0) return;
+  if (records.empty()) throw Error(ErrorCode::kData, std::move(first));
+  warnings.push_back(file.string() + ": " + counted(num_left_out, "conversation") +
+                     " left out, since " + first.what + " (" + first.where + ")");
+}
+
 }  // namespace
 
 fs::path find_dataset(const std::string& dataset, const fs::path& recipe_directory,
@@ -107,11 +136,8 @@ Dataset load_dataset(const fs::path& file, const fs::path& model_directory,
   const bool has_text = std::any_of(records.list.begin(), records.list.end(),
                                     [](const Record& record) { return record.ids.empty(); });
   if (has_text && tokenizer == nullptr) tokenizer = &own.emplace(Tokenizer::load(model_directory));
-  for (Record& record : records.list) {
-    if (record.messages.empty()) continue;
-    chat_end_token(*tokenizer);
-    record.text = chat_text(record.messages);
-  }
+  if (has_text)
+    write_conversations(records.list, file, model_directory, options, *tokenizer, dataset.warnings);
   dataset.samples = encode_all(std::move(records.list), tokenizer);
 
   if (cuts_text && !dataset.samples.empty()) {

@@ -24,19 +24,20 @@ struct DatasetOptions {
   int64_t seq_len = 0;
   int64_t max_samples = 0;  // of more samples so many are drawn, in file order; 0: all are taken
   uint32_t seed = 42;       // of the draw
+  std::string chat_format = {};  // of conversations, see choose_chat_format; "": the model's own
 };
 
 struct Dataset {
   std::vector<std::vector<int32_t>> samples;  // in file order, none empty
   bool is_running_text = false;               // a text file, of any length, and not cut
-  std::vector<std::string> warnings;          // samples that were left out or cut
+  std::vector<std::string> warnings;          // what was left out, cut or assumed
 };
 
-// The records of a file (hf::read_records), conversations in the model's chat format, with no other
-// special tokens than those written in them. `tokenizer` is that of `model_directory`, null to load
-// it where there is text; ids beyond the vocabulary are for the reader of embeddings to refuse.
-// Uses the threads of parallel_for. Throws Error as read_records and Tokenizer::load, and
-// Error(kData) when no samples are left.
+// The records of a file (hf::read_records), conversations in a chat format, with no other special
+// tokens than those written in them; those that the format cannot hold are left out. `tokenizer` is
+// that of `model_directory`, null to load it where there is text; ids beyond the vocabulary are for
+// the reader of embeddings to refuse. Uses the threads of parallel_for. Throws Error as
+// read_records and Tokenizer::load, and Error(kData) when no samples are left.
 Dataset load_dataset(const std::filesystem::path& file,
                      const std::filesystem::path& model_directory,
                      const DatasetOptions& options = {}, const Tokenizer* tokenizer = nullptr);

@@ -109,7 +109,8 @@ class Datasets {
     hf::Dataset read = hf::load_dataset(file, options_.model_path,
                                         {.seq_len = options_.calib_seq_len,
                                          .max_samples = options_.nsamples,
-                                         .seed = options_.seed},
+                                         .seed = options_.seed,
+                                         .chat_format = options_.chat_format},
                                         &tokenizer_);
     warnings_.insert(warnings_.end(), read.warnings.begin(), read.warnings.end());
     dataset = hold_back(file, std::move(read.samples), options_.hold_back);
@@ -142,6 +143,28 @@ void check_samples(const Samples& samples, const hf::Config& config, Plan& plan)
     plan.warnings.push_back("the longest calibration sample has " + std::to_string(longest) +
                             " tokens, more than max_position_embeddings " +
                             std::to_string(config.max_position_embeddings));
+}
+
+// A solve reads the products of each two inputs of a linear, summed over the calibration tokens. Of
+// few tokens they say more about these tokens than about the model.
+void warn_of_few_tokens(Plan& plan) {
+  constexpr int64_t kEnoughForEachInput = 4;
+  int64_t num_tokens = 0, width = 0;
+  for (const std::vector<int32_t>& sample : *plan.samples) num_tokens += std::ssize(sample);
+  std::string widest;
+  for (const PlannedLinear& linear : plan.linears) {
+    const auto* round = linear.scheme ? std::get_if<RoundStep>(&plan.steps[linear.step]) : nullptr;
+    const int64_t inputs = model::in_features(plan.checkpoint.config(), linear.linear);
+    if (round == nullptr || !round->solves(linear.scheme->weight.bits) || inputs <= width) continue;
+    width = inputs;
+    widest = model::path_of(linear.linear);
+  }
+  const int64_t enough = kEnoughForEachInput * width;
+  if (num_tokens == 0 || num_tokens >= enough) return;
+  plan.warnings.push_back("gptq_quant solves for the " + std::to_string(width) + " inputs of " +
+                          widest + " with " + std::to_string(num_tokens) +
+                          " calibration tokens, which may be worse than plain rounding; " +
+                          std::to_string(enough) + " are enough");
 }
 
 void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
@@ -646,6 +669,7 @@ Plan make_plan(const QuantOptions& options) {
     };
     for (const PlannedFit& planned : plan.fits) check(planned.samples);
     check(plan.samples);
+    if (collector.empty()) warn_of_few_tokens(plan);
   }
   collector.run([&] {
     const std::optional<save::OnlineLayout> online = online_layout(plan);

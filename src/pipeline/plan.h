@@ -28,6 +28,7 @@ struct QuantOptions {
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
   int64_t calib_seq_len = 2048;                          // tokens of a sample at most
   int64_t nsamples = 0;                                  // of a dataset, drawn by `seed`; 0: all
+  std::string chat_format;                               // of conversations; "": the model's own
   // Samples of every dataset that nothing is calibrated on, for the health check; nullopt: one in
   // kHoldBackOneIn, kMostHeldBack at most.
   std::optional<int64_t> hold_back;

@@ -196,19 +196,35 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
   return record;
 }
 
-HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model) {
-  HealthText text{.source = file.string(), .calibrated = false, .windows = {}};
+HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model,
+                            const std::string& chat_format) {
+  HealthText text{.source = file.string(), .calibrated = false, .windows = {}, .warnings = {}};
   constexpr int64_t kMostTokens = kHealthWindows * kHealthWindowTokens;
-  text.windows =
-      windows_of(hf::load_dataset(file, model, {.seq_len = kMostTokens}).samples, text.source);
+  hf::Dataset read =
+      hf::load_dataset(file, model, {.seq_len = kMostTokens, .chat_format = chat_format});
+  text.windows = windows_of(read.samples, text.source);
+  text.warnings = std::move(read.warnings);
   return text;
+}
+
+bool is_calibrated_on(const Plan& plan, const HealthText& text) {
+  const auto is_seen = [&](const eval::Window& window) {
+    return std::any_of(samples_of(plan).begin(), samples_of(plan).end(), [&](const auto& sample) {
+      return std::search(sample.begin(), sample.end(), window.ids.begin(), window.ids.end()) !=
+             sample.end();
+    });
+  };
+  return std::any_of(text.windows.begin(), text.windows.end(), is_seen);
 }
 
 HealthText health_text(const Plan& plan) {
   const bool calibrated = plan.held_back->empty();
   if (const Samples& samples = calibrated ? samples_of(plan) : *plan.held_back; !samples.empty()) {
     const std::string source = plan.dataset_path.string();
-    return {.source = source, .calibrated = calibrated, .windows = windows_of(samples, source)};
+    return {.source = source,
+            .calibrated = calibrated,
+            .windows = windows_of(samples, source),
+            .warnings = {}};
   }
   for (const std::filesystem::path& directory : plan.options.calib_directories)
     if (std::filesystem::exists(directory / "health.jsonl"))

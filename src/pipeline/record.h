@@ -38,10 +38,14 @@ struct HealthText {
   std::string source;       // the file it comes from
   bool calibrated = false;  // calibration saw it
   eval::Windows windows;
+  std::vector<std::string> warnings = {};  // of the reading
 };
 // Of a file that hf::load_dataset reads, with the tokenizer of `model`. Throws Error as that does;
 // kData when no sample has two tokens.
-HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model);
+HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model,
+                            const std::string& chat_format = "");
+// Whether a window of `text` is part of what the plan is calibrated on.
+bool is_calibrated_on(const Plan& plan, const HealthText& text);
 // What was held back from the plan's calibration; where nothing was, what it is calibrated on, or
 // health.jsonl of its calib_directories when it is not calibrated on anything. Throws Error(kData)
 // when there is none of them.

@@ -58,6 +58,32 @@ TEST_F(LoadDataset, WritesConversationsInTheChatFormat) {
               ElementsAre("<|im_start|>user\na<|im_end|>\n"));
 }
 
+TEST_F(LoadDataset, WritesConversationsAsTheModelDoesOrSaysWhatItAssumes) {
+  const std::string line = R"({"messages": [{"role": "user", "content": "a"}]})";
+  EXPECT_THAT(load("a.jsonl", line).warnings, ElementsAre(HasSubstr("no chat template")));
+  EXPECT_THAT(load("a.jsonl", line, {.chat_format = "chatml"}).warnings, SizeIs(0));
+  directory_.write("chat_template.jinja", "{{ '<|turn|>' }}");
+  EXPECT_THAT(load("a.jsonl", line).warnings, ElementsAre(HasSubstr("`<|turn|>`")));
+  directory_.write("chat_template.jinja",
+                   "{{ '<|im_start|>system\nS<|im_end|>\n<|im_start|>' + role }}");
+  EXPECT_THAT(samples("a.jsonl", line),
+              ElementsAre("<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n"));
+  EXPECT_THAT(load("a.jsonl", line).warnings, SizeIs(0));
+}
+
+TEST_F(LoadDataset, LeavesOutConversationsThatTheFormatCannotHoldAndSaysSo) {
+  directory_.write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  const std::string bad = R"({"conversations": [{"from": "gpt", "value": "a"}]})",
+                    good = R"({"conversations": [{"from": "human", "value": "b"}]})";
+  const Dataset dataset = load("a.jsonl", bad + "\n" + good, {.chat_format = "mistral"});
+  EXPECT_THAT(dataset.samples, SizeIs(1));
+  EXPECT_THAT(dataset.warnings,
+              ElementsAre(testing::AllOf(HasSubstr("1 conversation left out"),
+                                         HasSubstr("take turns"), HasSubstr("a.jsonl:1"))));
+  EXPECT_THAT(test::error_of([&] { load("a.jsonl", bad, {.chat_format = "mistral"}); }).what(),
+              HasSubstr("take turns"));
+}
+
 TEST_F(LoadDataset, CutsTextAndDropsALastTokenAlone) {
   EXPECT_THAT(samples("a.txt", "abcdefgh", {.seq_len = 3}), ElementsAre("abc", "def", "gh"));
   EXPECT_THAT(samples("a.txt", "abcdefg", {.seq_len = 3}), ElementsAre("abc", "def"));

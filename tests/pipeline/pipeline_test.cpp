@@ -164,6 +164,16 @@ TEST_F(Pipeline, FewSamplesAreAllCalibratedOn) {
   EXPECT_TRUE(health_text(plan).calibrated);
 }
 
+TEST_F(Pipeline, AHealthTextThatWasCalibratedOnIsKnown) {
+  write_recipe(std::string(kRotate) + kTrain, kPrior);
+  const Plan plan = make_plan(options("out"));
+  const HealthText same = load_health_text(plan.dataset_path, plan.options.model_path);
+  EXPECT_TRUE(is_calibrated_on(plan, same));
+  std::ofstream(directory_ / "new.txt") << "These words are in no sample of the calibration.";
+  EXPECT_FALSE(
+      is_calibrated_on(plan, load_health_text(directory_ / "new.txt", plan.options.model_path)));
+}
+
 TEST_F(Pipeline, PlainRoundingNeedsNoDataset) {
   std::string plain = kTrain;
   plain.replace(plain.find("iters: 4"), 8,
