@@ -13,6 +13,7 @@
 #include "cli/model_text.h"
 #include "cli/progress.h"
 #include "core/threads.h"
+#include "hf/data_file.h"
 #include "pipeline/record.h"
 
 namespace laos::cli {
@@ -44,10 +45,22 @@ void update_report(const fs::path& directory, const report::Health& health) {
   std::printf("report    %s\n", (directory / report::kPageFile).string().c_str());
 }
 
+// Whether the run that wrote the directory says that it was calibrated on this file.
+bool was_calibrated_on(const fs::path& directory, const fs::path& text) {
+  if (!fs::exists(directory / report::kRunFile)) return false;
+  std::error_code ignored;  // the file of another machine or time is another file
+  return fs::equivalent(hf::data_source_of(report::read_run(directory).recipe.dataset).file,
+                        hf::data_source_of(text).file, ignored);
+}
+
 void run_check(const CheckFlags& flags, int& exit_code) {
   if (flags.threads > 0) set_num_threads(flags.threads);
-  const report::Health health = run_health_check(
-      flags.directory, flags.baseline, pipeline::load_health_text(text_of(flags), flags.baseline));
+  const fs::path file = text_of(flags);
+  pipeline::HealthText text = pipeline::load_health_text(file, flags.baseline);
+  text.calibrated = was_calibrated_on(flags.directory, file);
+  for (const std::string& warning : text.warnings)
+    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  const report::Health health = run_health_check(flags.directory, flags.baseline, text);
   update_report(flags.directory, health);
   print_health(health);
   exit_code = eval::judge(health.figures).verdict == eval::Verdict::kGood ? 0 : 1;
@@ -89,11 +102,11 @@ void print_health(const report::Health& health) {
   std::printf("\n");
   for (const std::string& reason : judgement.reasons) std::printf("because   %s\n", reason.c_str());
   if (std::isnan(h.kl_mean))
-    std::printf("health: %s (%s)\n", eval::name_of(judgement.verdict),
+    std::printf("health: %s (%s)\n", report::verdict_text(health).c_str(),
                 judgement.reasons.front().c_str());
   else
     std::printf("health: %s (KL %.4f, top-1 agreement %.3f%s%s)\n",
-                eval::name_of(judgement.verdict), h.kl_mean, h.top1_agreement,
+                report::verdict_text(health).c_str(), h.kl_mean, h.top1_agreement,
                 judgement.reasons.empty() ? "" : "; ",
                 judgement.reasons.empty() ? "" : judgement.reasons.front().c_str());
 }

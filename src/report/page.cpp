@@ -182,7 +182,7 @@ class Page {
     std::string verdict = "not checked", reasons;
     const char* style = "none";
     if (r_.health) {
-      verdict = eval::name_of(judgement_.verdict);
+      verdict = verdict_text(*r_.health);
       style = eval::name_of(judgement_.verdict);
       for (const std::string& reason : judgement_.reasons)
         reasons += "<li>" + escaped(reason) + "</li>";

@@ -268,6 +268,13 @@ constexpr int64_t kMaxRunBytes = int64_t{64} << 20;
 
 }  // namespace
 
+std::string verdict_text(const Health& health) {
+  const eval::Verdict verdict = eval::judge(health.figures).verdict;
+  return std::string(eval::name_of(verdict)) + (verdict == eval::Verdict::kGood && health.calibrated
+                                                    ? ", on text that it was calibrated on"
+                                                    : "");
+}
+
 std::string to_json(const RunRecord& record) { return text_of(record); }
 std::string to_json(const Layer& layer) { return text_of(layer); }
 std::string to_json(const Rank& rank) { return text_of(rank); }

@@ -90,6 +90,10 @@ struct Health {
   eval::Health figures;
 };
 
+// The verdict in words, which say where the text flatters: "good, on text that it was calibrated
+// on".
+std::string verdict_text(const Health& health);
+
 struct RunRecord {
   int64_t format = 1;
   std::string laos_version;

@@ -145,6 +145,21 @@ TEST(Page, NeedsNothingFromANetworkAndHasNoScript) {
     EXPECT_THAT(html, Not(HasSubstr(reference)));
 }
 
+TEST(Page, SaysWhereAGoodVerdictIsOfTextThatWasCalibratedOn) {
+  RunRecord record = test::run_record(4);
+  record.health->figures = {};
+  record.health->figures.top1_agreement = 1;
+  for (const bool calibrated : {true, false}) {
+    record.health->calibrated = calibrated;
+    const std::string flattered = "good, on text that it was calibrated on";
+    EXPECT_EQ(verdict_text(*record.health), calibrated ? flattered : "good");
+    EXPECT_THAT(to_html(record), HasSubstr("health: " + verdict_text(*record.health) + "<"));
+  }
+  record.health->calibrated = true;
+  record.health->figures.kl_mean = 10;
+  EXPECT_EQ(verdict_text(*record.health), "broken");
+}
+
 TEST(Page, NamesTheWorstLayerAndTheVerdictFirst) {
   RunRecord record = test::run_record(12);
   record.health->figures.layers[7].error = 3.5;
