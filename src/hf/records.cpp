@@ -287,9 +287,9 @@ Json parse(std::string_view text, const std::string& where) {
 
 // Takes records one after the other; what is wrong with some is told of all at the end, like
 // problems as one.
-class Reader {
+class RecordReader {
  public:
-  Reader(const DataFile& file, RecordPart part) : file_(file), part_(part) {}
+  RecordReader(const DataFile& file, RecordPart part) : file_(file), part_(part) {}
 
   Records read() {
     switch (file_.kind()) {
@@ -530,7 +530,7 @@ class Reader {
 
 Records read_records(const std::filesystem::path& name, RecordPart part) {
   const DataFile file(name);
-  return Reader(file, part).read();
+  return RecordReader(file, part).read();
 }
 
 Record record_of_line(std::string_view line, const std::string& where, RecordPart part) {
