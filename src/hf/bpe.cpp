@@ -5,20 +5,22 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "core/error.h"
+#include "hf/unicode.h"
 
 namespace laos::hf {
 namespace {
 
 constexpr int32_t kNoMerge = -1;
+constexpr int32_t kNoToken = -1;
 constexpr uint32_t kEnd = std::numeric_limits<uint32_t>::max();
 
 }  // namespace
 
-Bpe::Bpe(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges,
-         int64_t num_ids)
-    : byte_tokens_(byte_tokens), first_rule_(static_cast<size_t>(num_ids) + 1, 0) {
+Bpe::Bpe(Alphabet alphabet, const std::vector<Merge>& merges, int64_t num_ids)
+    : alphabet_(std::move(alphabet)), first_rule_(static_cast<size_t>(num_ids) + 1, 0) {
   LAOS_ASSERT(merges.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()));
   std::vector<int32_t> order(merges.size());  // by pair, of equal pairs the last first
   for (size_t rank = 0; rank < merges.size(); ++rank) order[rank] = static_cast<int32_t>(rank);
@@ -59,10 +61,58 @@ void Bpe::consider(Scratch& scratch, uint32_t symbol) const {
   scratch.queue_.push_back(static_cast<uint64_t>(rule->rank) << 32 | symbol);
 }
 
-bool Bpe::has_all_bytes_of(std::string_view piece) const noexcept {
-  return std::all_of(piece.begin(), piece.end(), [&](char c) {
-    return byte_tokens_[static_cast<unsigned char>(c)] != kNoMerge;
-  });
+// The token of the byte or character that `rest` begins with, and its length.
+int32_t Bpe::token_at(std::string_view rest, size_t& length) const noexcept {
+  length = 1;
+  if (!alphabet_.by_character) return alphabet_.bytes[static_cast<unsigned char>(rest.front())];
+  length = utf8_step(rest).length;
+  const auto character = static_cast<size_t>(code_point(rest));
+  return character < alphabet_.characters.size() ? alphabet_.characters[character] : kNoToken;
+}
+
+bool Bpe::knows(std::string_view piece) const noexcept {
+  for (size_t length = 0; !piece.empty(); piece.remove_prefix(length))
+    if (token_at(piece, length) == kNoToken) return false;
+  return true;
+}
+
+// Writes the tokens of the alphabet that `piece` is made of into `scratch`.
+void Bpe::begin(std::string_view piece, Scratch& scratch) const {
+  auto& symbols = scratch.symbols_;
+  symbols.clear();
+  const auto add = [&](int32_t id) {
+    const auto i = static_cast<uint32_t>(symbols.size());
+    symbols.push_back({.id = id,
+                       .rank = kNoMerge,
+                       .merged = kNoMerge,
+                       .previous = i == 0 ? kEnd : i - 1,
+                       .next = i + 1});
+  };
+  // As in the Hugging Face library an unknown token waits for the next known one, and byte tokens
+  // overtake it.
+  bool unknown_waits = false;
+  const auto end_unknown = [&] {
+    if (std::exchange(unknown_waits, false)) add(alphabet_.unknown);
+  };
+  size_t length = 0;
+  for (; !piece.empty(); piece.remove_prefix(length)) {
+    const int32_t id = token_at(piece, length);
+    const std::string_view bytes = piece.substr(0, length);
+    const auto of_byte = [&](char c) { return alphabet_.bytes[static_cast<unsigned char>(c)]; };
+    if (id != kNoToken) {
+      end_unknown();
+      add(id);
+    } else if (alphabet_.by_character && std::none_of(bytes.begin(), bytes.end(), [&](char c) {
+                 return of_byte(c) == kNoToken;
+               })) {
+      for (const char c : bytes) add(of_byte(c));
+    } else if (alphabet_.unknown != kNoToken) {  // else it is left out
+      if (!alphabet_.fuse_unknown) end_unknown();
+      unknown_waits = true;
+    }
+  }
+  end_unknown();
+  if (!symbols.empty()) symbols.back().next = kEnd;
 }
 
 void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const {
@@ -75,23 +125,9 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
   if (piece.empty()) return;
   auto& symbols = scratch.symbols_;
   auto& queue = scratch.queue_;
-  symbols.clear();
   queue.clear();
-  const auto size = static_cast<uint32_t>(piece.size());
-  for (uint32_t i = 0; i < size; ++i) {
-    const int32_t id = byte_tokens_[static_cast<unsigned char>(piece[i])];
-    if (id == kNoMerge)
-      throw Error(ErrorCode::kUnsupported,
-                  {.what = "the tokenizer has no token for byte " +
-                           std::to_string(static_cast<unsigned char>(piece[i])),
-                   .where = "tokenizer.json model.vocab",
-                   .fix = "use a tokenizer whose vocabulary has all 256 bytes"});
-    symbols.push_back({.id = id,
-                       .rank = kNoMerge,
-                       .merged = kNoMerge,
-                       .previous = i == 0 ? kEnd : i - 1,
-                       .next = i + 1 == size ? kEnd : i + 1});
-  }
+  begin(piece, scratch);
+  const auto size = static_cast<uint32_t>(symbols.size());
   for (uint32_t i = 0; i < size; ++i) consider(scratch, i);
 
   const std::greater<uint64_t> later;
@@ -116,7 +152,8 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
     reconsider(position);
     if (s.previous != kEnd) reconsider(s.previous);
   }
-  for (uint32_t i = 0; i != kEnd; i = symbols[i].next) ids.push_back(symbols[i].id);
+  for (uint32_t i = size == 0 ? kEnd : 0; i != kEnd; i = symbols[i].next)
+    ids.push_back(symbols[i].id);
 }
 
 }  // namespace laos::hf

@@ -1,4 +1,4 @@
-// Byte-pair encoding: what turns the bytes of one piece of text into tokens.
+// Byte-pair encoding: what turns one piece of text into tokens.
 #pragma once
 
 #include <array>
@@ -18,6 +18,17 @@ class Bpe {
     int32_t merged = 0;
   };
 
+  // The tokens that merging begins with. -1 stands for none.
+  struct Alphabet {
+    Alphabet() { bytes.fill(-1); }
+    bool by_character = false;
+    // Of each byte. With by_character: of the bytes that stand for characters without a token.
+    std::array<int32_t, 256> bytes;
+    std::vector<int32_t> characters;  // with by_character: of each code point below its size
+    int32_t unknown = -1;             // for what has no token
+    bool fuse_unknown = false;        // a run of unknown ones becomes one token
+  };
+
   // Memory that calls of encode reuse.
   class Scratch {
     friend class Bpe;
@@ -32,18 +43,18 @@ class Bpe {
     std::vector<uint64_t> queue_;
   };
 
-  // byte_tokens[b]: the token of byte b, or -1. merges: most wanted first; of two with the same
-  // pair the later counts. All ids are in [0, num_ids).
-  Bpe(const std::array<int32_t, 256>& byte_tokens, const std::vector<Merge>& merges,
-      int64_t num_ids);
+  // merges: most wanted first; of two with the same pair the later counts. All ids are in
+  // [0, num_ids).
+  Bpe(Alphabet alphabet, const std::vector<Merge>& merges, int64_t num_ids);
 
-  // Appends the tokens of `piece` to `ids`: again and again the most wanted merge, of equal ones
-  // the leftmost, is done, until there is none. O(n log n). Throws Error(kUnsupported) when a byte
-  // has no token, Error(kData) when piece has more than kMaxPieceBytes.
+  // Appends the tokens of `piece` (by_character: valid UTF-8) to `ids`: again and again the most
+  // wanted merge, of equal ones the leftmost, is done, until there is none. O(n log n). What has no
+  // token is left out where none stands for the unknown, as by the Hugging Face library. Throws
+  // Error(kData) when piece has more than kMaxPieceBytes.
   void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
 
-  // Whether encode finds a token for every byte of `piece`.
-  bool has_all_bytes_of(std::string_view piece) const noexcept;
+  // Whether the alphabet has a token for everything in `piece`.
+  bool knows(std::string_view piece) const noexcept;
 
   static constexpr size_t kMaxPieceBytes = size_t{1} << 24;
 
@@ -55,9 +66,11 @@ class Bpe {
   };
 
   const Rule* find(int32_t left, int32_t right) const noexcept;
+  int32_t token_at(std::string_view rest, size_t& length) const noexcept;
+  void begin(std::string_view piece, Scratch& scratch) const;
   void consider(Scratch& scratch, uint32_t symbol) const;
 
-  std::array<int32_t, 256> byte_tokens_;
+  Alphabet alphabet_;
   // Rules of left token t, sorted by right token: rules_[first_rule_[t]] to rules_[first_rule_[t +
   // 1]]. Sorted rather than hashed: no file can make a look-up slow.
   std::vector<uint32_t> first_rule_;

@@ -38,14 +38,17 @@ void draw(std::vector<T>& items, int64_t count, uint32_t seed) {
 }
 
 // The ids of records, empty where a text has no tokens; null where none has text.
-Samples encode_all(std::vector<Record> records, const Tokenizer* tokenizer) {
+Samples encode_all(std::vector<Record> records, const Tokenizer* tokenizer, bool adds_special) {
   Samples samples(records.size());
   std::vector<std::optional<Problem>> found(records.size());
   parallel_for(std::ssize(records), [&](int64_t i) {
     const auto index = static_cast<size_t>(i);
     Record& record = records[index];
+    const bool is_plain = record.ids.empty() && record.messages.empty();
     try {
       samples[index] = record.ids.empty() ? tokenizer->encode(record.text) : std::move(record.ids);
+      if (adds_special && is_plain && !samples[index].empty())
+        samples[index] = tokenizer->add_special(std::move(samples[index]));
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kData) throw;
       found[index] = error.problems().front();
@@ -135,13 +138,16 @@ Dataset load_dataset(const fs::path& file, const fs::path& model_directory,
   std::optional<Tokenizer> own;
   const bool has_text = std::any_of(records.list.begin(), records.list.end(),
                                     [](const Record& record) { return record.ids.empty(); });
-  if (has_text && tokenizer == nullptr) tokenizer = &own.emplace(Tokenizer::load(model_directory));
+  if (has_text && tokenizer == nullptr)
+    tokenizer = &own.emplace(Tokenizer::load(model_directory, options.bos));
   if (has_text)
     write_conversations(records.list, file, model_directory, options, *tokenizer, dataset.warnings);
-  dataset.samples = encode_all(std::move(records.list), tokenizer);
+  dataset.samples = encode_all(std::move(records.list), tokenizer, !cuts_text);
 
   if (cuts_text && !dataset.samples.empty()) {
-    dataset.samples = cut(dataset.samples.front(), options.seq_len);
+    const auto begun = std::ssize(tokenizer->ids_before());
+    dataset.samples = cut(dataset.samples.front(), std::max<int64_t>(options.seq_len - begun, 1));
+    for (std::vector<int32_t>& ids : dataset.samples) ids = tokenizer->begin(std::move(ids));
     draw(dataset.samples, options.max_samples, options.seed);
   }
   const auto left = std::remove_if(dataset.samples.begin(), dataset.samples.end(),

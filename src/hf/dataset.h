@@ -25,6 +25,7 @@ struct DatasetOptions {
   int64_t max_samples = 0;  // of more samples so many are drawn, in file order; 0: all are taken
   uint32_t seed = 42;       // of the draw
   std::string chat_format = {};  // of conversations, see choose_chat_format; "": the model's own
+  Bos bos = Bos::kAsModel;       // of the tokenizer, where load_dataset loads it
 };
 
 struct Dataset {
@@ -33,11 +34,13 @@ struct Dataset {
   std::vector<std::string> warnings;          // what was left out, cut or assumed
 };
 
-// The records of a file (hf::read_records), conversations in a chat format, with no other special
-// tokens than those written in them; those that the format cannot hold are left out. `tokenizer` is
-// that of `model_directory`, null to load it where there is text; ids beyond the vocabulary are for
-// the reader of embeddings to refuse. Uses the threads of parallel_for. Throws Error as
-// read_records and Tokenizer::load, and Error(kData) when no samples are left.
+// The records of a file (hf::read_records): texts between the special tokens that the model expects
+// around them (Tokenizer::add_special; samples that a text file is cut into begin with them, too),
+// conversations in a chat format and token ids with none added; conversations that the format cannot
+// hold are left out. `tokenizer` is that of `model_directory`, null to load it where there is text;
+// ids beyond the vocabulary are for the reader of embeddings to refuse. Uses the threads of
+// parallel_for. Throws Error as read_records and Tokenizer::load, and Error(kData) when no samples
+// are left.
 Dataset load_dataset(const std::filesystem::path& file,
                      const std::filesystem::path& model_directory,
                      const DatasetOptions& options = {}, const Tokenizer* tokenizer = nullptr);

@@ -26,18 +26,62 @@ constexpr size_t kLeastBudget = 50'000'000;
 
 // Property White_Space. PCRE2's \s adds U+180E, a space no longer.
 constexpr std::string_view kSpaces = R"(\p{Zl}\p{Zp}\t-\r\x{85}\p{Zs})";
-// Members of L and N that Unicode 14 (PCRE2 10.42) lacks and Unicode 16 has; assigned for ever, so
-// naming them does no harm where the library knows them.
-constexpr std::string_view kLettersSinceUnicode14 =
-    R"(\x{1c89}\x{1c8a}\x{a7cb}-\x{a7cd}\x{a7da}-\x{a7dc}\x{105c0}-\x{105f3}\x{10d4a}-\x{10d65})"
-    R"(\x{10d6f}-\x{10d85}\x{10ec2}-\x{10ec4}\x{1123f}\x{11240}\x{11380}-\x{11389}\x{1138b}\x{1138e})"
-    R"(\x{11390}-\x{113b5}\x{113b7}\x{113d1}\x{113d3}\x{11bc0}-\x{11be0}\x{11f02}\x{11f04}-\x{11f10})"
-    R"(\x{11f12}-\x{11f33}\x{1342f}\x{13441}-\x{13446}\x{13460}-\x{143fa}\x{16100}-\x{1611d})"
-    R"(\x{16d40}-\x{16d6c}\x{18cff}\x{1b132}\x{1b155}\x{1df25}-\x{1df2a}\x{1e030}-\x{1e06d})"
-    R"(\x{1e4d0}-\x{1e4eb}\x{1e5d0}-\x{1e5ed}\x{1e5f0}\x{2b739}\x{2ebf0}-\x{2ee5d}\x{31350}-\x{323af})";
-constexpr std::string_view kNumbersSinceUnicode14 =
-    R"(\x{10d40}-\x{10d49}\x{116d0}-\x{116e3}\x{11bf0}-\x{11bf9}\x{11f50}-\x{11f59}\x{16130}-\x{16139})"
-    R"(\x{16d70}-\x{16d79}\x{1ccf0}-\x{1ccf9}\x{1d2c0}-\x{1d2d3}\x{1e4f0}-\x{1e4f9}\x{1e5f1}-\x{1e5fa})";
+// The general categories that patterns may name, and what Unicode 14 (PCRE2 10.42) lacks of each
+// and Unicode 16 has: assigned for ever, so naming them does no harm where the library knows them.
+struct Category {
+  std::string_view name;
+  std::string_view since_unicode_14;
+};
+constexpr Category kCategories[] = {
+    {"Lt", ""},
+    {"Me", ""},
+    {"Nl", ""},
+    {"Pc", ""},
+    {"Ps", ""},
+    {"Pe", ""},
+    {"Pi", ""},
+    {"Pf", ""},
+    {"Sc", ""},
+    {"Sk", ""},
+    {"Zs", ""},
+    {"Zl", ""},
+    {"Zp", ""},
+    {"Cc", ""},
+    {"Cf", R"(\x{13439}-\x{1343f})"},
+    {"Ll", R"(\x{1c8a}\x{a7cd}\x{a7db}\x{10d70}-\x{10d85}\x{1df25}-\x{1df2a})"},
+    {"Lm", R"(\x{10d4e}\x{10d6f}\x{16d40}-\x{16d42}\x{16d6b}\x{16d6c}\x{1e030}-\x{1e06d})"
+           R"(\x{1e4eb})"},
+    {"Lo", R"(\x{105c0}-\x{105f3}\x{10d4a}-\x{10d4d}\x{10d4f}\x{10ec2}-\x{10ec4}\x{1123f})"
+           R"(\x{11240}\x{11380}-\x{11389}\x{1138b}\x{1138e}\x{11390}-\x{113b5}\x{113b7})"
+           R"(\x{113d1}\x{113d3}\x{11bc0}-\x{11be0}\x{11f02}\x{11f04}-\x{11f10})"
+           R"(\x{11f12}-\x{11f33}\x{1342f}\x{13441}-\x{13446}\x{13460}-\x{143fa})"
+           R"(\x{16100}-\x{1611d}\x{16d43}-\x{16d6a}\x{18cff}\x{1b132}\x{1b155})"
+           R"(\x{1e4d0}-\x{1e4ea}\x{1e5d0}-\x{1e5ed}\x{1e5f0}\x{2b739}\x{2ebf0}-\x{2ee5d})"
+           R"(\x{31350}-\x{323af})"},
+    {"Lu", R"(\x{1c89}\x{a7cb}\x{a7cc}\x{a7da}\x{a7dc}\x{10d50}-\x{10d65})"},
+    {"Mc", R"(\x{cf3}\x{113b8}-\x{113ba}\x{113c2}\x{113c5}\x{113c7}-\x{113ca}\x{113cc})"
+           R"(\x{113cd}\x{113cf}\x{11f03}\x{11f34}\x{11f35}\x{11f3e}\x{11f3f}\x{11f41})"
+           R"(\x{1612a}-\x{1612c})"},
+    {"Mn", R"(\x{897}\x{ece}\x{10d69}-\x{10d6d}\x{10efc}-\x{10eff}\x{11241}\x{113bb}-\x{113c0})"
+           R"(\x{113ce}\x{113d0}\x{113d2}\x{113e1}\x{113e2}\x{11f00}\x{11f01})"
+           R"(\x{11f36}-\x{11f3a}\x{11f40}\x{11f42}\x{11f5a}\x{13440}\x{13447}-\x{13455})"
+           R"(\x{1611e}-\x{16129}\x{1612d}-\x{1612f}\x{1e08f}\x{1e4ec}-\x{1e4ef}\x{1e5ee})"
+           R"(\x{1e5ef})"},
+    {"Nd", R"(\x{10d40}-\x{10d49}\x{116d0}-\x{116e3}\x{11bf0}-\x{11bf9}\x{11f50}-\x{11f59})"
+           R"(\x{16130}-\x{16139}\x{16d70}-\x{16d79}\x{1ccf0}-\x{1ccf9}\x{1e4f0}-\x{1e4f9})"
+           R"(\x{1e5f1}-\x{1e5fa})"},
+    {"No", R"(\x{1d2c0}-\x{1d2d3})"},
+    {"Pd", R"(\x{10d6e})"},
+    {"Po", R"(\x{1b4e}\x{1b4f}\x{1b7f}\x{113d4}\x{113d5}\x{113d7}\x{113d8}\x{11b00}-\x{11b09})"
+           R"(\x{11be1}\x{11f43}-\x{11f4f}\x{16d6d}-\x{16d6f}\x{1e5ff})"},
+    {"Sm", R"(\x{10d8e}\x{10d8f})"},
+    {"So", R"(\x{2427}-\x{2429}\x{2ffc}-\x{2fff}\x{31e4}\x{31e5}\x{31ef}\x{1cc00}-\x{1ccef})"
+           R"(\x{1cd00}-\x{1ceb3}\x{1f6dc}\x{1f774}-\x{1f776}\x{1f77b}-\x{1f77f}\x{1f7d9})"
+           R"(\x{1f8b2}-\x{1f8bb}\x{1f8c0}\x{1f8c1}\x{1fa75}-\x{1fa77}\x{1fa87}-\x{1fa89})"
+           R"(\x{1fa8f}\x{1faad}-\x{1faaf}\x{1fabb}-\x{1fabf}\x{1fac6}\x{1face}\x{1facf})"
+           R"(\x{1fada}-\x{1fadc}\x{1fadf}\x{1fae8}\x{1fae9}\x{1faf7}\x{1faf8})"
+           R"(\x{1fbcb}-\x{1fbef})"},
+};
 
 bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_ascii_digit(char c) { return c >= '0' && c <= '9'; }
@@ -69,7 +113,6 @@ class Translator {
     if (c == '[') return open_class();
     if (c == '(') return open_group();
     if (c == '{') return copy_repeat();
-    if (c == '.' || c == '^' || c == '$') refuse(std::string("'") + c + "'");
     copy(1);
   }
 
@@ -116,6 +159,10 @@ class Translator {
       emit_class(c == 'S', kSpaces);
       return drop(2);
     }
+    if (c == 'd' || c == 'D') {
+      emit_category(c == 'D', "Nd");
+      return drop(2);
+    }
     if (std::string_view("rntf").find(c) == std::string_view::npos && !is_ascii_punctuation(c))
       refuse("the escape '" + std::string(rest_.substr(0, 2)) + "'");
     copy(2);
@@ -126,23 +173,30 @@ class Translator {
     if (rest_.size() < 3 || rest_[2] != '{' || end == std::string_view::npos)
       refuse("a property without its name in braces");
     const std::string_view name = rest_.substr(3, end - 3);
-    if (name.empty() || !std::all_of(name.begin(), name.end(),
-                                     [](char c) { return is_ascii_letter(c) || c == '_'; }))
-      refuse("the property '" + std::string(name.substr(0, 40)) + "'");
-    const std::string_view newer = name == "L"   ? kLettersSinceUnicode14
-                                   : name == "N" ? kNumbersSinceUnicode14
-                                                 : std::string_view();
-    if (newer.empty()) return copy(end + 1);
+    if (name.empty()) refuse("a property without a name");
+    emit_category(rest_[1] == 'P', name);
+    drop(end + 1);
+  }
+
+  // `name` is a category's or, of one letter, that of a group of them.
+  void emit_category(bool negated, std::string_view name) {
+    std::string newer;
+    bool known = false;
+    for (const Category& category : kCategories)
+      if (category.name.starts_with(name) && name != "C") {  // C has the unassigned, too
+        known = true;
+        newer += category.since_unicode_14;
+      }
+    if (!known) refuse("the property '" + std::string(name.substr(0, 40)) + "'");
     // A property at both ends, as in kSpaces: a '-' of the pattern beside it makes no range with
     // these.
     const std::string property = "\\p{" + std::string(name) + "}";
-    emit_class(rest_[1] == 'P', property + std::string(newer) + property);
-    drop(end + 1);
+    emit_class(negated, newer.empty() ? property : property + newer + property);
   }
 
   void emit_class(bool negated, std::string_view members) {
     if (in_class_) {
-      if (negated) refuse("\\S, \\P{L} or \\P{N} in a class");
+      if (negated) refuse("\\S, \\D or \\P{...} in a class");
       out_ += members;
       return;
     }
@@ -161,7 +215,7 @@ class Translator {
     throw Error(ErrorCode::kUnsupported, {.what = "the split pattern uses " + utf8_lossy(what) +
                                                   ", which laos does not read",
                                           .where = where_,
-                                          .fix = "use a Qwen2 or Qwen3 tokenizer"});
+                                          .fix = "use a tokenizer with another pattern"});
   }
 
   std::string_view rest_;
@@ -178,6 +232,7 @@ std::string pcre2_message(int code) {
 
 struct Free {
   void operator()(pcre2_code* p) const noexcept { pcre2_code_free(p); }
+  void operator()(pcre2_compile_context* p) const noexcept { pcre2_compile_context_free(p); }
   void operator()(pcre2_match_context* p) const noexcept { pcre2_match_context_free(p); }
   void operator()(pcre2_match_data* p) const noexcept { pcre2_match_data_free(p); }
 };
@@ -200,102 +255,108 @@ SplitRegex::SplitRegex(std::string_view pattern, const std::string& where)
   int code = 0;
   size_t offset = 0;
   compiled_->where = where;
-  compiled_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
-                                      translated.size(), PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED,
-                                      &code, &offset, nullptr));
+  // Ruby's ^ and $ stand at lines, which \n alone ends; that is also what its . does not take.
+  const std::unique_ptr<pcre2_compile_context, Free> context(pcre2_compile_context_create(nullptr));
+  LAOS_ASSERT(context != nullptr);
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
+  compiled_->code.reset(pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+      PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_MULTILINE, &code, &offset, context.get()));
   if (!compiled_->code)
     throw Error(ErrorCode::kUnsupported,
                 {.what = "the split pattern does not compile: " + pcre2_message(code),
                  .where = where,
-                 .fix = "use a Qwen2 or Qwen3 tokenizer"});
+                 .fix = "use a tokenizer with another pattern"});
   // Without a just-in-time compiler on this machine, PCRE2 interprets: same result, slower.
   pcre2_jit_compile(compiled_->code.get(), PCRE2_JIT_COMPLETE);
+}
+
+std::string SplitRegex::quote(std::string_view text) {
+  std::string pattern;
+  for (const char c : text) {
+    if (is_ascii_punctuation(c)) pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
 }
 
 SplitRegex::~SplitRegex() = default;
 SplitRegex::SplitRegex(SplitRegex&&) noexcept = default;
 SplitRegex& SplitRegex::operator=(SplitRegex&&) noexcept = default;
 
-struct SplitRegex::Pieces::State {
-  const Compiled& compiled;
-  std::string_view text;
+struct SplitRegex::Scratch::State {
   std::unique_ptr<pcre2_match_data, Free> match;
-  size_t done = 0;                                 // text before it has been handed out
-  size_t search = 0;                               // where the next match may begin
-  std::optional<std::pair<size_t, size_t>> found;  // a match that waits behind a gap
   std::unique_ptr<pcre2_match_context, Free> limits;
   size_t budget;  // steps left for costly matches
-
-  // What pcre2_match gives at `search`. PCRE2 counts the steps from one place of a text only, which
-  // is why the pattern is anchored, and does not say how many they were: a match that reaches its
-  // limit begins again with a higher one, which is charged.
-  int match_here() {
-    for (size_t limit = kFreeSteps;; limit *= 8) {
-      if (limit > kFreeSteps) {
-        if (limit > budget) return PCRE2_ERROR_MATCHLIMIT;
-        budget -= limit;
-      }
-      pcre2_set_match_limit(limits.get(), static_cast<uint32_t>(std::min<size_t>(
-                                              limit, std::numeric_limits<uint32_t>::max())));
-      const int rank =
-          pcre2_match(compiled.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
-                      search, PCRE2_NO_UTF_CHECK, match.get(), limits.get());
-      if (rank != PCRE2_ERROR_MATCHLIMIT) return rank;
-    }
-  }
 };
 
-SplitRegex::Pieces::Pieces(const SplitRegex& regex, std::string_view text)
+SplitRegex::Scratch::Scratch(size_t bytes, size_t num_regexes)
     : state_(
-          new State{*regex.compiled_, text,
-                    std::unique_ptr<pcre2_match_data, Free>(pcre2_match_data_create(1, nullptr)), 0,
-                    0, std::nullopt,
+          new State{std::unique_ptr<pcre2_match_data, Free>(pcre2_match_data_create(1, nullptr)),
                     std::unique_ptr<pcre2_match_context, Free>(pcre2_match_context_create(nullptr)),
-                    std::max(kLeastBudget, kStepsPerByte * text.size())}) {
+                    std::max(kLeastBudget, kStepsPerByte * bytes * num_regexes)}) {
   LAOS_ASSERT(state_->match != nullptr && state_->limits != nullptr);
   pcre2_set_heap_limit(state_->limits.get(), kHeapLimitKiB);
 }
 
-SplitRegex::Pieces::~Pieces() = default;
+SplitRegex::Scratch::~Scratch() = default;
+
+// What pcre2_match gives at search_. PCRE2 counts the steps from one place of a text only, which is
+// why the pattern is anchored, and does not say how many they were: a match that reaches its limit
+// begins again with a higher one, which is charged.
+int SplitRegex::Pieces::match_here() {
+  Scratch::State& s = *scratch_.state_;
+  for (size_t limit = kFreeSteps;; limit *= 8) {
+    if (limit > kFreeSteps) {
+      if (limit > s.budget) return PCRE2_ERROR_MATCHLIMIT;
+      s.budget -= limit;
+    }
+    pcre2_set_match_limit(s.limits.get(), static_cast<uint32_t>(std::min<size_t>(
+                                              limit, std::numeric_limits<uint32_t>::max())));
+    const int rank =
+        pcre2_match(regex_.compiled_->code.get(), reinterpret_cast<PCRE2_SPTR>(text_.data()),
+                    text_.size(), search_, PCRE2_NO_UTF_CHECK, s.match.get(), s.limits.get());
+    if (rank != PCRE2_ERROR_MATCHLIMIT) return rank;
+  }
+}
 
 bool SplitRegex::Pieces::next(std::string_view& piece) {
-  State& s = *state_;
   const auto hand_out = [&](size_t end) {
-    piece = s.text.substr(s.done, end - s.done);
-    s.done = end;
+    piece = text_.substr(done_, end - done_);
+    done_ = end;
     return true;
   };
-  if (s.found) {
-    const size_t end = s.found->second;
-    s.found.reset();
-    if (end > s.done) return hand_out(end);
+  if (found_) {
+    const size_t end = found_->second;
+    found_.reset();
+    if (end > done_) return hand_out(end);
   }
-  while (s.search < s.text.size()) {
-    const size_t next = s.search + utf8_step(s.text.substr(s.search)).length;
-    const int rank = s.match_here();
+  while (search_ < text_.size()) {
+    const size_t next = search_ + utf8_step(text_.substr(search_)).length;
+    const int rank = match_here();
     if (rank == PCRE2_ERROR_NOMATCH) {
-      s.search = next;
+      search_ = next;
       continue;
     }
     // Rank 0 means only that there are groups beyond the one pair of offsets asked for.
     if (rank < 0)
       throw Error(ErrorCode::kUnsupported,
                   {.what = "the split pattern is too costly on this text: " + pcre2_message(rank),
-                   .where = s.compiled.where,
-                   .fix = "use a Qwen2 or Qwen3 tokenizer"});
-    const size_t* offsets = pcre2_get_ovector_pointer(s.match.get());
+                   .where = regex_.compiled_->where,
+                   .fix = "use a tokenizer with another pattern"});
+    const size_t* offsets = pcre2_get_ovector_pointer(scratch_.state_->match.get());
     const size_t begin = offsets[0];
     const size_t end = offsets[1];
     // A match of nothing is a cut, and the search goes on one character further.
-    s.search = end > begin ? end : next;
-    if (begin > s.done) {
-      s.found = {begin, end};
+    search_ = end > begin ? end : next;
+    if (begin > done_) {
+      found_ = {begin, end};
       return hand_out(begin);
     }
-    if (end > s.done) return hand_out(end);
+    if (end > done_) return hand_out(end);
   }
-  if (s.done == s.text.size()) return false;
-  return hand_out(s.text.size());
+  if (done_ == text_.size()) return false;
+  return hand_out(text_.size());
 }
 
 }  // namespace laos::hf

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "hf/tokenizer_json.h"
 #include "hf/unicode.h"
 
 namespace laos::hf {
@@ -27,15 +28,56 @@ size_t unfinished(std::string_view bytes) {
 }  // namespace
 
 std::string TextStream::push(int32_t id) {
-  const auto bytes = tokenizer_.bytes_of(id);
-  if (!bytes) return finish() + kReplacement;
-  held_.append(*bytes);
+  const auto token = tokenizer_.bytes_of(id);
+  if (!token) return finish() + kReplacement;
+  if (!tokenizer_.decoder().byte_level) return push_character_token(id, *token);
+  held_.append(*token);
   const size_t kept = unfinished(held_);
   std::string text = utf8_lossy(std::string_view(held_).substr(0, held_.size() - kept));
   held_.erase(0, held_.size() - kept);
   return text;
 }
 
-std::string TextStream::finish() { return utf8_lossy(std::exchange(held_, {})); }
+std::string TextStream::finish() {
+  if (tokenizer_.decoder().byte_level) return utf8_lossy(std::exchange(held_, {}));
+  return strip(take_bytes());
+}
+
+std::string TextStream::push_character_token(int32_t id, std::string_view token) {
+  const Decoder& decoder = tokenizer_.decoder();
+  const bool is_first = std::exchange(is_first_, false);
+  if (const auto byte = tokenizer_.fallback_byte_of(id)) {
+    held_.push_back(*byte);
+    return {};
+  }
+  std::string text = take_bytes();
+  if (decoder.pattern.empty())
+    text.append(token);
+  else
+    text += replace_all(token, decoder.pattern,
+                        is_first && decoder.begins_bare ? std::string_view() : decoder.content);
+  return strip(std::move(text));
+}
+
+// As in the Hugging Face library a run of bytes that is not UTF-8 as a whole is none of it.
+std::string TextStream::take_bytes() {
+  std::string bytes = std::exchange(held_, {});
+  if (first_invalid_utf8(bytes) == std::string_view::npos) return bytes;
+  std::string text;
+  for (size_t i = 0; i < bytes.size(); ++i) text += kReplacement;
+  return text;
+}
+
+std::string TextStream::strip(std::string text) {
+  const Decoder& decoder = tokenizer_.decoder();
+  while (is_stripping_ && !text.empty()) {
+    is_stripping_ = stripped_ < decoder.strip_count && !decoder.strip.empty() &&
+                    text.starts_with(decoder.strip);
+    if (!is_stripping_) break;
+    ++stripped_;
+    text.erase(0, decoder.strip.size());
+  }
+  return text;
+}
 
 }  // namespace laos::hf

@@ -63,14 +63,6 @@ size_t ascii_prefix(std::string_view text) noexcept {
   return i;
 }
 
-// The character that starts valid UTF-8 `text`.
-int32_t code_point(std::string_view text) noexcept {
-  utf8proc_int32_t value = 0;
-  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(std::min<size_t>(text.size(), 4)), &value);
-  return value;
-}
-
 bool is_white_space(int32_t c) noexcept {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
@@ -150,6 +142,13 @@ Utf8Step utf8_step(std::string_view text) noexcept {
   return {length, true};
 }
 
+int32_t code_point(std::string_view text) noexcept {
+  utf8proc_int32_t value = 0;
+  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(std::min<size_t>(text.size(), 4)), &value);
+  return value;
+}
+
 size_t first_invalid_utf8(std::string_view text) noexcept {
   size_t i = 0;
   while (true) {
@@ -170,6 +169,17 @@ std::string utf8_lossy(std::string_view bytes) {
     bytes.remove_prefix(step.length);
   }
   return text;
+}
+
+std::string replace_all(std::string_view text, std::string_view pattern, std::string_view content) {
+  std::string result;
+  while (true) {
+    const size_t found = text.find(pattern);
+    result.append(text.substr(0, found));
+    if (found == std::string_view::npos) return result;
+    result.append(content);
+    text.remove_prefix(found + pattern.size());
+  }
 }
 
 size_t leading_space(std::string_view text) noexcept {

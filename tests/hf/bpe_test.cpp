@@ -16,10 +16,10 @@ namespace {
 
 using testing::ElementsAre;
 
-std::array<int32_t, 256> identity() {
-  std::array<int32_t, 256> tokens = {};
-  std::iota(tokens.begin(), tokens.end(), 0);
-  return tokens;
+Bpe::Alphabet identity() {
+  Bpe::Alphabet alphabet;
+  std::iota(alphabet.bytes.begin(), alphabet.bytes.end(), 0);
+  return alphabet;
 }
 
 std::vector<int32_t> encode(const Bpe& bpe, std::string_view piece) {
@@ -105,14 +105,38 @@ TEST(Bpe, MergesAWordOfAMegabyteInTime) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
-TEST(Bpe, RefusesAByteWithoutAToken) {
-  std::array<int32_t, 256> tokens = identity();
-  tokens['x'] = -1;
-  const Bpe bpe(tokens, {}, 256);
-  EXPECT_THAT(encode(bpe, "ab"), ElementsAre('a', 'b'));
-  const Error error = test::error_of([&] { encode(bpe, "ax"); });
-  EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-  EXPECT_THAT(error.what(), testing::HasSubstr("120"));
+TEST(Bpe, LeavesOutAByteWithoutAToken) {
+  Bpe::Alphabet alphabet = identity();
+  alphabet.bytes['x'] = -1;
+  const Bpe bpe(alphabet, {{'a', 'b', 256}}, 257);
+  EXPECT_THAT(encode(bpe, "axb"), ElementsAre(256));
+  EXPECT_THAT(encode(bpe, "x"), ElementsAre());
+  EXPECT_FALSE(bpe.knows("ax"));
+  EXPECT_TRUE(bpe.knows("ab"));
+}
+
+// Expected values: the Hugging Face library, where unknown tokens wait and byte tokens overtake
+// them.
+TEST(Bpe, GivesCharactersWithoutATokenTheirBytesOrTheUnknownToken) {
+  Bpe::Alphabet alphabet;
+  alphabet.by_character = true;
+  alphabet.characters.assign(256, -1);
+  alphabet.characters['a'] = 1;
+  alphabet.characters['b'] = 2;
+  alphabet.characters[0xE9] = 3;
+  alphabet.bytes['A'] = 4;
+  alphabet.unknown = 0;
+  alphabet.fuse_unknown = true;
+  const Bpe fused(alphabet, {{1, 2, 5}}, 6);
+  EXPECT_THAT(encode(fused, "ab\u00e9"), ElementsAre(5, 3));
+  EXPECT_THAT(encode(fused, "zzaz"), ElementsAre(0, 1, 0));
+  EXPECT_THAT(encode(fused, "AzzA"), ElementsAre(4, 4, 0));
+  EXPECT_THAT(encode(fused, "zzbA"), ElementsAre(0, 2, 4));
+  EXPECT_THAT(encode(fused, "\u00e9Az"), ElementsAre(3, 4, 0));
+  alphabet.fuse_unknown = false;
+  EXPECT_THAT(encode(Bpe(alphabet, {}, 6), "\u4f60zb"), ElementsAre(0, 0, 2));
+  alphabet.unknown = -1;
+  EXPECT_THAT(encode(Bpe(alphabet, {}, 6), "a\u4f60"), ElementsAre(1));
 }
 
 TEST(Bpe, RefusesAPieceBeyondMeasure) {

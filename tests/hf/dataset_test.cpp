@@ -124,6 +124,24 @@ TEST_F(LoadDataset, LeavesEmptyTextsOutAndSaysSo) {
   EXPECT_THAT(dataset.warnings, ElementsAre(HasSubstr("2 empty texts")));
 }
 
+TEST_F(LoadDataset, PutsSpecialTokensAroundTextsAndNothingElse) {
+  directory_.write("tokenizer_config.json",
+                   R"({"add_bos_token": true, "bos_token": "<|im_start|>",
+                       "add_eos_token": true, "eos_token": "<|im_end|>"})");
+  EXPECT_THAT(
+      load("a.jsonl", "{\"text\": \"a\"}\n{\"ids\": [1, 2]}\n\"<|im_start|>b\"\n\"\"\n").samples,
+      ElementsAre(ElementsAre(256, 'a', 257), ElementsAre(1, 2), ElementsAre(256, 'b', 257)));
+  EXPECT_THAT(load("a.json", R"([{"messages": [{"role": "user", "content": "a"}]}])")
+                  .samples.front()
+                  .back(),
+              '\n');
+  EXPECT_THAT(load("a.txt", "ab").samples, ElementsAre(ElementsAre(256, 'a', 'b', 257)));
+  EXPECT_THAT(load("a.txt", "abcd", {.seq_len = 3}).samples,
+              ElementsAre(ElementsAre(256, 'a', 'b'), ElementsAre(256, 'c', 'd')));
+  EXPECT_THAT(load("a.jsonl", "\"a\"\n", {.bos = Bos::kOmit}).samples,
+              ElementsAre(ElementsAre('a', 257)));
+}
+
 TEST_F(LoadDataset, RefusesAFileWithoutSamples) {
   for (const char* name : {"a.jsonl", "a.txt", "a.csv"})
     EXPECT_THAT(error(name, "").what(), HasSubstr("no samples"));

@@ -17,7 +17,8 @@ using testing::HasSubstr;
 
 std::vector<std::string> split(const std::string& pattern, const std::string& text) {
   const SplitRegex regex(pattern, "here");
-  SplitRegex::Pieces pieces(regex, text);
+  SplitRegex::Scratch scratch(text.size());
+  SplitRegex::Pieces pieces(regex, text, scratch);
   std::vector<std::string> result;
   for (std::string_view piece; pieces.next(piece);) result.emplace_back(piece);
   return result;
@@ -41,6 +42,24 @@ TEST(SplitRegex, KnowsTheCharactersThatTheReferenceKnows) {
   EXPECT_THAT(qwen("a\U00010D40"), ElementsAre("a", "\U00010D40"));  // a digit since Unicode 16
 }
 
+// Expected values: pre_tokenizers.Split of the Hugging Face library.
+TEST(SplitRegex, ReadsLinesAsTheReferenceDoes) {
+  EXPECT_THAT(split(R"(\s+$)", "a  \n b \n"), ElementsAre("a", "  ", "\n b", " \n"));
+  EXPECT_THAT(split("^a", "aa\naa\n"), ElementsAre("a", "a\n", "a", "a\n"));
+  EXPECT_THAT(split("a.b", "a\nb a\rb axb a\u2028b"),
+              ElementsAre("a\nb ", "a\rb", " ", "axb", " ", "a\u2028b"));
+  EXPECT_THAT(split(R"(\s+$)", "a \r\n"), ElementsAre("a", " \r\n"));
+  EXPECT_THAT(split("^", "a\n\nb\n"), ElementsAre("a\n", "\n", "b\n"));
+  EXPECT_THAT(split("$", "a\n\nb\n"), ElementsAre("a", "\n", "\nb", "\n"));
+  EXPECT_THAT(split(R"(\d+)", "a12\u0661\u00BDx"), ElementsAre("a", "12\u0661", "\u00BDx"));
+}
+
+TEST(SplitRegex, QuotesText) {
+  for (const std::string text : {"a.b", "[^x]", "\\", "\u2581-", "a b\n"})
+    EXPECT_THAT(split(SplitRegex::quote(text), "x" + text + text + "y"),
+                ElementsAre("x", text, text, "y"));
+}
+
 TEST(SplitRegex, HandsOutWhatLiesBetweenMatches) {
   EXPECT_THAT(split("b+", "abbcb"), ElementsAre("a", "bb", "c", "b"));
   EXPECT_THAT(split("z", "abc"), ElementsAre("abc"));
@@ -61,7 +80,8 @@ TEST(SplitRegex, LosesNothingOnRandomText) {
   for (int round = 0; round < 500; ++round) {
     std::string text;
     for (int i = 0; i < 40; ++i) text += characters[generator() % characters.size()];
-    SplitRegex::Pieces pieces(regex, text);
+    SplitRegex::Scratch scratch(text.size());
+    SplitRegex::Pieces pieces(regex, text, scratch);
     std::string joined;
     for (std::string_view piece; pieces.next(piece);) {
       ASSERT_FALSE(piece.empty());
@@ -90,10 +110,10 @@ TEST(SplitRegex, RefusesARangeThatBeginsOrEndsWithASet) {
 
 TEST(SplitRegex, RefusesWhatOnigurumaAndPcre2ReadDifferently) {
   for (const char* pattern :
-       {"a.b",    "^a",      "a$",          R"(\h+)",    R"(\w)",     R"(\R)",   R"(\X)",
-        "(?m:a)", "(?i)a",   "(*UTF)a",     "[a[b]]",    "[a&&b]",    "a{,3}",   "a{2}+",
-        "[]a]",   R"([\S])", R"([^\P{L}])", R"(\pL)",    R"(\p{^L})", R"(\x41)", "\\",
-        "[a",     R"(\)",    "(?",          "(?<name>a)"}) {
+       {R"(\p{Han})", R"(\p{C})", R"(\p{l})",    R"(\h+)",    R"(\w)",     R"(\R)",   R"(\X)",
+        "(?m:a)",     "(?i)a",    "(*UTF)a",     "[a[b]]",    "[a&&b]",    "a{,3}",   "a{2}+",
+        "[]a]",       R"([\S])",  R"([^\P{L}])", R"(\pL)",    R"(\p{^L})", R"(\x41)", "\\",
+        "[a",         R"(\)",     "(?",          "(?<name>a)"}) {
     const Error error = test::error_of([&] { SplitRegex(pattern, "here"); });
     EXPECT_EQ(error.code(), ErrorCode::kUnsupported) << pattern;
     EXPECT_EQ(error.problems().front().where, "here") << pattern;
