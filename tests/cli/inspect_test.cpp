@@ -7,6 +7,7 @@
 #include <string>
 
 #include "support/command.h"
+#include "support/reference.h"
 #include "support/temporary_directory.h"
 
 namespace laos::cli {
@@ -36,10 +37,9 @@ TEST(InspectCommand, PrintsJsonThatProgramsRead) {
 }
 
 TEST(InspectCommand, SucceedsAndCountsForTheReferenceCheckpoint) {
-  const std::filesystem::path directory =
-      std::filesystem::path(LAOS_SOURCE_DIR) / "../shared/data/qwen3-tiny-reference/laos";
-  if (!std::filesystem::exists(directory)) GTEST_SKIP() << "no " << directory;
-  const test::CommandResult result = inspect(directory.string());
+  const test::TemporaryDirectory directory;
+  test::write_reference("laos", directory / "checkpoint");
+  const test::CommandResult result = inspect((directory / "checkpoint").string());
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_THAT(result.output, HasSubstr("8393984 parameters"));
   EXPECT_THAT(result.output, HasSubstr("can load this checkpoint"));

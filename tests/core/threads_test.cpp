@@ -20,7 +20,8 @@ class ParallelFor : public testing::TestWithParam<int> {
  private:
   const int before_ = num_threads();
 };
-INSTANTIATE_TEST_SUITE_P(Threads, ParallelFor, testing::Values(1, 2, 5));
+INSTANTIATE_TEST_SUITE_P(Threads, ParallelFor, testing::Values(1, 2, 5),
+                         testing::PrintToStringParamName());
 
 TEST_P(ParallelFor, CallsEveryIndexOnce) {
   for (const int64_t count : {-1, 0, 1, 2, 3, 1000}) {

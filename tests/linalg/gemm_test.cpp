@@ -48,7 +48,14 @@ INSTANTIATE_TEST_SUITE_P(ShapesAndTransposes, Gemm,
                                          GemmCase{Trans::kYes, Trans::kYes, 1024, 33, 520},
                                          GemmCase{Trans::kYes, Trans::kNo, 1024, 1024, 20},
                                          // Of which some tiles are, some are not.
-                                         GemmCase{Trans::kYes, Trans::kNo, 600, 2048, 24}));
+                                         GemmCase{Trans::kYes, Trans::kNo, 600, 2048, 24}),
+                         [](const auto& p) {
+                           const auto of = [](Trans trans) {
+                             return trans == Trans::kYes ? "T" : "N";
+                           };
+                           return std::to_string(p.param.m) + "x" + std::to_string(p.param.n) +
+                                  "x" + std::to_string(p.param.k) + of(p.param.a) + of(p.param.b);
+                         });
 
 TEST_P(Gemm, MatchesTheDefinitionWithinRounding) {
   const GemmCase& c = GetParam();
@@ -170,7 +177,8 @@ TEST(Gram, IsTheFullProductAndSymmetricAndAdds) {
 }
 
 class S8WeightRange : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(FourAndEightBits, S8WeightRange, testing::Values(8, 128));
+INSTANTIATE_TEST_SUITE_P(FourAndEightBits, S8WeightRange, testing::Values(8, 128),
+                         testing::PrintToStringParamName());
 
 // 128 makes every 16-bit pair sum saturate where the kernel has no VNNI.
 TEST_P(S8WeightRange, ProductsAreExact) {

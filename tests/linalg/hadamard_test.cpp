@@ -18,7 +18,8 @@ namespace {
 class HadamardKernel : public testing::TestWithParam<int64_t> {};
 INSTANTIATE_TEST_SUITE_P(EveryOrder, HadamardKernel,
                          testing::Values(1, 12, 20, 28, 36, 40, 52, 60, 68, 76, 80, 108, 136, 140,
-                                         156, 160, 172, 200));
+                                         156, 160, 172, 200),
+                         testing::PrintToStringParamName());
 
 TEST_P(HadamardKernel, TimesItsTransposeIsOrderTimesIdentity) {
   const int64_t n = GetParam();
@@ -82,7 +83,12 @@ INSTANTIATE_TEST_SUITE_P(OrdersAndBlocks, RandomHadamardSizes,
                                          std::pair{24, -1}, std::pair{40, -1}, std::pair{80, -1},
                                          std::pair{160, -1}, std::pair{56, -1}, std::pair{144, -1},
                                          std::pair{272, -1}, std::pair{320, -1}, std::pair{768, -1},
-                                         std::pair{96, 32}, std::pair{128, 1}, std::pair{400, -1}));
+                                         std::pair{96, 32}, std::pair{128, 1}, std::pair{400, -1}),
+                         [](const auto& sizes) {
+                           const int64_t block = sizes.param.second;
+                           return std::to_string(sizes.param.first) +
+                                  (block == -1 ? "Whole" : "Block" + std::to_string(block));
+                         });
 
 // The entry formula of spec 6.2, term by term.
 TEST_P(RandomHadamardSizes, EqualsItsDefinition) {

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <ctime>
+#include <string>
 
 #include "core/error.h"
+#include "support/words.h"
 
 namespace laos::recipe {
 namespace {
@@ -20,6 +22,12 @@ struct MatchCase {
 
 class Glob : public testing::TestWithParam<MatchCase> {};
 
+const auto kName = [](const auto& p) {
+  return test::as_word(
+      std::string(p.param.pattern) + (p.param.is_match ? " takes " : " leaves ") + p.param.name,
+      p.index);
+};
+
 TEST_P(Glob, MatchesAsTheTableOfTheSpecSays) {
   EXPECT_EQ(matches(GetParam().pattern, GetParam().name), GetParam().is_match)
       << "pattern " << GetParam().pattern << ", name " << GetParam().name;
@@ -33,14 +41,16 @@ INSTANTIATE_TEST_SUITE_P(
                     MatchCase{"a*b", "a/x/b", true}, MatchCase{"a*b", "ab", true},
                     MatchCase{"a*b*c", "a_b_b_c", true}, MatchCase{"a*b*c", "a_b_b_d", false},
                     MatchCase{"*", ".hidden", false}, MatchCase{"*hidden", ".hidden", false},
-                    MatchCase{".*", ".hidden", true}, MatchCase{"\\.*", ".hidden", true}));
-INSTANTIATE_TEST_SUITE_P(
-    QuestionMark, Glob,
-    testing::Values(MatchCase{"layers.?.x", "layers.3.x", true},
-                    MatchCase{"layers.?.x", "layers.12.x", false},
-                    MatchCase{"layers.??.x", "layers.12.x", true}, MatchCase{"a?b", "a/b", true},
-                    MatchCase{"?", "", false}, MatchCase{"?a", ".a", false},
-                    MatchCase{"?", "\xC3\xA9", true}));  // one character, two bytes
+                    MatchCase{".*", ".hidden", true}, MatchCase{"\\.*", ".hidden", true}),
+    kName);
+INSTANTIATE_TEST_SUITE_P(QuestionMark, Glob,
+                         testing::Values(MatchCase{"layers.?.x", "layers.3.x", true},
+                                         MatchCase{"layers.?.x", "layers.12.x", false},
+                                         MatchCase{"layers.??.x", "layers.12.x", true},
+                                         MatchCase{"a?b", "a/b", true}, MatchCase{"?", "", false},
+                                         MatchCase{"?a", ".a", false},
+                                         MatchCase{"?", "\xC3\xA9", true}),
+                         kName);  // one character, two bytes
 INSTANTIATE_TEST_SUITE_P(
     Class, Glob,
     testing::Values(MatchCase{"[abc]", "b", true}, MatchCase{"[abc]", "d", false},
@@ -50,13 +60,15 @@ INSTANTIATE_TEST_SUITE_P(
                     MatchCase{"[a-]", "-", true}, MatchCase{"[c-a]", "b", false},
                     MatchCase{"[\\]]", "]", true}, MatchCase{"[.]a", ".a", false},
                     MatchCase{"[\xC3\xA9]", "\xC3\xA9", true}, MatchCase{"[ab", "[ab", true},
-                    MatchCase{"[ab", "a", false}));
+                    MatchCase{"[ab", "a", false}),
+    kName);
 INSTANTIATE_TEST_SUITE_P(Escape, Glob,
                          testing::Values(MatchCase{"a\\*", "a*", true},
                                          MatchCase{"a\\*", "ab", false},
                                          MatchCase{"\\{1,2}", "{1,2}", true},
                                          MatchCase{"\\{1,2}", "1", false},
-                                         MatchCase{"\\a", "a", true}));
+                                         MatchCase{"\\a", "a", true}),
+                         kName);
 INSTANTIATE_TEST_SUITE_P(
     Braces, Glob,
     testing::Values(MatchCase{"l.{1,2,3}.x", "l.2.x", true},
@@ -68,18 +80,21 @@ INSTANTIATE_TEST_SUITE_P(
                     MatchCase{"l{01..10}", "l7", false}, MatchCase{"l{2..10..2}", "l6", true},
                     MatchCase{"l{2..10..2}", "l5", false}, MatchCase{"l{a..d}", "lc", true},
                     MatchCase{"l{a..d}", "le", false}, MatchCase{"l{3}", "l3", false},
-                    MatchCase{"l{3}", "l{3}", true}));
+                    MatchCase{"l{3}", "l{3}", true}),
+    kName);
 INSTANTIATE_TEST_SUITE_P(NothingSpecial, Glob,
                          testing::Values(MatchCase{"!a", "!a", true}, MatchCase{"!a", "b", false},
                                          MatchCase{"@(a|b)", "a", false},
                                          MatchCase{"@(a|b)", "@(a|b)", true},
                                          MatchCase{"a|b", "a", false},
-                                         MatchCase{"a|b", "a|b", true}));
+                                         MatchCase{"a|b", "a|b", true}),
+                         kName);
 INSTANTIATE_TEST_SUITE_P(Whole, Glob,
                          testing::Values(MatchCase{"up_proj", "model.up_proj", false},
                                          MatchCase{"model", "model.up_proj", false},
                                          MatchCase{"*.UP_PROJ", "model.up_proj", false},
-                                         MatchCase{"l[3]", "l[3]", true}));  // equal is a match
+                                         MatchCase{"l[3]", "l[3]", true}),
+                         kName);  // equal is a match
 
 TEST(ExpandBraces, KeepsTheOrderTheyAreWrittenIn) {
   EXPECT_THAT(expand_braces("a{3,1}b{x,y}"), ElementsAre("a3bx", "a3by", "a1bx", "a1by"));

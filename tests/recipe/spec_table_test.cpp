@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "recipe/recipe.h"
+#include "support/words.h"
 
 namespace laos::recipe {
 namespace {
@@ -454,7 +455,9 @@ const std::vector<Row> kRows = {
      "more than 1000 alternatives"},
 };
 
-INSTANTIATE_TEST_SUITE_P(Table, FormatRow, testing::ValuesIn(kRows));
+INSTANTIATE_TEST_SUITE_P(Table, FormatRow, testing::ValuesIn(kRows), [](const auto& p) {
+  return test::as_word(std::string(p.param.section) + " " + p.param.to, p.index);
+});
 
 // Every type of the format: those that laos runs are in the base.
 TEST(FormatTypes, OfOtherWorkAreKnownAndRefusedAtTheirPlace) {

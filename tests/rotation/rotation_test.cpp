@@ -183,7 +183,8 @@ TEST(OnlineRotations, RefuseSizesThatHaveNone) {
 }
 
 class OnlineLayers : public testing::TestWithParam<int64_t> {};
-INSTANTIATE_TEST_SUITE_P(WithoutAndWithDown, OnlineLayers, testing::Values(0, 1));
+INSTANTIATE_TEST_SUITE_P(WithoutAndWithDown, OnlineLayers, testing::Values(0, 1),
+                         testing::PrintToStringParamName());
 
 TEST_P(OnlineLayers, KeepTheLayersFunctionInTheRotatedBasis) {
   const hf::Config config = online_config();
@@ -212,7 +213,8 @@ TEST_P(OnlineLayers, KeepTheLayersFunctionInTheRotatedBasis) {
 }
 
 class FitRows : public testing::TestWithParam<int64_t> {};
-INSTANTIATE_TEST_SUITE_P(FullAndDeficientRank, FitRows, testing::Values(1, 10, 300));
+INSTANTIATE_TEST_SUITE_P(FullAndDeficientRank, FitRows, testing::Values(1, 10, 300),
+                         testing::PrintToStringParamName());
 
 TEST_P(FitRows, IsOrthogonalNeverWorseThanHadamardAndTheSameOnAnyNumberOfThreads) {
   // A few channels far above the rest, as real residual streams have.

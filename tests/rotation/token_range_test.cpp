@@ -88,7 +88,8 @@ TEST(TokenRange, FindsTheBasisInWhichTokensAreFlat) {
 }
 
 class FewRows : public testing::TestWithParam<int64_t> {};
-INSTANTIATE_TEST_SUITE_P(AnyNumber, FewRows, testing::Values(1, 9, 4100));
+INSTANTIATE_TEST_SUITE_P(AnyNumber, FewRows, testing::Values(1, 9, 4100),
+                         testing::PrintToStringParamName());
 
 TEST_P(FewRows, GiveAnOrthogonalMatrixNeverWorseThanHadamardAndTheSameOnAnyNumberOfThreads) {
   Mat<float> rows = normal_matrix(GetParam(), 40, 5);

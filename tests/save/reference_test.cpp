@@ -1,10 +1,11 @@
-// Against the AscendV1 checkpoints that the known implementation wrote.
+// Against the AscendV1 checkpoints that the known implementation wrote, in form.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "hf/ascendv1.h"
 #include "save/fixtures.h"
 #include "save/inspect.h"
+#include "support/reference.h"
 
 namespace laos::save {
 namespace {
@@ -12,17 +13,16 @@ namespace {
 struct Reference {
   const char* name;
   bool only_gate_up_w4a4;
+
+  friend void PrintTo(const Reference& reference, std::ostream* out) { *out << reference.name; }
 };
 
 class AscendV1Reference : public testing::TestWithParam<Reference> {
  protected:
-  void SetUp() override {
-    directory_ =
-        fs::path(LAOS_SOURCE_DIR) / "../shared/data/qwen3-tiny-reference" / GetParam().name;
-    if (!fs::exists(directory_)) GTEST_SKIP() << "no " << directory_;
-  }
+  void SetUp() override { test::write_reference(GetParam().name, directory_); }
 
-  fs::path directory_;
+  const TempDir temporary_;
+  const fs::path directory_ = temporary_ / "checkpoint";
 };
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, AscendV1Reference,
