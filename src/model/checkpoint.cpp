@@ -6,9 +6,11 @@
 #include <set>
 #include <utility>
 
+#include "core/collapse.h"
 #include "core/error.h"
 #include "core/threads.h"
 #include "hf/model_tensors.h"
+#include "model/as_saved.h"
 
 namespace laos::model {
 namespace {
@@ -121,21 +123,12 @@ bool is_float(DType dtype) noexcept {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
 }
 
-// At most this many problems of a kind are listed: a config of another size makes all tensors
-// wrong.
-constexpr size_t kMaxListed = 100;
-
+// A config of another size makes all tensors wrong.
 void throw_if_any(const std::vector<Problem>& problems, ErrorCode code) {
   if (problems.empty()) return;
-  std::vector<Problem> listed(
-      problems.begin(),
-      problems.begin() + static_cast<int64_t>(std::min(problems.size(), kMaxListed)));
-  if (problems.size() > kMaxListed)
-    listed.push_back(
-        {.what = "and " + std::to_string(problems.size() - kMaxListed) + " problems more",
-         .where = "",
-         .fix = ""});
-  throw Error(code, std::move(listed));
+  CollapsedProblems collapsed;
+  for (const Problem& problem : problems) collapsed.add(problem);
+  throw Error(code, collapsed.list());
 }
 
 bool is_rotary_buffer(const std::string& name) noexcept {
@@ -224,7 +217,17 @@ Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
   checkpoint.config_ = hf::read_config(directory);
-  checkpoint.files_ = io::TensorFiles::open(directory, "model");
+  // An index may name the head of a tied model, which no shard has.
+  checkpoint.files_ = io::TensorFiles::open(directory, "model", {"lm_head.weight"});
+  use_own_names(checkpoint.files_);
+  if (checkpoint.config_.tie_word_embeddings &&
+      has_own_head(checkpoint.files_, "model.embed_tokens.weight")) {
+    checkpoint.config_.tie_word_embeddings = false;
+    checkpoint.warnings_.push_back(
+        "config.json says tie_word_embeddings, and the checkpoint has an lm_head of its own, which "
+        "is "
+        "used");
+  }
   check_tensors(directory, checkpoint.config_, checkpoint.files_);
   return checkpoint;
 }

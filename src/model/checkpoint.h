@@ -41,7 +41,8 @@ struct LayerWeights {
 
 // The checkpoint directory, mapped. Opening checks that every tensor the config implies exists with
 // its shape and a float dtype, and that no unknown tensor is there (rotary inv_freq buffers are
-// ignored, and so is the lm_head of a tied model).
+// ignored, and so is the lm_head of a tied model that repeats embed_tokens). A tied model with a
+// head of its own is read as untied.
 class Checkpoint {
  public:
   // Throws Error: kIo, kFormat, kShape, kUnsupported; all problems of a kind at once.
@@ -50,6 +51,8 @@ class Checkpoint {
   const std::filesystem::path& directory() const noexcept { return directory_; }
   const hf::Config& config() const noexcept { return config_; }
   const io::TensorFiles& files() const noexcept { return files_; }
+  // What a user should know of how it was read.
+  const std::vector<std::string>& warnings() const noexcept { return warnings_; }
 
   // The layer's weights widened to f32. Throws Error(kNumeric) naming tensor, row and column of the
   // first NaN or infinity.
@@ -70,6 +73,7 @@ class Checkpoint {
   std::filesystem::path directory_;
   hf::Config config_;
   io::TensorFiles files_;
+  std::vector<std::string> warnings_;
 };
 
 // Rows [begin, end) of a [rows, cols] float tensor in f32.

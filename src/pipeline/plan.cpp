@@ -627,6 +627,8 @@ Plan make_plan(const QuantOptions& options) {
             .job = {},
             .warnings = {}};
   plan.warnings = plan.recipe.warnings;
+  plan.warnings.insert(plan.warnings.end(), plan.checkpoint.warnings().begin(),
+                       plan.checkpoint.warnings().end());
   Problems problems;
   collector.run([&] { plan_stages(plan, problems); });
   collector.run([&] { plan_linears(plan, problems); });

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <functional>
 #include <limits>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "core/error.h"
@@ -149,6 +152,50 @@ TEST(Checkpoint, ATiedModelUsesTheEmbeddingWhetherOrNotALmHeadIsThere) {
   EXPECT_EQ(edited.open().lm_head().name, "model.embed_tokens.weight");
   edited.tensors["lm_head.weight"] = edited.tensors.at("model.embed_tokens.weight");
   EXPECT_EQ(edited.open().lm_head().name, "model.embed_tokens.weight");
+}
+
+TEST(Checkpoint, OfATiedModelWithAHeadOfItsOwnUsesItAndSaysSo) {
+  hf::Config config = test::qwen3_config("tiny");
+  config.tie_word_embeddings = true;
+  EditedCheckpoint edited(config);
+  EXPECT_TRUE(edited.open().warnings().empty());
+  EditedCheckpoint::Tensor head = edited.tensors.at("model.embed_tokens.weight");
+  head.bytes.back() ^= std::byte{1};
+  edited.tensors["lm_head.weight"] = head;
+  const Checkpoint checkpoint = edited.open();
+  EXPECT_EQ(checkpoint.lm_head().name, "lm_head.weight");
+  EXPECT_FALSE(checkpoint.config().tie_word_embeddings);
+  EXPECT_EQ(checkpoint.warnings().size(), 1u);
+  head.shape[0] -= 1;
+  head.bytes.resize(static_cast<size_t>(num_elements(head.shape) * size_of(head.dtype)));
+  edited.tensors["lm_head.weight"] = head;
+  EXPECT_THAT(edited.problem(ErrorCode::kShape), HasSubstr("lm_head.weight"));
+}
+
+TEST(Checkpoint, IsReadUnderTheNamesOfWrappersAndWithoutModel) {
+  for (const std::string before : {"model.", "module.model.", "base_model.model.model.", ""}) {
+    EditedCheckpoint edited;
+    std::map<std::string, EditedCheckpoint::Tensor> renamed;
+    for (const auto& [name, tensor] : edited.tensors)
+      renamed[name.starts_with("model.") ? before + name.substr(6) : name] = tensor;
+    edited.tensors = renamed;
+    EXPECT_NO_THROW(edited.open().load_layer(1)) << before;
+  }
+}
+
+TEST(Checkpoint, OfATiedModelMayHaveAnIndexThatNamesTheHead) {
+  hf::Config config = test::qwen3_config("tiny");
+  config.tie_word_embeddings = true;
+  const TemporaryDirectory dir;
+  test::write_synthetic({.config = config}, dir.path());
+  const io::TensorFiles files = io::TensorFiles::open(dir.path(), "model");
+  std::string index;
+  for (const auto& [name, view] : files.tensors())
+    index += "\"" + name + R"(": "shard.safetensors", )";
+  fs::rename(dir / "model.safetensors", dir / "shard.safetensors");
+  std::ofstream(dir / "model.safetensors.index.json")
+      << R"({"weight_map": {)" << index << R"("lm_head.weight": "shard.safetensors"}})";
+  EXPECT_NO_THROW(Checkpoint::open(dir.path()));
 }
 
 TEST(Checkpoint, IgnoresRotaryBuffers) {

@@ -1,0 +1,65 @@
+#include "model/as_saved.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace laos::model {
+namespace {
+
+std::string without_wrappers(std::string_view name) {
+  static constexpr std::array<std::string_view, 3> kWrappers = {"base_model.model.", "module.",
+                                                                "_orig_mod."};
+  for (bool found = true; found;) {
+    found = false;
+    for (const std::string_view wrapper : kWrappers)
+      if (name.starts_with(wrapper)) {
+        name.remove_prefix(wrapper.size());
+        found = true;
+      }
+  }
+  return std::string(name);
+}
+
+}  // namespace
+
+void use_own_names(io::TensorFiles& files) {
+  std::map<std::string, std::string> renamed, from;
+  bool is_bare = false;
+  for (const auto& [name, unused] : files.tensors())
+    is_bare = is_bare || without_wrappers(name) == "embed_tokens.weight";
+  for (const auto& [name, unused] : files.tensors()) {
+    std::string own = without_wrappers(name);
+    if (is_bare && !own.starts_with("lm_head.")) own = "model." + own;
+    const auto [other, is_new] = from.emplace(own, name);
+    if (!is_new)
+      throw Error(ErrorCode::kFormat,
+                  {.what = "two tensors are " + own + ": " + other->second + " and " + name,
+                   .where = files.file_of(name),
+                   .fix = "save the model itself, without what is wrapped around it"});
+    if (own != name) renamed.emplace(name, own);
+  }
+  if (!renamed.empty()) files.rename(renamed);
+}
+
+bool has_own_head(const io::TensorFiles& files, const std::string& embedding) {
+  const TensorView* head = files.find("lm_head.weight");
+  const TensorView* tied = files.find(embedding);
+  if (head == nullptr || tied == nullptr) return false;
+  if (head->dtype != tied->dtype || head->shape != tied->shape) return true;
+  constexpr int64_t kPiece = int64_t{1} << 26;  // bytes compared before their pages are given back
+  for (int64_t begin = 0; begin < head->size_bytes(); begin += kPiece) {
+    const int64_t bytes = std::min(kPiece, head->size_bytes() - begin);
+    if (std::memcmp(head->data + begin, tied->data + begin, static_cast<size_t>(bytes)) != 0)
+      return true;
+    files.drop_pages();
+  }
+  return false;
+}
+
+}  // namespace laos::model
