@@ -14,8 +14,6 @@
 namespace laos::autoround {
 namespace {
 
-constexpr int64_t kSamplesPerIteration = 8;
-constexpr int64_t kEvaluationSamples = 32;
 // Of until_flat: iterations of the first round, and the part of the loss that a round must take off
 // for another to follow.
 constexpr int64_t kFirstRound = 100;
@@ -343,6 +341,13 @@ std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_sampl
   return samples;
 }
 
+bool trains_attention(const LayerScheme& scheme) {
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    for (const model::Linear l : model::linears_of(group))
+      if (model::is_attention(group) && scheme[static_cast<size_t>(l)]) return true;
+  return false;
+}
+
 int64_t largest_batch(const model::Ragged& samples) {
   std::vector<int64_t> lengths;
   for (int64_t s = 0; s < samples.num_sequences(); ++s) lengths.push_back(samples.length(s));
@@ -371,10 +376,7 @@ LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
     result.weights = best.codes();
     return result;
   }
-  bool mlp_only = true;
-  for (const model::LinearGroup group : model::kAllLinearGroups)
-    for (const model::Linear l : model::linears_of(group))
-      if (model::is_attention(group) && scheme[static_cast<size_t>(l)]) mlp_only = false;
+  const bool mlp_only = !trains_attention(scheme);
   if (!directory.empty()) linears.put_weights_aside(weights, directory);
   learn(config, weights, online, options, rope, inputs, targets, seed, layer_idx, progress, linears,
         mlp_only, best, result.report);

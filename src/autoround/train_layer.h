@@ -12,6 +12,10 @@
 
 namespace laos::autoround {
 
+// Samples that an iteration draws, and that losses are measured on, at most.
+inline constexpr int64_t kSamplesPerIteration = 8;
+inline constexpr int64_t kEvaluationSamples = 32;
+
 // All losses are mean absolute errors of the layer's output per element.
 struct LayerReport {
   double rounding_loss = 0;    // of plain rounding, on the samples that are measured on
@@ -31,18 +35,18 @@ using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 
 // Learns the rounding of the linears in `scheme` so that the layer, its inputs rotated as `online`
 // says, maps `inputs` to `targets`.
-// Iteration k draws min(8, N) samples without replacement from a stream seeded by (seed,
-// layer_idx). Kept is the best of plain rounding, the published rule's choice and the final
-// parameters, measured on up to 32 samples spread over the set. With options.until_flat the samples
-// that are measured on, at most a quarter, are not drawn; there are 100 iterations and then, as
-// long as the last round took 5 % off their loss, as many again as there were, options.iters in all
-// at most; kept is the best of plain rounding and the end of each round. With both tunings off, or
-// no linear in the scheme, it is plain rounding and nothing is run. Where no linear of attention is
-// in the scheme, attention runs once and what it gives is kept as model::TokenRows in `directory`.
-// Same arguments, same bytes, on any number of threads, and whatever of options.max_whole_tokens
-// and `directory`: the latter, unless empty, holds weights and best codes in files meanwhile, which
-// takes them out of `weights`. Throws Error(kNumeric) when the loss is not finite; `weights` are
-// lost then.
+// Iteration k draws kSamplesPerIteration samples, or all, without replacement from a stream seeded
+// by (seed, layer_idx). Kept is the best of plain rounding, the published rule's choice and the
+// final parameters, measured on up to kEvaluationSamples samples spread over the set. With
+// options.until_flat the samples that are measured on, at most a quarter, are not drawn; there are
+// 100 iterations and then, as long as the last round took 5 % off their loss, as many again as
+// there were, options.iters in all at most; kept is the best of plain rounding and the end of each
+// round. With both tunings off, or no linear in the scheme, it is plain rounding and nothing is
+// run. Where no linear of attention is in the scheme, attention runs once and what it gives is kept
+// as model::TokenRows in `directory`. Same arguments, same bytes, on any number of threads, and
+// whatever of options.max_whole_tokens and `directory`: the latter, unless empty, holds weights and
+// best codes in files meanwhile, which takes them out of `weights`. Throws Error(kNumeric) when the
+// loss is not finite; `weights` are lost then.
 LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
                         const model::OnlineRotation& online, const LayerScheme& scheme,
                         const TrainOptions& options, const model::Rope<float>& rope,
@@ -53,6 +57,9 @@ LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
 // The samples that train_layer looks at, in order: those it draws and those it evaluates on.
 std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_samples, uint32_t seed,
                                   int64_t layer_idx);
+
+// Whether a linear of attention is in the scheme. If not, attention runs once a sample.
+bool trains_attention(const LayerScheme& scheme);
 
 // Tokens of the largest batch that train_layer can draw from `samples`.
 int64_t largest_batch(const model::Ragged& samples);

@@ -22,7 +22,6 @@ constexpr int64_t kRowGrain = 16;
 // Output rows whose gradient exists at a time. In bf16 every thread makes some of its own and
 // spends them while they are in its cache, tall enough that the product runs at full rate. In f32
 // all threads make tiles of a taller block, as oneDNN wants tiles of kTileRows (see linalg::gemm).
-constexpr int64_t kGradientRows = 128;
 constexpr int64_t kTileRows = 512, kBlockFloats = int64_t{16} << 20;
 int64_t block_rows(int64_t in_features) noexcept {
   return std::max(kTileRows, kBlockFloats / in_features / kTileRows * kTileRows);

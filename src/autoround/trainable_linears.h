@@ -26,6 +26,9 @@ using LayerCodes = std::array<quant::IntWeight, model::kNumLinears>;
 // bf16 each thread has rows of its own.
 int64_t gradient_block_bytes(int64_t out_features, int64_t in_features) noexcept;
 
+// Output rows whose gradient a thread makes at a time in bf16.
+inline constexpr int64_t kGradientRows = 128;
+
 // Applies quantize-dequantized weights Ŵ(V, α) in forward. In backward each linear's weight
 // gradient is made a few output rows at a time and spent at once: sign-SGD on the rows' V and α,
 // and the rows of Ŵ quantized again for the next iteration. The gradient is never stored whole,

@@ -10,7 +10,6 @@
 #include <sstream>
 #include <string>
 #include <system_error>
-#include <variant>
 #include <vector>
 
 #include "cli/check.h"
@@ -263,12 +262,8 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
   std::printf("\n");
   std::printf("peak RAM  about %s\n",
               bytes_text(static_cast<double>(estimate.peak_ram_bytes)).c_str());
-  const bool stops_early = std::ranges::any_of(plan.steps, [](const pipeline::PlannedStep& step) {
-    const auto* train = std::get_if<pipeline::TrainStep>(&step);
-    return train != nullptr && train->options.until_flat;
-  });
   std::printf("time      %s %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s",
-              stops_early ? "at most" : "about", duration_text(estimate.seconds).c_str(),
+              estimate.may_end_early ? "at most" : "about", duration_text(estimate.seconds).c_str(),
               estimate.flops / 1e12, estimate.gemm_gflops);
   if (plan.options.compute == linalg::ComputeType::kBf16)
     std::printf(", in bf16 at %.0f", estimate.train_gflops);

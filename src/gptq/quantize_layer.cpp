@@ -158,4 +158,30 @@ std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::Lay
   return result;
 }
 
+// Linears of a group count as one weight, as those of one scheme are solved.
+Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
+             int64_t tokens) {
+  double flops = 0, bytes = 0, held = 0;
+  for (const LinearGroup group : model::kAllLinearGroups) {
+    double in = 0, out = 0;
+    for (const Linear l : model::linears_of(group)) {
+      if (!scheme[static_cast<size_t>(l)]) continue;
+      in = static_cast<double>(model::in_features(config, l));
+      out += static_cast<double>(model::out_features(config, l));
+    }
+    // A product of symmetric result is formed whole; a factor is a third of a cube, feedback half a
+    // product; a round of refinement two passes over the codes and two products for the scales.
+    const double gram = 2 * static_cast<double>(tokens) * in * in;
+    const double solved = in * in * in / 3 + out * in * in;
+    flops += gram + solved;
+    flops += 8 * static_cast<double>(options.refine) * out * in * in;
+    if (options.refit) flops += gram + solved + 3 * out * in * in;
+    held += 4 * in * in * (options.refit ? 2 : 1);
+    // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
+    // end, as they are fed back into each other, and their codes.
+    bytes = std::max(bytes, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
+  }
+  return {.flops = flops, .bytes = static_cast<int64_t>(bytes)};
+}
+
 }  // namespace laos::gptq

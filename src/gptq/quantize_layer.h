@@ -52,4 +52,12 @@ std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::Lay
                                                                 const GptqOptions& options,
                                                                 InputGrams grams);
 
+// What InputGrams and quantize_layer take for a layer over `tokens` tokens.
+struct Cost {
+  double flops = 0;
+  int64_t bytes = 0;  // at once, beside the layer's weights and codes
+};
+Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
+             int64_t tokens);
+
 }  // namespace laos::gptq

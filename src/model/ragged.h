@@ -20,4 +20,13 @@ struct Ragged {
   void append(int64_t num_new_tokens) { offsets.push_back(offsets.back() + num_new_tokens); }
 };
 
+// Pairs of a token and one that it attends to, itself included: of all sequences.
+inline double causal_pairs(const Ragged& samples) {
+  double pairs = 0;
+  for (int64_t s = 0; s < samples.num_sequences(); ++s)
+    pairs +=
+        0.5 * static_cast<double>(samples.length(s)) * static_cast<double>(samples.length(s) + 1);
+  return pairs;
+}
+
 }  // namespace laos::model

@@ -11,15 +11,13 @@
 #include "hf/data_file.h"
 #include "hf/dataset.h"
 #include "linalg/gemm.h"
-#include "model/activation_stats.h"
 #include "model/online_rotation.h"
 #include "pipeline/knapsack.h"
+#include "pipeline/layer_steps.h"
 #include "quant/int_weight.h"
 #include "quant/weight_stats.h"
 #include "recipe/rewrite.h"
-#include "rotation/head_fit.h"
 #include "rotation/rotation.h"
-#include "smooth/smooth.h"
 
 namespace laos::pipeline {
 
@@ -214,54 +212,48 @@ class AnalyzeRun {
     return result;
   }
 
-  // The plan's steps before a linear is quantized. `rows` is what the layer reads, in the basis it
-  // is in.
-  void transform(int64_t layer_idx, model::LayerWeights& weights, model::OnlineRotation& online) {
-    Mat<float> output(states_.rows.rows(), config_.hidden_size);
-    bool is_rotated = false;
-    const auto look = [&] {
-      model::FloatLinears<float> plain(model::views_of(weights));
-      model::OnlineLinears linears(online, plain);
-      forward(weights, linears, is_rotated ? std::as_const(exact_).view() : inputs(),
-              output.view());
-    };
-    for (size_t step = 0; step < plan_.steps.size(); ++step) {
-      if (const auto* smooth = std::get_if<SmoothStep>(&plan_.steps[step])) {
-        if (!plan_.reads_activations(step, layer_idx)) continue;
-        look();
-        model::ActivationStats stats(config_, online);
-        stats.observe(states_.samples, *saved_);
-        for (const smooth::Pair pair : smooth::kAllPairs)
-          if (smooth->sources.contains(smooth::source_of(layer_idx, pair)))
-            smooth::smooth_pair(config_, smooth->options, pair, stats, weights);
-      } else if (const auto* heads = std::get_if<HeadStep>(&plan_.steps[step])) {
-        if (!plan_.reads_activations(step, layer_idx)) continue;
-        look();
-        rotation::HeadRows rows(config_, states_.samples.num_tokens());
-        rows.observe(*saved_, states_.samples.num_tokens());
-        rotation::rotate_heads(
-            config_, rotation::fit_heads(config_, std::move(rows).take(), heads->options), weights);
-      } else if (std::holds_alternative<RotateStep>(plan_.steps[step])) {
-        rotation::fold_norms(weights);
-        rotation::rotate_layer(config_, *rotation_, weights);
-        online = rotation_->online_of(layer_idx);
-        rotation::rotate_online(online, weights);
-        is_rotated = true;
-      }
+  // A float layer while the steps before quantization transform it.
+  class Work : public FloatWork {
+   public:
+    Work(AnalyzeRun& run, int64_t index, FloatLayer& float_layer)
+        : FloatWork(index, float_layer),
+          run_(run),
+          output_(run.states_.rows.rows(), run.config_.hidden_size) {}
+
+    int64_t num_tokens() const override { return run_.states_.samples.num_tokens(); }
+    void look(const FloatPass::Observe& observe) override {
+      model::FloatLinears<float> plain(model::views_of(layer.weights));
+      model::OnlineLinears linears(layer.online, plain);
+      run_.forward(layer.weights, linears,
+                   is_rotated_ ? std::as_const(run_.exact_).view() : run_.inputs(), output_.view());
+      observe(run_.states_.samples, *run_.saved_);
     }
-  }
+    void rotate(size_t) override {
+      rotate_float(run_.config_, *run_.rotation_, layer_idx, layer);
+      is_rotated_ = true;
+    }
+
+   private:
+    AnalyzeRun& run_;
+    Mat<float> output_;
+    bool is_rotated_ = false;
+  };
 
   void run_layer(int64_t layer_idx) {
     const int64_t n = states_.rows.rows();
-    model::LayerWeights weights = plan_.checkpoint.load_layer(layer_idx);
+    FloatLayer layer{.weights = plan_.checkpoint.load_layer(layer_idx)};
+    const model::LayerWeights& weights = layer.weights;
     model::TokenRows next(n, config_.hidden_size, {});
     {
       model::FloatLinears<float> plain(model::views_of(weights));
       forward(weights, plain, inputs(), next.view());
     }
     const std::array<model::Outliers, 4> before = outliers({});
-    model::OnlineRotation online;
-    transform(layer_idx, weights, online);
+    {
+      Work work(*this, layer_idx, layer);
+      for (const auto& step : plan_.steps) step->transform(plan_, work);
+    }
+    const model::OnlineRotation& online = layer.online;
     std::swap(states_.rows, next);
 
     model::FloatLinears<float> plain(model::views_of(weights));

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
-#include <variant>
 
-#include "autoround/train_layer.h"
 #include "pipeline/run.h"
 #include "rotation/fit.h"
 
@@ -21,18 +19,13 @@ LayerNeeds needs_of(const Plan& plan, int64_t layer_idx) {
   LayerNeeds needs;
   const int64_t count = std::ssize(*plan.samples);
   std::vector<bool> wanted(static_cast<size_t>(count), false);
-  for (size_t step = 0; step < plan.steps.size(); ++step) {
-    if (!plan.reads_activations(step, layer_idx)) continue;
-    const auto* train = std::get_if<TrainStep>(&plan.steps[step]);
-    needs.all = needs.all || train == nullptr;
-    needs.outputs = needs.outputs || train != nullptr;
-    if (train != nullptr)
-      for (const int64_t s :
-           autoround::samples_seen(train->options, count, plan.options.seed, layer_idx))
-        wanted[static_cast<size_t>(s)] = true;
+  for (const auto& step : plan.steps) {
+    if (!step->reads(plan, layer_idx)) continue;
+    needs.outputs = needs.outputs || step->reads_outputs();
+    for (const int64_t s : step->samples(plan, layer_idx)) wanted[static_cast<size_t>(s)] = true;
   }
   for (int64_t s = 0; s < count; ++s)
-    if (needs.all || wanted[static_cast<size_t>(s)]) needs.samples.push_back(s);
+    if (wanted[static_cast<size_t>(s)]) needs.samples.push_back(s);
   needs.all = std::ssize(needs.samples) == count && count > 0;
   return needs;
 }
@@ -119,8 +112,7 @@ Division divide(const Plan& plan, const PlanCosts& costs, const std::vector<bool
     if (finished[i]) continue;
     work[i] = work_of(costs.layers[i]);
     all += work[i];
-    for (size_t step = 0; step < plan.steps.size(); ++step)
-      if (plan.reads_activations(step, static_cast<int64_t>(i))) has_states[i] = true;
+    has_states[i] = plan.reads_activations(static_cast<int64_t>(i));
   }
   // least[e]: of the slowest ranks of the waves before layer e, summed.
   std::vector<double> least(layers + 1, std::numeric_limits<double>::infinity());

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <utility>
-#include <variant>
 
 #include "pipeline/stopwatch.h"
 
@@ -11,10 +10,10 @@ namespace {
 
 // Whether no step looks at activations before they are rotated.
 bool plan_rotates_first(const Plan& plan) {
-  for (size_t step = 0; step < plan.steps.size(); ++step) {
-    if (std::holds_alternative<RotateStep>(plan.steps[step])) return true;
+  for (const auto& step : plan.steps) {
+    if (step->rotates() != nullptr) return true;
     for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
-      if (plan.reads_activations(step, i)) return false;
+      if (step->reads(plan, i)) return false;
   }
   return false;
 }
@@ -58,12 +57,17 @@ FloatLayer FloatPass::load(int64_t layer_idx) const {
   return layer;
 }
 
+void rotate_float(const hf::Config& config, const rotation::ModelRotation& rotation,
+                  int64_t layer_idx, FloatLayer& layer) {
+  rotation::fold_norms(layer.weights);
+  rotation::rotate_layer(config, rotation, layer.weights);
+  layer.online = rotation.online_of(layer_idx);
+  rotation::rotate_online(layer.online, layer.weights);
+}
+
 void FloatPass::rotate(int64_t layer_idx, FloatLayer& layer) const {
   LAOS_ASSERT(rotation_ != nullptr);
-  rotation::fold_norms(layer.weights);
-  rotation::rotate_layer(config_, *rotation_, layer.weights);
-  layer.online = rotation_->online_of(layer_idx);
-  rotation::rotate_online(layer.online, layer.weights);
+  rotate_float(config_, *rotation_, layer_idx, layer);
 }
 
 model::HiddenStates FloatPass::rotated(const model::HiddenStates& states,

@@ -24,6 +24,10 @@ struct FloatLayer {
   model::OnlineRotation online = {};
 };
 
+// Its norms folded, everything from the model's own basis to that of `rotation`.
+void rotate_float(const hf::Config& config, const rotation::ModelRotation& rotation,
+                  int64_t layer_idx, FloatLayer& layer);
+
 // Hidden states of the float model are one chain from the embedding on, in one basis: the rotated
 // one where no step looks at activations before they are rotated, else the model's own. They depend
 // on the plan and on the samples alone, not on what steps make of the layers passed, and each

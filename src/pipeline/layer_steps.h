@@ -9,6 +9,7 @@
 
 #include "autoround/train_layer.h"
 #include "model/activation_stats.h"
+#include "pipeline/division.h"
 #include "pipeline/float_pass.h"
 #include "pipeline/plan.h"
 #include "quant/int_weight.h"
@@ -34,44 +35,68 @@ struct QuantizedLayer {
   std::vector<autoround::LayerReport> trained = {};  // by each autoround_quant
 };
 
-// All arguments must outlive this.
-class LayerSteps {
+// A float layer on its way through the steps that transform it.
+class FloatWork {
  public:
-  LayerSteps(const Plan& plan, FloatPass& pass, Progress& progress)
-      : plan_(plan), pass_(pass), progress_(progress), config_(plan.checkpoint.config()) {}
+  const int64_t layer_idx;
+  FloatLayer& layer;
 
-  // `wants_outputs`: the outputs of `states` are computed even if no step needs them. Throws Error
-  // as the steps do, kStopped.
-  QuantizedLayer run(int64_t layer_idx, LayerStates& states, bool wants_outputs);
+  virtual ~FloatWork() = default;
+  virtual int64_t num_tokens() const = 0;
+  // Passes all samples through the layer as it is now.
+  virtual void look(const FloatPass::Observe& observe) = 0;
+  // Moves the layer, and what later steps look at, into the rotated basis; `step` asks for it.
+  virtual void rotate(size_t step) = 0;
+
+ protected:
+  FloatWork(int64_t index, FloatLayer& float_layer) : layer_idx(index), layer(float_layer) {}
+};
+
+// The same of a layer that is quantized.
+class LayerWork : public FloatWork {
+ public:
+  QuantizedLayer& result;
+
+  // All arguments must outlive this.
+  LayerWork(const Plan& plan, FloatPass& pass, Progress& progress, int64_t index,
+            QuantizedLayer& quantized, LayerStates& states, bool wants_outputs)
+      : FloatWork(index, quantized.layer),
+        result(quantized),
+        plan_(plan),
+        pass_(pass),
+        progress_(progress),
+        states_(states),
+        wants_outputs_(wants_outputs),
+        inputs_(states.inputs),
+        outputs_(states.outputs) {}
+
+  int64_t num_tokens() const override { return inputs_->samples.num_tokens(); }
+  void look(const FloatPass::Observe& observe) override;
+  void rotate(size_t step) override;
+  // outputs() are there from then on.
+  void ensure_outputs();
+  // What enters and leaves the float layer, in the basis that it is in.
+  const model::HiddenStates& inputs() const { return *inputs_; }
+  const model::HiddenStates& outputs() const { return *outputs_; }
+  FloatPass& pass() const { return pass_; }
+  Progress& progress() const { return progress_; }
 
  private:
-  // A layer on its way through the steps.
-  struct Work {
-    int64_t layer_idx;
-    QuantizedLayer& result;
-    LayerStates& states;  // of the chain
-    // What steps look at: of the chain, or of the rotated copies below.
-    const model::HiddenStates* inputs;
-    const model::HiddenStates* outputs;
-    model::HiddenStates rotated_inputs = {}, rotated_outputs = {};
-    const model::LayerWeights& weights() const { return result.layer.weights; }
-  };
-
-  void look(Work& work, const FloatPass::Observe& observe);
-  void ensure_outputs(Work& work);
-  void run_heads(Work& work, size_t step, const HeadStep& heads);
-  void run_smooth(Work& work, size_t step, const SmoothStep& smooth);
-  void run_rotate(Work& work, size_t step, bool wants_outputs);
-  void run_round(Work& work, size_t step, const RoundStep& round);
-  autoround::LayerReport run_train(Work& work, size_t step, const autoround::TrainOptions& options);
-  quant::StaticRange range_of(const model::ActivationStats::Group& stats,
-                              const quant::ActSpec& act) const;
-
   const Plan& plan_;
   FloatPass& pass_;
   Progress& progress_;
-  const hf::Config& config_;
+  LayerStates& states_;  // of the chain
+  const bool wants_outputs_;
+  // What steps look at: of the chain, or of the rotated copies below.
+  const model::HiddenStates* inputs_;
+  const model::HiddenStates* outputs_;
+  model::HiddenStates rotated_inputs_, rotated_outputs_;
 };
+
+// All steps of the plan. `wants_outputs`: the outputs of `states` are computed even if no step
+// needs them. Throws Error as the steps do, kStopped.
+QuantizedLayer run_steps(const Plan& plan, FloatPass& pass, Progress& progress, int64_t layer_idx,
+                         LayerStates& states, bool wants_outputs);
 
 // What training made of a layer, in a few words; empty when nothing was trained.
 std::string training_note(const std::vector<autoround::LayerReport>& trained);

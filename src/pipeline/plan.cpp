@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <set>
+#include <type_traits>
+#include <variant>
 
 #include "core/memory.h"
 #include "core/threads.h"
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
-#include "linalg/hadamard.h"
 #include "pipeline/identity.h"
 #include "rotation/fit.h"
 #include "rotation/rotation.h"
-#include "smooth/smooth.h"
 
 namespace laos::pipeline {
 
@@ -153,9 +153,9 @@ void warn_of_few_tokens(Plan& plan) {
   for (const std::vector<int32_t>& sample : *plan.samples) num_tokens += std::ssize(sample);
   std::string widest;
   for (const PlannedLinear& linear : plan.linears) {
-    const auto* round = linear.scheme ? std::get_if<RoundStep>(&plan.steps[linear.step]) : nullptr;
     const int64_t inputs = model::in_features(plan.checkpoint.config(), linear.linear);
-    if (round == nullptr || !round->solves(linear.scheme->weight.bits) || inputs <= width) continue;
+    if (!linear.scheme || !plan.steps[linear.step]->solves(*linear.scheme) || inputs <= width)
+      continue;
     width = inputs;
     widest = model::path_of(linear.linear);
   }
@@ -165,74 +165,6 @@ void warn_of_few_tokens(Plan& plan) {
                           widest + " with " + std::to_string(num_tokens) +
                           " calibration tokens, which may be worse than plain rounding; " +
                           std::to_string(enough) + " are enough");
-}
-
-void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
-                      const recipe::Location& location, Problems& problems,
-                      const std::string& key = "block_size") {
-  const int64_t block = block_size == -1 ? size : block_size;
-  if (block < 1 || block > size || size % block != 0)
-    problems.add({.what = key + " " + std::to_string(block) + " does not divide " + dimension +
-                          " " + std::to_string(size),
-                  .where = location.text(),
-                  .fix = std::string(key == "block_size" ? "use -1, or a" : "use a") +
-                         " power of two that divides it"});
-  else if (linalg::hadamard_order(block) == 0)
-    problems.add(
-        {.what = "no Hadamard matrix is known for " + dimension + " " + std::to_string(size),
-         .where = location.text(),
-         .fix = "sizes are K * 2^k with K one of 1, 12, 20, 28, 36, 40, 52, 60, 76, 108, 136, 140, "
-                "156, "
-                "160, 172, 200; set block_size to a power of two that divides it"});
-}
-
-// The pairs that include and exclude leave.
-SmoothStep plan_smooth(const recipe::IterSmooth& smooth, const recipe::Location& location,
-                       Plan& plan, Problems& problems) {
-  std::vector<std::string> names;
-  for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
-    for (const smooth::Pair pair : smooth::kAllPairs)
-      if (smooth::is_enabled(smooth.options, pair)) names.push_back(smooth::source_of(i, pair));
-  const recipe::Assignment assignment = recipe::assign({{.scheme = std::nullopt,
-                                                         .include = smooth.include,
-                                                         .exclude = smooth.exclude,
-                                                         .location = location}},
-                                                       names);
-  plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(), assignment.warnings.end());
-  for (const Problem& problem : assignment.problems) problems.add(problem);
-  SmoothStep step{.options = smooth.options, .sources = {}};
-  for (const auto& [name, unused] : assignment.strategy_of) step.sources.insert(name);
-  return step;
-}
-
-void require_online(const hf::Config& config, const rotation::RotateOptions& options,
-                    const recipe::Location& location, Plan& plan, Problems& problems) {
-  require_hadamard(config.num_attention_heads, options.max_tp_size, "num_attention_heads", location,
-                   problems, "max_tp_size");
-  if (const auto factors = rotation::kronecker_factors(config.intermediate_size)) {
-    require_hadamard(factors->first, options.max_tp_size, "intermediate_size's first factor",
-                     location, problems, "max_tp_size");
-    if (linalg::hadamard_order(factors->second) == 0)
-      problems.add({.what = "no Hadamard matrix is known for intermediate_size's second factor " +
-                            std::to_string(factors->second),
-                    .where = location.text(),
-                    .fix = "write online: false"});
-  } else {
-    problems.add(
-        {.what = "intermediate_size " + std::to_string(config.intermediate_size) +
-                 " has no two Hadamard factors of at most 256, which online rotation needs",
-         .where = location.text(),
-         .fix = "write online: false"});
-  }
-  for (const int64_t layer_idx : options.down_proj_online_layers)
-    if (layer_idx >= config.num_hidden_layers)
-      problems.add({.what = "down_proj_online_layers names layer " + std::to_string(layer_idx) +
-                            "; the model has " + std::to_string(config.num_hidden_layers),
-                    .where = location.text(),
-                    .fix = "count layers from 0"});
-  plan.warnings.push_back(
-      location.text() +
-      ": online rotation: today's vLLM-Ascend cannot load the checkpoint that this makes");
 }
 
 // The processors of prior and main stages.
@@ -261,27 +193,15 @@ void plan_stages(Plan& plan, Problems& problems) {
     }
   }
   for (const recipe::Processor& processor : plan.recipe.main.process) {
-    if (const auto* found = std::get_if<recipe::Rotate>(&processor.what)) {
-      const rotation::RotateOptions& options = found->options;
-      require_hadamard(config.head_dim, options.block_size, "head_dim", processor.location,
-                       problems);
-      if (!options.use_fitted)
-        require_hadamard(config.hidden_size, options.block_size, "hidden_size", processor.location,
-                         problems);
-      if (options.online) require_online(config, options, processor.location, plan, problems);
-      plan.steps.emplace_back(RotateStep{options});
-    } else if (const auto* smooth = std::get_if<recipe::IterSmooth>(&processor.what)) {
-      plan.steps.emplace_back(plan_smooth(*smooth, processor.location, plan, problems));
-    } else if (const auto* heads = std::get_if<recipe::HeadRotation>(&processor.what)) {
-      plan.steps.emplace_back(HeadStep{heads->options});
-    } else if (const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what)) {
-      plan.steps.emplace_back(TrainStep{train->options});
-      std::get<TrainStep>(plan.steps.back()).options.compute = plan.options.compute;
-    } else if (const auto* gptq = std::get_if<recipe::GptqQuant>(&processor.what)) {
-      plan.steps.emplace_back(RoundStep{gptq->options});
-    } else {
-      plan.steps.emplace_back(RoundStep{std::get<recipe::LinearQuant>(processor.what).gptq});
-    }
+    std::visit(
+        [&](const auto& what) {
+          // The recipe reader lets no fit into `process`.
+          if constexpr (std::is_same_v<std::decay_t<decltype(what)>, recipe::FitRotation>)
+            LAOS_ASSERT(false);
+          else
+            plan.steps.push_back(plan_step(what, processor.location, {plan, problems}));
+        },
+        processor.what);
   }
   if (plan.recipe.save.size() != 1)
     problems.add(
@@ -364,6 +284,20 @@ void check_coverage(const std::set<std::string>& named, Plan& plan, Problems& pr
                             "quantized");
 }
 
+// Of a quantizer; of others none.
+std::vector<recipe::Strategy> strategies_of(const recipe::Processor& processor) {
+  return std::visit(
+      [](const auto& what) -> std::vector<recipe::Strategy> {
+        if constexpr (requires { what.strategies; })
+          return what.strategies;
+        else if constexpr (requires { what.strategy; })
+          return {what.strategy};
+        else
+          return {};
+      },
+      processor.what);
+}
+
 // Which quantizer and which of its strategies decides each linear: the first that matches.
 void plan_linears(Plan& plan, Problems& problems) {
   const hf::Config& config = plan.checkpoint.config();
@@ -380,14 +314,9 @@ void plan_linears(Plan& plan, Problems& problems) {
   std::set<std::string> refusals;
   for (size_t step = 0; step < plan.recipe.main.process.size(); ++step) {
     const recipe::Processor& processor = plan.recipe.main.process[step];
-    const auto* train = std::get_if<recipe::AutoroundQuant>(&processor.what);
-    const auto* gptq = std::get_if<recipe::GptqQuant>(&processor.what);
     const auto* round = std::get_if<recipe::LinearQuant>(&processor.what);
-    if (train == nullptr && gptq == nullptr && round == nullptr) continue;
-    const std::vector<recipe::Strategy> strategies = train != nullptr ? train->strategies
-                                                     : gptq != nullptr
-                                                         ? gptq->strategies
-                                                         : std::vector{round->strategy};
+    const std::vector<recipe::Strategy> strategies = strategies_of(processor);
+    if (strategies.empty()) continue;
     const recipe::Assignment assignment = recipe::assign(strategies, names);
     plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(),
                          assignment.warnings.end());
@@ -466,7 +395,7 @@ void require_one_label(const std::vector<save::OutputLinear>& linears, const Pla
 }
 
 // Stage 1 makes activations of one width cheap; says so when none of the linears whose inputs it
-// fits to reads that width (spec 12).
+// fits to reads that width.
 void warn_of_another_width(const rotation::FitOptions& fit, const recipe::Location& location,
                            Plan& plan) {
   const std::vector<Linear> fitted = rotation::fitted_linears(fit);
@@ -528,37 +457,19 @@ void plan_fit_rows(PlannedFit& fit, const recipe::Location& location, Plan& plan
 }  // namespace
 
 const rotation::RotateOptions* Plan::rotate() const noexcept {
-  for (const PlannedStep& step : steps)
-    if (const auto* rotate = std::get_if<RotateStep>(&step)) return &rotate->options;
+  for (const auto& step : steps)
+    if (const rotation::RotateOptions* found = step->rotates()) return found;
   return nullptr;
 }
 
-bool Plan::reads_activations(size_t step, int64_t layer_idx) const {
-  if (const auto* smooth = std::get_if<SmoothStep>(&steps[step]))
-    return std::any_of(smooth::kAllPairs.begin(), smooth::kAllPairs.end(), [&](smooth::Pair pair) {
-      return smooth->sources.contains(smooth::source_of(layer_idx, pair));
-    });
-  if (std::holds_alternative<HeadStep>(steps[step])) {
-    // Where o_proj's inputs keep more bits there is nothing to win.
-    const std::optional<quant::LinearScheme>& scheme =
-        linear(layer_idx, model::Linear::kOProj).scheme;
-    return scheme && !scheme->act.is_static && scheme->act.bits == 4;
-  }
-  const auto* train = std::get_if<TrainStep>(&steps[step]);
-  const auto* round = std::get_if<RoundStep>(&steps[step]);
-  const auto first = linears.begin() + layer_idx * model::kNumLinears;
-  return std::any_of(first, first + model::kNumLinears, [&](const PlannedLinear& linear) {
-    return linear.scheme && linear.step == step &&
-           ((train != nullptr && train->options.trains(linear.scheme->weight.bits)) ||
-            (round != nullptr && round->solves(linear.scheme->weight.bits)) ||
-            linear.scheme->act.is_static);
-  });
+bool Plan::reads_activations(int64_t layer_idx) const {
+  return std::any_of(steps.begin(), steps.end(),
+                     [&](const auto& step) { return step->reads(*this, layer_idx); });
 }
 
 bool Plan::reads_activations_from(int64_t layer_idx) const {
   for (int64_t i = layer_idx; i < checkpoint.config().num_hidden_layers; ++i)
-    for (size_t step = 0; step < steps.size(); ++step)
-      if (reads_activations(step, i)) return true;
+    if (reads_activations(i)) return true;
   return false;
 }
 
@@ -586,8 +497,7 @@ void plan_memory(Plan& plan) {
   const bool is_asked = plan.options.max_memory > 0;
   const int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
   if (peak_ram_bytes(plan) <= limit) return;
-  for (PlannedStep& step : plan.steps)
-    if (auto* train = std::get_if<TrainStep>(&step)) train->options.max_whole_tokens = 0;
+  for (const auto& step : plan.steps) step->save_memory();
   const int64_t needed = peak_ram_bytes(plan);
   if (needed <= limit || !plan.options.writes) return;
   const auto megabytes = [](int64_t bytes) {

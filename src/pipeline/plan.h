@@ -6,13 +6,12 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "linalg/gemm.h"
 #include "model/checkpoint.h"
+#include "pipeline/step.h"
 #include "recipe/recipe.h"
 #include "save/ascendv1.h"
 
@@ -63,26 +62,6 @@ struct PlannedLinear {
   std::string decided_by;  // location of the strategy, or "no strategy matches"
 };
 
-// What is done to every decoder layer, in the order of the recipe.
-struct SmoothStep {
-  smooth::SmoothOptions options;
-  std::set<std::string> sources;  // of the pairs to smooth, see smooth::source_of
-};
-struct RotateStep {
-  rotation::RotateOptions options;
-};
-struct HeadStep {
-  rotation::HeadFitOptions options;
-};
-struct RoundStep {                        // linear_quant, gptq_quant
-  std::optional<gptq::GptqOptions> gptq;  // nullopt: rounds to nearest
-  bool solves(int weight_bits) const noexcept { return gptq && gptq->solves(weight_bits); }
-};
-struct TrainStep {
-  autoround::TrainOptions options;
-};
-using PlannedStep = std::variant<SmoothStep, RotateStep, HeadStep, RoundStep, TrainStep>;
-
 // A prior stage: fits the rotation to activations of `samples`.
 struct PlannedFit {
   rotation::FitOptions options;
@@ -99,6 +78,7 @@ struct Estimate {
   double gemm_gflops = 0;   // in f32, measured now
   double train_gflops = 0;  // in the dtype of training
   double seconds = 0;
+  bool may_end_early = false;  // seconds are the most
 };
 
 struct Plan {
@@ -106,7 +86,7 @@ struct Plan {
   model::Checkpoint checkpoint;
   recipe::Recipe recipe;
   std::vector<PlannedFit> fits;
-  std::vector<PlannedStep> steps;  // at most one RotateStep
+  std::vector<std::unique_ptr<Step>> steps;  // at most one that rotates
   std::shared_ptr<const Samples>
       samples;  // of the main stage; empty when no step reads activations
   std::filesystem::path
@@ -121,9 +101,9 @@ struct Plan {
   }
   // Null: norms and basis stay as they are.
   const rotation::RotateOptions* rotate() const noexcept;
-  // Whether a step looks at activations of a layer.
-  bool reads_activations(size_t step, int64_t layer_idx) const;
-  // Whether any step looks at activations of a layer from `layer_idx` on.
+  // Whether any step looks at activations of a layer.
+  bool reads_activations(int64_t layer_idx) const;
+  // The same of a layer from `layer_idx` on.
   bool reads_activations_from(int64_t layer_idx) const;
 };
 

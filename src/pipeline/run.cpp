@@ -195,8 +195,7 @@ class QuantizeRun {
   // hidden states must be carried there.
   bool needs_states_from(int64_t layer_idx) const {
     for (int64_t i = layer_idx; i < config_.num_hidden_layers; ++i)
-      for (size_t step = 0; step < plan_.steps.size() && !is_kept(i); ++step)
-        if (plan_.reads_activations(step, i)) return true;
+      if (!is_kept(i) && plan_.reads_activations(i)) return true;
     return false;
   }
   bool is_kept(int64_t layer_idx) const {
@@ -260,7 +259,6 @@ class QuantizeRun {
       first_layer = first_states();
       outputs_ = {inputs_.samples, pass_->new_rows(inputs_.rows.rows())};
     }
-    LayerSteps steps(plan_, *pass_, progress_);
     progress_.begin("quantize", config_.num_hidden_layers);
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
       const Stopwatch watch;
@@ -272,7 +270,7 @@ class QuantizeRun {
         if (i >= first_layer && needs_outputs) pass_->forward(pass_->load(i), inputs_, &outputs_);
       } else {
         LayerStates states{.inputs = &inputs_, .outputs = &outputs_};
-        QuantizedLayer layer = steps.run(i, states, needs_outputs);
+        QuantizedLayer layer = run_steps(plan_, *pass_, progress_, i, states, needs_outputs);
         note = training_note(layer.trained);
         records.push_back(record_layer(plan_, i, layer.layer.weights, layer.quantized,
                                        std::move(layer.trained), watch.seconds()));

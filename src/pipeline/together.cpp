@@ -183,7 +183,7 @@ void Together::make_layer(int64_t layer_idx) {
                      .has_outputs = true,
                      .present = held.needs.all ? nullptr : &held.needs.samples};
   QuantizedLayer layer =
-      LayerSteps(plan_, pass_, own_progress_).run(layer_idx, states, /*wants_outputs=*/false);
+      run_steps(plan_, pass_, own_progress_, layer_idx, states, /*wants_outputs=*/false);
   held_.erase(found);
   const std::string note = training_note(layer.trained);
   report::Layer record = record_layer(plan_, layer_idx, layer.layer.weights, layer.quantized,

@@ -227,4 +227,28 @@ FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
   return result;
 }
 
+double fit_flops(const FitOptions& options, int64_t num_rows, int64_t n) {
+  const auto rows = static_cast<double>(num_rows), size = static_cast<double>(n),
+             steps = static_cast<double>(options.steps);
+  const double squared = size * size, cubed = squared * size;
+  if (options.objective == FitObjective::kTokenRange) {
+    // A step: a batch rotated, its gradient, the turn, and two Newton-Schulz steps.
+    const double batch = std::min<double>(rows, kRangeBatchRows);
+    return steps * (4 * batch * squared + 10 * cubed);
+  }
+  // About 15 steps of 2 products make a polar factor.
+  return steps * (4 * rows * squared + 60 * cubed);
+}
+
+int64_t fit_bytes(const FitOptions& options, int64_t num_rows, int64_t n) {
+  const int64_t rows = 4 * num_rows * n, squared = n * n;
+  if (options.objective == FitObjective::kTokenRange) {
+    // Those held back three times; a batch, what it becomes and its gradient; six matrices.
+    const int64_t batch = std::min(num_rows, kRangeBatchRows);
+    return rows * 3 / 2 + 4 * (3 * batch * n + 6 * squared);
+  }
+  // A, what it is rounded to, the next A and scratch; eight matrices.
+  return 4 * rows + 32 * squared;
+}
+
 }  // namespace laos::rotation

@@ -97,4 +97,8 @@ struct FitResult {
 FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
                        const std::function<void(const FitStep&)>& progress = nullptr);
 
+// Operations and bytes at once of fit_rotation over `num_rows` rows of `n`.
+double fit_flops(const FitOptions& options, int64_t num_rows, int64_t n);
+int64_t fit_bytes(const FitOptions& options, int64_t num_rows, int64_t n);
+
 }  // namespace laos::rotation

@@ -61,4 +61,18 @@ void rotate_heads(const hf::Config& config, const std::vector<Mat<float>>& heads
   o = std::move(rotated_o);
 }
 
+// A step: a batch of half the rows rotated, and its gradient.
+double head_fit_flops(const hf::Config& config, const HeadFitOptions& options, int64_t num_tokens) {
+  const double rows = std::min(static_cast<double>(num_tokens), static_cast<double>(kHeadFitRows));
+  const auto q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
+  return static_cast<double>(options.steps) * 2 * rows * q_size *
+         static_cast<double>(config.head_dim);
+}
+
+// Rows, those held back, and a batch of half of them with what it becomes.
+int64_t head_fit_bytes(const hf::Config& config, int64_t num_tokens) {
+  return int64_t{4} * 3 * std::min(num_tokens, kHeadFitRows) * config.num_attention_heads *
+         config.head_dim;
+}
+
 }  // namespace laos::rotation

@@ -38,4 +38,8 @@ std::vector<Mat<float>> fit_heads(const hf::Config& config, const Mat<float>& ro
 void rotate_heads(const hf::Config& config, const std::vector<Mat<float>>& heads,
                   model::LayerWeights& weights);
 
+// Operations and bytes at once of HeadRows and fit_heads, of a layer that sees `num_tokens`.
+double head_fit_flops(const hf::Config& config, const HeadFitOptions& options, int64_t num_tokens);
+int64_t head_fit_bytes(const hf::Config& config, int64_t num_tokens);
+
 }  // namespace laos::rotation

@@ -434,8 +434,8 @@ TEST_F(WholeRecipe, For32BTakesTwoFifthsOfItsOperationsWhereOnlyFourBitLinearsAr
   const Plan all = make_plan(options(recipe)),
              some = make_plan(options(directory_ / "recipe.yaml"));
   EXPECT_LT(estimate(some).flops, 0.4 * estimate(all).flops);
-  EXPECT_TRUE(some.reads_activations(1, 0));
-  EXPECT_FALSE(some.reads_activations(1, 1));
+  EXPECT_TRUE(some.steps[1]->reads(some, 0));
+  EXPECT_FALSE(some.steps[1]->reads(some, 1));
   EXPECT_FALSE(some.reads_activations_from(60));
 }
 
@@ -474,9 +474,9 @@ TEST_F(WholeRecipe, SolvesTheWeightDtypesItIsToldAndPaysForNoOther) {
   const Plan all = planned("type: gptq_quant"),
              some = planned("type: gptq_quant\n      solve: [int4]");
   EXPECT_LT(estimate(some).flops, estimate(all).flops);
-  EXPECT_TRUE(all.reads_activations(0, 0));
-  EXPECT_FALSE(some.reads_activations(0, 0));  // nothing to solve in the first layer
-  EXPECT_TRUE(some.reads_activations(0, 1));
+  EXPECT_TRUE(all.steps[0]->reads(all, 0));
+  EXPECT_FALSE(some.steps[0]->reads(some, 0));  // nothing to solve in the first layer
+  EXPECT_TRUE(some.steps[0]->reads(some, 1));
   EXPECT_LT(estimate(planned("type: gptq_quant\n      solve: [int4]")).flops,
             estimate(planned("type: gptq_quant\n      solve: [int4]\n      refine: 2")).flops);
   const auto solved = bytes_of_run(some);

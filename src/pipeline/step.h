@@ -1,0 +1,106 @@
+// What a plan does to every decoder layer: a step for each processor of the recipe, in its order.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autoround/trainable_linears.h"
+#include "recipe/recipe.h"
+
+namespace laos::pipeline {
+
+struct Plan;
+class FloatWork;  // both in layer_steps.h
+class LayerWork;
+
+// Operations that a step spends on a layer, besides passing samples through it in float.
+struct StepCost {
+  double flops = 0;
+  double trained = 0;  // of these: training, whose products are in its own dtype
+};
+
+// What a step may build on when it says its memory: bytes of...
+struct LayerMemory {
+  int64_t weights;   // a layer's weights in f32
+  int64_t forward;   // a pass of the samples through the float layer
+  int64_t backward;  // scratch of all threads, and rope, while something is trained
+};
+
+// Files that a step keeps hidden states and weights in.
+struct StepFiles {
+  int64_t states = 0;  // copies of the hidden states of all samples
+  int64_t bytes = 0;   // besides
+};
+
+// One processor. Everything the program knows of a processor after its recipe was read is here.
+class Step {
+ public:
+  // `index`: of Plan::steps.
+  explicit Step(size_t index) : index_(index) {}
+  virtual ~Step() = default;
+
+  // Whether it looks at activations of a layer. Only such layers are asked for what follows.
+  virtual bool reads(const Plan& plan, int64_t layer_idx) const = 0;
+  // True: at what enters the layer and what leaves it, which others have computed. False: at
+  // what its linears read, so that it passes the samples through the layer itself.
+  virtual bool reads_outputs() const noexcept { return false; }
+  // The samples that it looks at, in order.
+  virtual std::vector<int64_t> samples(const Plan& plan, int64_t layer_idx) const;
+  virtual StepCost cost(const Plan& plan, int64_t layer_idx) const;
+  // Bytes at the most while it works on a layer, without the codes that steps before it made.
+  virtual int64_t peak_memory(const Plan& plan, int64_t layer_idx, const LayerMemory& memory) const;
+  virtual StepFiles files(const Plan& plan, int64_t layer_idx) const;
+
+  // Changes weights of the float layer and keeps its function. Quantizers change nothing.
+  virtual void transform(const Plan& plan, FloatWork& work) const;
+  // Makes integer weights of the linears that the plan gives to this step.
+  virtual void quantize(const Plan& plan, LayerWork& work) const;
+
+  // Whether it solves for the codes of such a linear from the products of what the linear reads.
+  virtual bool solves(const quant::LinearScheme&) const noexcept { return false; }
+  // Null unless this step moves the model into the rotated basis.
+  virtual const rotation::RotateOptions* rotates() const noexcept { return nullptr; }
+  // Whether it may end before it has spent its cost.
+  virtual bool may_end_early() const noexcept { return false; }
+  // Takes less memory from now on, and more time, where it can.
+  virtual void save_memory() noexcept {}
+
+ protected:
+  size_t index() const noexcept { return index_; }
+  // The schemes of the linears that this step quantizes; nullopt for all others.
+  autoround::LayerScheme own_scheme(const Plan& plan, int64_t layer_idx) const;
+
+ private:
+  size_t index_;
+};
+
+// What the steps of a plan in the making share.
+struct Planning {
+  Plan& plan;  // its checkpoint and its options are there
+  Problems& problems;
+};
+
+// The step of each processor that stands in spec.process, each in its file of pipeline/steps/. They
+// report what is wrong with the model for them.
+std::unique_ptr<Step> plan_step(const recipe::Rotate& what, const recipe::Location& location,
+                                Planning planning);
+std::unique_ptr<Step> plan_step(const recipe::IterSmooth& what, const recipe::Location& location,
+                                Planning planning);
+std::unique_ptr<Step> plan_step(const recipe::HeadRotation& what, const recipe::Location& location,
+                                Planning planning);
+std::unique_ptr<Step> plan_step(const recipe::LinearQuant& what, const recipe::Location& location,
+                                Planning planning);
+std::unique_ptr<Step> plan_step(const recipe::GptqQuant& what, const recipe::Location& location,
+                                Planning planning);
+std::unique_ptr<Step> plan_step(const recipe::AutoroundQuant& what,
+                                const recipe::Location& location, Planning planning);
+
+// Reports a dimension that has no Hadamard matrix of `block_size` (-1: of the whole dimension);
+// `key` is what the recipe calls that size.
+void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
+                      const recipe::Location& location, Problems& problems,
+                      const std::string& key = "block_size");
+
+}  // namespace laos::pipeline

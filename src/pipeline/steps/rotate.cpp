@@ -1,0 +1,88 @@
+#include "linalg/hadamard.h"
+#include "pipeline/layer_steps.h"
+#include "rotation/rotation.h"
+
+namespace laos::pipeline {
+namespace {
+
+// quarot, and stage 2 of adapt_rotation.
+class RotateStep : public Step {
+ public:
+  RotateStep(size_t index, const rotation::RotateOptions& options)
+      : Step(index), options_(options) {}
+
+  bool reads(const Plan&, int64_t) const override { return false; }
+  const rotation::RotateOptions* rotates() const noexcept override { return &options_; }
+
+  void transform(const Plan&, FloatWork& work) const override { work.rotate(index()); }
+
+ private:
+  rotation::RotateOptions options_;
+};
+
+void require_online(const rotation::RotateOptions& options, const recipe::Location& location,
+                    Planning planning) {
+  Problems& problems = planning.problems;
+  const hf::Config& config = planning.plan.checkpoint.config();
+  require_hadamard(config.num_attention_heads, options.max_tp_size, "num_attention_heads", location,
+                   problems, "max_tp_size");
+  if (const auto factors = rotation::kronecker_factors(config.intermediate_size)) {
+    require_hadamard(factors->first, options.max_tp_size, "intermediate_size's first factor",
+                     location, problems, "max_tp_size");
+    if (linalg::hadamard_order(factors->second) == 0)
+      problems.add({.what = "no Hadamard matrix is known for intermediate_size's second factor " +
+                            std::to_string(factors->second),
+                    .where = location.text(),
+                    .fix = "write online: false"});
+  } else {
+    problems.add(
+        {.what = "intermediate_size " + std::to_string(config.intermediate_size) +
+                 " has no two Hadamard factors of at most 256, which online rotation needs",
+         .where = location.text(),
+         .fix = "write online: false"});
+  }
+  for (const int64_t layer_idx : options.down_proj_online_layers)
+    if (layer_idx >= config.num_hidden_layers)
+      problems.add({.what = "down_proj_online_layers names layer " + std::to_string(layer_idx) +
+                            "; the model has " + std::to_string(config.num_hidden_layers),
+                    .where = location.text(),
+                    .fix = "count layers from 0"});
+  planning.plan.warnings.push_back(
+      location.text() +
+      ": online rotation: today's vLLM-Ascend cannot load the checkpoint that this makes");
+}
+
+}  // namespace
+
+void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
+                      const recipe::Location& location, Problems& problems,
+                      const std::string& key) {
+  const int64_t block = block_size == -1 ? size : block_size;
+  if (block < 1 || block > size || size % block != 0)
+    problems.add({.what = key + " " + std::to_string(block) + " does not divide " + dimension +
+                          " " + std::to_string(size),
+                  .where = location.text(),
+                  .fix = std::string(key == "block_size" ? "use -1, or a" : "use a") +
+                         " power of two that divides it"});
+  else if (linalg::hadamard_order(block) == 0)
+    problems.add(
+        {.what = "no Hadamard matrix is known for " + dimension + " " + std::to_string(size),
+         .where = location.text(),
+         .fix = "sizes are K * 2^k with K one of 1, 12, 20, 28, 36, 40, 52, 60, 76, 108, 136, 140, "
+                "156, "
+                "160, 172, 200; set block_size to a power of two that divides it"});
+}
+
+std::unique_ptr<Step> plan_step(const recipe::Rotate& what, const recipe::Location& location,
+                                Planning planning) {
+  const hf::Config& config = planning.plan.checkpoint.config();
+  const rotation::RotateOptions& options = what.options;
+  require_hadamard(config.head_dim, options.block_size, "head_dim", location, planning.problems);
+  if (!options.use_fitted)
+    require_hadamard(config.hidden_size, options.block_size, "hidden_size", location,
+                     planning.problems);
+  if (options.online) require_online(options, location, planning);
+  return std::make_unique<RotateStep>(planning.plan.steps.size(), options);
+}
+
+}  // namespace laos::pipeline

@@ -1,0 +1,117 @@
+#include <algorithm>
+
+#include "autoround/cost.h"
+#include "autoround/train_layer.h"
+#include "pipeline/layer_steps.h"
+
+namespace laos::pipeline {
+
+using model::Linear;
+
+namespace {
+
+// autoround_quant.
+class TrainStep : public Step {
+ public:
+  TrainStep(size_t index, const autoround::TrainOptions& options)
+      : Step(index), options_(options) {}
+
+  bool reads(const Plan& plan, int64_t layer_idx) const override {
+    const autoround::LayerScheme scheme = own_scheme(plan, layer_idx);
+    return std::any_of(scheme.begin(), scheme.end(), [&](const auto& linear) {
+      return linear && (options_.trains(linear->weight.bits) || linear->act.is_static);
+    });
+  }
+  bool reads_outputs() const noexcept override { return true; }
+  std::vector<int64_t> samples(const Plan& plan, int64_t layer_idx) const override {
+    return autoround::samples_seen(options_, std::ssize(*plan.samples), plan.options.seed,
+                                   layer_idx);
+  }
+
+  StepCost cost(const Plan& plan, int64_t layer_idx) const override {
+    const autoround::TrainCost cost =
+        autoround::train_cost(plan.checkpoint.config(), trained_scheme(plan, layer_idx), options_,
+                              lengths_of(*plan.samples));
+    return {.flops = cost.flops, .trained = cost.iterations};
+  }
+
+  int64_t peak_memory(const Plan& plan, int64_t layer_idx,
+                      const LayerMemory& memory) const override {
+    const hf::Config& config = plan.checkpoint.config();
+    const autoround::LayerScheme scheme = trained_scheme(plan, layer_idx);
+    const int64_t training =
+        autoround::train_bytes(config, scheme, options_, lengths_of(*plan.samples),
+                               /*rotates_inputs=*/plan.job.online.has_value());
+    // Before and after training all weights are there once, with what is applied or with codes.
+    return std::max({memory.weights + memory.forward, training + memory.backward,
+                     memory.weights + autoround::applied_bytes(config, scheme, options_)});
+  }
+
+  StepFiles files(const Plan& plan, int64_t layer_idx) const override {
+    const autoround::LayerScheme scheme = trained_scheme(plan, layer_idx);
+    // What leaves attention, where that runs once.
+    return {.states = reads(plan, layer_idx) && !autoround::trains_attention(scheme) ? 1 : 0,
+            .bytes = autoround::aside_bytes(plan.checkpoint.config(), scheme)};
+  }
+
+  void quantize(const Plan& plan, LayerWork& work) const override {
+    QuantizedLayer& result = work.result;
+    model::LayerWeights& weights = work.layer.weights;
+    const autoround::LayerScheme own = own_scheme(plan, work.layer_idx),
+                                 scheme = trained_scheme(plan, work.layer_idx);
+    autoround::ActBits untrained = {};
+    // Linears that an earlier step quantized act as they are now, so that training makes up for it.
+    std::array<Mat<float>, model::kNumLinears> replaced;
+    if (reads(plan, work.layer_idx)) work.ensure_outputs();
+    for (const Linear l : model::kAllLinears) {
+      const auto index = static_cast<size_t>(l);
+      if (scheme[index]) continue;
+      if (own[index])
+        result.quantized[index] = quant::quantize_rtn(weights[l].view(), own[index]->weight);
+      if (result.quantized[index].q.size() == 0) continue;
+      const quant::ActSpec& act = plan.linear(work.layer_idx, l).scheme->act;
+      untrained[index] = act.is_static || act.bits > 8 ? 0 : act.bits;
+      replaced[index] = quant::dequantize(result.quantized[index]);
+      std::swap(replaced[index], weights[l]);
+    }
+    autoround::LayerResult trained = autoround::train_layer(
+        plan.checkpoint.config(), weights, work.layer.online, scheme, options_, work.pass().rope(),
+        work.inputs(), work.outputs(), plan.options.seed, work.layer_idx,
+        [&](int64_t iteration, double loss) {
+          work.progress().iteration(work.layer_idx, iteration, options_.iters, loss);
+          stop_if_asked(work.progress());
+        },
+        untrained, work.pass().scratch());
+    for (const Linear l : model::kAllLinears) {
+      const auto index = static_cast<size_t>(l);
+      if (scheme[index]) result.quantized[index] = std::move(trained.weights[index]);
+      if (replaced[index].size() != 0) std::swap(replaced[index], weights[l]);
+    }
+    result.trained.push_back(std::move(trained.report));
+  }
+
+  bool may_end_early() const noexcept override { return options_.until_flat; }
+  // Goes through batches in pieces.
+  void save_memory() noexcept override { options_.max_whole_tokens = 0; }
+
+ private:
+  autoround::LayerScheme trained_scheme(const Plan& plan, int64_t layer_idx) const {
+    autoround::LayerScheme scheme = own_scheme(plan, layer_idx);
+    for (auto& linear : scheme)
+      if (linear && !options_.trains(linear->weight.bits)) linear = std::nullopt;
+    return scheme;
+  }
+
+  autoround::TrainOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> plan_step(const recipe::AutoroundQuant& what, const recipe::Location&,
+                                Planning planning) {
+  autoround::TrainOptions options = what.options;
+  options.compute = planning.plan.options.compute;
+  return std::make_unique<TrainStep>(planning.plan.steps.size(), options);
+}
+
+}  // namespace laos::pipeline
