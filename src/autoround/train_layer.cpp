@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -23,38 +23,37 @@ constexpr double kFlat = 0.05;
 // of the whole batch; or, where that is too much, of one piece, which goes back at once.
 class BatchRunner {
  public:
-  // With `mlp_only` no linear of attention is trained: its output is computed once a sample.
-  BatchRunner(const hf::Config& config, const model::LayerWeights& weights,
-              const model::OnlineRotation& online, const TrainOptions& options,
-              const model::Rope<float>& rope, const model::HiddenStates& inputs,
-              const model::HiddenStates& targets, TrainableLinears& linears, bool mlp_only,
-              const std::filesystem::path& directory)
-      : config_(config),
-        norms_(model::norms_of(weights)),
-        rope_(rope),
-        inputs_(inputs),
-        targets_(targets),
+  // Where no linear of attention is trained, its output is computed once a sample.
+  BatchRunner(const LayerProblem& problem, const TrainOptions& options, TrainableLinears& linears)
+      : config_(problem.config),
+        norms_(model::norms_of(problem.weights)),
+        rope_(problem.rope),
+        inputs_(problem.inputs),
+        targets_(problem.targets),
         trainable_(linears),
-        linears_(online, linears, &linears),
-        max_tokens_(largest_batch(inputs.samples)),
+        linears_(problem.online, linears, &linears),
+        max_tokens_(largest_batch(inputs_.samples)),
         is_whole_(max_tokens_ <= options.max_whole_tokens),
-        mlp_only_(mlp_only),
+        mlp_only_(!trains_attention(problem.scheme)),
         piece_tokens_(std::min(max_tokens_, model::kPieceTokens)),
-        saved_(config, is_whole_ ? max_tokens_ : piece_tokens_, true,
-               is_whole_ ? 0 : model::longest_sample(inputs.samples)),
-        x_(piece_tokens_, config.hidden_size),
-        y_(is_whole_ ? max_tokens_ : piece_tokens_, config.hidden_size),
+        saved_(config_, is_whole_ ? max_tokens_ : piece_tokens_, true,
+               is_whole_ ? 0 : model::longest_sample(inputs_.samples)),
+        x_(piece_tokens_, config_.hidden_size),
+        y_(is_whole_ ? max_tokens_ : piece_tokens_, config_.hidden_size),
         row_losses_(piece_tokens_) {
     saved_.compute = options.compute;
     if (!is_whole_) linears.keep_gradients();
-    if (!mlp_only) return;
-    attended_ = model::TokenRows(inputs.rows.rows(), inputs.rows.cols(), directory);
-    is_attended_.resize(static_cast<size_t>(inputs.samples.num_sequences()));
+    if (!mlp_only_) return;
+    attended_ = model::TokenRows(inputs_.rows.rows(), inputs_.rows.cols(), problem.directory);
+    is_attended_.resize(static_cast<size_t>(inputs_.samples.num_sequences()));
   }
 
   // Mean absolute error of the layer over `samples`. backward() may follow.
-  double forward(const std::vector<int64_t>& samples) { return run(samples, true); }
+  double forward(const std::vector<int64_t>& samples) {
+    return is_whole_ ? pass(samples, /*keeps=*/true) : pass_there_and_back(samples);
+  }
 
+  // The step. What goes back in pieces has been back already.
   void backward() {
     if (!is_whole_) return trainable_.step();
     const MatView<float> d_y = y_.view().slice_rows(0, batch_.num_tokens());
@@ -69,9 +68,9 @@ class BatchRunner {
     double sum = 0, elements = 0;
     for (size_t begin = 0; begin < samples.size(); begin += kSamplesPerIteration) {
       const size_t end = std::min(samples.size(), begin + kSamplesPerIteration);
-      const double mean = run({samples.begin() + static_cast<std::ptrdiff_t>(begin),
-                               samples.begin() + static_cast<std::ptrdiff_t>(end)},
-                              false);
+      const double mean = pass({samples.begin() + static_cast<std::ptrdiff_t>(begin),
+                                samples.begin() + static_cast<std::ptrdiff_t>(end)},
+                               /*keeps=*/false);
       const auto count = static_cast<double>(batch_.num_tokens() * config_.hidden_size);
       sum += mean * count;
       elements += count;
@@ -97,50 +96,76 @@ class BatchRunner {
     }
   }
 
-  double run(const std::vector<int64_t>& samples, bool goes_back) {
-    for (const int64_t s : samples)
-      if (mlp_only_) attend(s);
+  // The pieces of a batch.
+  std::vector<model::Piece> begin(const std::vector<int64_t>& samples) {
     batch_.offsets.assign(1, 0);
-    for (const int64_t s : samples) batch_.append(inputs_.samples.length(s));
-    const std::vector<model::Piece> pieces = model::pieces_of(batch_, model::kPieceTokens);
+    for (const int64_t s : samples) {
+      if (mlp_only_) attend(s);
+      batch_.append(inputs_.samples.length(s));
+    }
+    return model::pieces_of(batch_, model::kPieceTokens);
+  }
+
+  // The layer over a batch; `keeps`: what backward needs of all its pieces.
+  double pass(const std::vector<int64_t>& samples, bool keeps) {
+    double loss = 0;
+    for (const model::Piece& piece : begin(samples))
+      loss += forward_piece(
+          samples, piece,
+          keeps ? model::Place{piece.begin, piece.begin - piece.batch.past} : model::Place{});
+    return mean(loss);
+  }
+
+  // The same with each piece going back as soon as its loss is known.
+  double pass_there_and_back(const std::vector<int64_t>& samples) {
+    const std::vector<model::Piece> pieces = begin(samples);
     double loss = 0;
     for (size_t p = 0; p < pieces.size(); ++p) {
-      const model::Piece& piece = pieces[p];
-      const int64_t n = piece.batch.num_tokens();
-      const model::Place place = is_whole_ && goes_back
-                                     ? model::Place{piece.begin, piece.begin - piece.batch.past}
-                                     : model::Place{};
-      const MatView<float> y = y_.view().slice_rows(place.row, place.row + n);
+      const model::Ragged& batch = pieces[p].batch;
+      loss += forward_piece(samples, pieces[p], {});
+      const MatView<float> d_y = y_.view().slice_rows(0, batch.num_tokens());
       if (mlp_only_) {
-        gather(attended_, samples, piece,
-               saved_.hidden.view().slice_rows(place.row, place.row + n));
-        model::mlp_half_forward<float>(config_, norms_, linears_, saved_, y, place);
-      } else {
-        gather(inputs_.rows, samples, piece, x_.view());
-        model::layer_forward<float>(config_, norms_, linears_, rope_, piece.batch,
-                                    std::as_const(x_).view().slice_rows(0, n), saved_, y, place);
-      }
-      loss += lose(samples, piece, y);
-      if (is_whole_ || !goes_back) continue;
-      if (mlp_only_) {
-        model::mlp_half_backward<float>(config_, norms_, linears_, piece.batch, saved_, y, false);
+        model::mlp_half_backward<float>(config_, norms_, linears_, batch, saved_, d_y, false);
         continue;
       }
       const bool goes_on = p + 1 < pieces.size() && pieces[p + 1].batch.past > 0;
-      const bool is_part = piece.batch.past > 0 || goes_on;
-      model::piece_backward<float>(config_, norms_, linears_, rope_, piece.batch, is_part, saved_,
-                                   y);
-      if (!is_part || goes_on) continue;
-      for (size_t part = p - static_cast<size_t>(piece.batch.past / model::kPieceTokens); part <= p;
-           ++part) {
-        gather(inputs_.rows, samples, pieces[part], x_.view());
-        model::normalize_inputs<float>(
-            config_, norms_,
-            std::as_const(x_).view().slice_rows(0, pieces[part].batch.num_tokens()), saved_);
-        model::key_value_backward<float>(config_, norms_, linears_, rope_, pieces[part].batch,
-                                         saved_);
-      }
+      const bool is_part = batch.past > 0 || goes_on;
+      model::piece_backward<float>(config_, norms_, linears_, rope_, batch, is_part, saved_, d_y);
+      if (is_part && !goes_on)
+        keys_back(samples, std::span(pieces).subspan(
+                               p - static_cast<size_t>(batch.past / model::kPieceTokens),
+                               static_cast<size_t>(batch.past / model::kPieceTokens) + 1));
     }
+    return mean(loss);
+  }
+
+  // Gradients of k and v, of a sample whose last part has gone back.
+  void keys_back(const std::vector<int64_t>& samples, std::span<const model::Piece> parts) {
+    for (const model::Piece& part : parts) {
+      gather(inputs_.rows, samples, part, x_.view());
+      model::normalize_inputs<float>(
+          config_, norms_, std::as_const(x_).view().slice_rows(0, part.batch.num_tokens()), saved_);
+      model::key_value_backward<float>(config_, norms_, linears_, rope_, part.batch, saved_);
+    }
+  }
+
+  // Sum of the absolute errors of a piece; their gradient stands at `place` in y_.
+  double forward_piece(const std::vector<int64_t>& samples, const model::Piece& piece,
+                       model::Place place) {
+    const int64_t n = piece.batch.num_tokens();
+    const MatView<float> y = y_.view().slice_rows(place.row, place.row + n);
+    if (mlp_only_) {
+      gather(attended_, samples, piece, saved_.hidden.view().slice_rows(place.row, place.row + n));
+      model::mlp_half_forward<float>(config_, norms_, linears_, saved_, y, place);
+    } else {
+      gather(inputs_.rows, samples, piece, x_.view());
+      model::layer_forward<float>(config_, norms_, linears_, rope_, piece.batch,
+                                  std::as_const(x_).view().slice_rows(0, n), saved_, y, place);
+    }
+    return lose(samples, piece, y);
+  }
+
+  double mean(double loss) const {
     return loss / static_cast<double>(batch_.num_tokens() * config_.hidden_size);
   }
 
@@ -237,40 +262,35 @@ class Draws {
   std::mt19937 generator_;
 };
 
-// Leaves what is kept in `best`, which holds plain rounding.
-void learn(const hf::Config& config, const model::LayerWeights& weights,
-           const model::OnlineRotation& online, const TrainOptions& options,
-           const model::Rope<float>& rope, const model::HiddenStates& inputs,
-           const model::HiddenStates& targets, uint32_t seed, int64_t layer_idx,
-           const TrainProgress& progress, TrainableLinears& linears, bool mlp_only,
-           TrainableLinears::Snapshot& best, LayerReport& report) {
-  BatchRunner runner(config, weights, online, options, rope, inputs, targets, linears, mlp_only,
-                     best.directory);
-  const SampleUse use = use_samples(options, inputs.samples.num_sequences());
-  report.rounding_loss = report.loss = runner.evaluate(use.measured);
+// The iterations of a layer.
+class Training {
+ public:
+  // Leaves what is kept in `best`, which holds plain rounding.
+  Training(const LayerProblem& problem, const TrainOptions& options, const TrainProgress& progress,
+           TrainableLinears& linears, TrainableLinears::Snapshot& best)
+      : problem_(problem),
+        options_(options),
+        progress_(progress),
+        linears_(linears),
+        best_(best),
+        runner_(problem, options, linears),
+        use_(use_samples(options, problem.inputs.samples.num_sequences())),
+        draws_(use_.drawn, problem.seed, problem.layer_idx) {}
 
-  Draws draws(use.drawn, seed, layer_idx);
-  const auto forward = [&] {
-    const double loss = runner.forward(draws.next());
-    if (!std::isfinite(loss))
-      throw Error(ErrorCode::kNumeric,
-                  {.what = "the loss of iteration " + std::to_string(report.losses.size() + 1) +
-                           " is not finite",
-                   .where = "model.layers." + std::to_string(layer_idx),
-                   .fix = "look for extreme weights in this layer"});
-    report.losses.push_back(loss);
-    return loss;
-  };
-  const auto step = [&](double lr) {
-    linears.set_learning_rate(static_cast<float>(lr));
-    runner.backward();
-    if (progress) progress(std::ssize(report.losses), report.losses.back());
-  };
+  LayerReport run() {
+    report_.rounding_loss = report_.loss = runner_.evaluate(use_.measured);
+    if (options_.until_flat)
+      learn_in_rounds();
+    else
+      learn_by_rule();
+    return std::move(report_);
+  }
 
-  if (options.until_flat) {
+ private:
+  void learn_in_rounds() {
     bool falls = true;
-    for (int64_t done = 0; falls && done < options.iters; done = std::ssize(report.losses)) {
-      const int64_t round = std::min(done == 0 ? kFirstRound : done, options.iters - done);
+    for (int64_t done = 0; falls && done < options_.iters; done = std::ssize(report_.losses)) {
+      const int64_t round = std::min(done == 0 ? kFirstRound : done, options_.iters - done);
       // Rounds but the first refine what there is: half of the steps that one schedule of all
       // iterations so far would begin with.
       const double share =
@@ -279,45 +299,74 @@ void learn(const hf::Config& config, const model::LayerWeights& weights,
         forward();
         step(learning_rate(k, round) * share);
       }
-      const double loss = runner.evaluate(use.measured);
-      falls = loss < (1 - kFlat) * report.loss;
-      if (loss >= report.loss) continue;
-      linears.save(best);
-      report.loss = loss;
-      report.kept_iteration = std::ssize(report.losses) + 1;
+      const double loss = runner_.evaluate(use_.measured);
+      falls = loss < (1 - kFlat) * report_.loss;
+      if (loss >= report_.loss) continue;
+      linears_.save(best_);
+      report_.loss = loss;
+      report_.kept_iteration = std::ssize(report_.losses) + 1;
     }
-    return;
   }
 
-  BestRule rule;
-  report.kept_iteration = 1;  // plain rounding
-  for (int64_t k = 0; k < options.iters; ++k) {
-    if (rule.accept(forward()) && k > 0) {
-      linears.save(best);
-      report.kept_iteration = k + 1;
+  void learn_by_rule() {
+    BestRule rule;
+    report_.kept_iteration = 1;  // plain rounding
+    for (int64_t k = 0; k < options_.iters; ++k) {
+      if (rule.accept(forward()) && k > 0) {
+        linears_.save(best_);
+        report_.kept_iteration = k + 1;
+      }
+      step(learning_rate(k, options_.iters));
     }
-    step(learning_rate(k, options.iters));
+
+    // The rule judges by a few noisy losses and never sees the last update. Measure its choice, the
+    // final parameters and plain rounding on one set of samples.
+    const double final_loss = runner_.evaluate(use_.measured);
+    TrainableLinears::Snapshot final_weights{best_.directory};
+    linears_.save(final_weights);
+    linears_.apply(best_);
+    report_.loss = runner_.evaluate(use_.measured);
+    if (final_loss <= report_.loss) {
+      report_.loss = final_loss;
+      report_.kept_iteration = options_.iters + 1;
+      best_ = std::move(final_weights);
+    }
+    if (report_.rounding_loss < report_.loss) {
+      linears_.reset();
+      linears_.save(best_);
+      report_.loss = report_.rounding_loss;
+      report_.kept_iteration = 0;
+    }
   }
 
-  // The rule judges by a few noisy losses and never sees the last update. Measure its choice, the
-  // final parameters and plain rounding on one set of samples.
-  const double final_loss = runner.evaluate(use.measured);
-  TrainableLinears::Snapshot final_weights{best.directory};
-  linears.save(final_weights);
-  linears.apply(best);
-  report.loss = runner.evaluate(use.measured);
-  if (final_loss <= report.loss) {
-    report.loss = final_loss;
-    report.kept_iteration = options.iters + 1;
-    best = std::move(final_weights);
+  double forward() {
+    const double loss = runner_.forward(draws_.next());
+    if (!std::isfinite(loss))
+      throw Error(ErrorCode::kNumeric,
+                  {.what = "the loss of iteration " + std::to_string(report_.losses.size() + 1) +
+                           " is not finite",
+                   .where = "model.layers." + std::to_string(problem_.layer_idx),
+                   .fix = "look for extreme weights in this layer"});
+    report_.losses.push_back(loss);
+    return loss;
   }
-  if (report.rounding_loss < report.loss) {
-    linears.reset();
-    linears.save(best);
-    report.loss = report.rounding_loss;
-    report.kept_iteration = 0;
+
+  void step(double lr) {
+    linears_.set_learning_rate(static_cast<float>(lr));
+    runner_.backward();
+    if (progress_) progress_(std::ssize(report_.losses), report_.losses.back());
   }
-}
+
+  const LayerProblem& problem_;
+  const TrainOptions& options_;
+  const TrainProgress& progress_;
+  TrainableLinears& linears_;
+  TrainableLinears::Snapshot& best_;
+  BatchRunner runner_;
+  const SampleUse use_;
+  Draws draws_;
+  LayerReport report_;
+};
 
 }  // namespace
 
@@ -358,29 +407,22 @@ int64_t largest_batch(const model::Ragged& samples) {
   return tokens;
 }
 
-LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
-                        const model::OnlineRotation& online, const LayerScheme& scheme,
-                        const TrainOptions& options, const model::Rope<float>& rope,
-                        const model::HiddenStates& inputs, const model::HiddenStates& targets,
-                        uint32_t seed, int64_t layer_idx, const TrainProgress& progress,
-                        const ActBits& untrained, const std::filesystem::path& directory) {
+LayerResult train_layer(const LayerProblem& problem, const TrainOptions& options,
+                        const TrainProgress& progress) {
   LayerResult result;
-  const bool any =
-      std::any_of(scheme.begin(), scheme.end(), [](const auto& spec) { return spec.has_value(); });
+  const bool any = std::any_of(problem.scheme.begin(), problem.scheme.end(),
+                               [](const auto& spec) { return spec.has_value(); });
   if (!any) return result;
-  TrainableLinears linears(weights, scheme, options, untrained);
-  TrainableLinears::Snapshot best{directory};
+  TrainableLinears linears(problem.weights, problem.scheme, options, problem.untrained);
+  TrainableLinears::Snapshot best{problem.directory};
   linears.save(best);
-  const int64_t num_samples = inputs.samples.num_sequences();
-  if ((!options.enable_round_tuning && !options.enable_minmax_tuning) || num_samples == 0) {
-    result.weights = best.codes();
-    return result;
+  const bool is_tuned = options.enable_round_tuning || options.enable_minmax_tuning;
+  if (is_tuned && problem.inputs.samples.num_sequences() > 0) {
+    const bool in_files = !problem.directory.empty();
+    if (in_files) linears.put_weights_aside(problem.weights, problem.directory);
+    result.report = Training(problem, options, progress, linears, best).run();
+    if (in_files) linears.restore_weights(problem.weights);
   }
-  const bool mlp_only = !trains_attention(scheme);
-  if (!directory.empty()) linears.put_weights_aside(weights, directory);
-  learn(config, weights, online, options, rope, inputs, targets, seed, layer_idx, progress, linears,
-        mlp_only, best, result.report);
-  if (!directory.empty()) linears.restore_weights(weights);
   result.weights = best.codes();
   return result;
 }

@@ -1,4 +1,5 @@
-// AutoRound on one decoder layer (spec section 8).
+// AutoRound on one decoder layer: its linears learn how to round, so that the layer gives what the
+// float layer gives.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +34,25 @@ struct LayerResult {
 // Called after each iteration with its number (from 1) and loss.
 using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 
-// Learns the rounding of the linears in `scheme` so that the layer, its inputs rotated as `online`
-// says, maps `inputs` to `targets`.
+// A layer to train, and what it shall do. References must outlive training.
+struct LayerProblem {
+  const hf::Config& config;
+  model::LayerWeights& weights;
+  model::OnlineRotation online = {};  // of the linears' inputs
+  LayerScheme scheme;                 // of the linears that are trained
+  ActBits untrained = {};             // of those that are not
+  const model::Rope<float>& rope;     // of the longest sample
+  // The layer shall map inputs to targets.
+  const model::HiddenStates& inputs;
+  const model::HiddenStates& targets;
+  uint32_t seed = 0;  // of the samples that are drawn, with layer_idx
+  int64_t layer_idx = 0;
+  // Unless empty, weights and best codes are kept in files here, which takes the weights out of
+  // `weights` meanwhile.
+  std::filesystem::path directory = {};
+};
+
+// Learns the rounding of the linears in the scheme.
 // Iteration k draws kSamplesPerIteration samples, or all, without replacement from a stream seeded
 // by (seed, layer_idx). Kept is the best of plain rounding, the published rule's choice and the
 // final parameters, measured on up to kEvaluationSamples samples spread over the set. With
@@ -43,16 +61,11 @@ using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 // there were, options.iters in all at most; kept is the best of plain rounding and the end of each
 // round. With both tunings off, or no linear in the scheme, it is plain rounding and nothing is
 // run. Where no linear of attention is in the scheme, attention runs once and what it gives is kept
-// as model::TokenRows in `directory`. Same arguments, same bytes, on any number of threads, and
-// whatever of options.max_whole_tokens and `directory`: the latter, unless empty, holds weights and
-// best codes in files meanwhile, which takes them out of `weights`. Throws Error(kNumeric) when the
-// loss is not finite; `weights` are lost then.
-LayerResult train_layer(const hf::Config& config, model::LayerWeights& weights,
-                        const model::OnlineRotation& online, const LayerScheme& scheme,
-                        const TrainOptions& options, const model::Rope<float>& rope,
-                        const model::HiddenStates& inputs, const model::HiddenStates& targets,
-                        uint32_t seed, int64_t layer_idx, const TrainProgress& progress = nullptr,
-                        const ActBits& untrained = {}, const std::filesystem::path& directory = {});
+// as model::TokenRows in the directory. Same arguments, same bytes, on any number of threads, and
+// whatever of options.max_whole_tokens and the directory. Throws Error(kNumeric) when the loss is
+// not finite; the weights are lost then.
+LayerResult train_layer(const LayerProblem& problem, const TrainOptions& options,
+                        const TrainProgress& progress = nullptr);
 
 // The samples that train_layer looks at, in order: those it draws and those it evaluates on.
 std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_samples, uint32_t seed,

@@ -227,9 +227,15 @@ BenchResult bench_layer(const BenchOptions& options) {
   scheme.fill(w4a4);
   std::vector<double> times;
   Stopwatch watch;
-  (void)autoround::train_layer(config, weights, {}, scheme,
-                               {.iters = options.iters + 1, .compute = options.compute}, rope,
-                               inputs, targets, 1, 0, [&](int64_t iteration, double) {
+  (void)autoround::train_layer({.config = config,
+                                .weights = weights,
+                                .scheme = scheme,
+                                .rope = rope,
+                                .inputs = inputs,
+                                .targets = targets,
+                                .seed = 1},
+                               {.iters = options.iters + 1, .compute = options.compute},
+                               [&](int64_t iteration, double) {
                                  if (iteration > 1) times.push_back(watch.seconds());
                                  watch = Stopwatch();
                                });

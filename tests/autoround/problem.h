@@ -64,8 +64,15 @@ struct Problem {
   LayerResult train(const TrainOptions& options, uint32_t seed = 42,
                     const std::filesystem::path& directory = {},
                     const TrainProgress& progress = nullptr) const {
-    return train_layer(config, weights, {}, scheme, options, rope(), inputs, targets, seed, 0,
-                       progress, {}, directory);
+    return train_layer({.config = config,
+                        .weights = weights,
+                        .scheme = scheme,
+                        .rope = rope(),
+                        .inputs = inputs,
+                        .targets = targets,
+                        .seed = seed,
+                        .directory = directory},
+                       options, progress);
   }
 };
 

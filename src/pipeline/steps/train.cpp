@@ -75,13 +75,21 @@ class TrainStep : public Step {
       std::swap(replaced[index], weights[l]);
     }
     autoround::LayerResult trained = autoround::train_layer(
-        plan.checkpoint.config(), weights, work.layer.online, scheme, options_, work.pass().rope(),
-        work.inputs(), work.outputs(), plan.options.seed, work.layer_idx,
-        [&](int64_t iteration, double loss) {
+        {.config = plan.checkpoint.config(),
+         .weights = weights,
+         .online = work.layer.online,
+         .scheme = scheme,
+         .untrained = untrained,
+         .rope = work.pass().rope(),
+         .inputs = work.inputs(),
+         .targets = work.outputs(),
+         .seed = plan.options.seed,
+         .layer_idx = work.layer_idx,
+         .directory = work.pass().scratch()},
+        options_, [&](int64_t iteration, double loss) {
           work.progress().iteration(work.layer_idx, iteration, options_.iters, loss);
           stop_if_asked(work.progress());
-        },
-        untrained, work.pass().scratch());
+        });
     for (const Linear l : model::kAllLinears) {
       const auto index = static_cast<size_t>(l);
       if (scheme[index]) result.quantized[index] = std::move(trained.weights[index]);
