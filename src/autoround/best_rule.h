@@ -1,4 +1,4 @@
-// Which iteration's parameters a training run keeps (spec 8.5).
+// Which iteration's parameters a training run keeps, and how fast it learns.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,8 @@
 
 namespace laos::autoround {
 
-// The published rule: the mean of the last five losses must fall below a slowly falling bar.
+// The published rule: the mean of the last five losses must fall below a bar. The bar begins at the
+// first loss; whenever a mean is below it, it becomes 0.7 bar + 0.3 mean.
 class BestRule {
  public:
   // Takes the loss of the next iteration; true when the parameters that gave it are the new best.
@@ -18,7 +19,7 @@ class BestRule {
   double best_ = 0;
 };
 
-// lr of iteration k of `iters`: 5 / iters, falling linearly to 0 after the last (spec 8.3).
+// lr of iteration k of `iters`: 5 / iters, falling linearly to 0 after the last.
 double learning_rate(int64_t k, int64_t iters) noexcept;
 
 }  // namespace laos::autoround

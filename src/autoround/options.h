@@ -1,4 +1,4 @@
-// Options of the autoround_quant processor (spec 2.6).
+// Options of the autoround_quant processor.
 #pragma once
 
 #include <cstdint>

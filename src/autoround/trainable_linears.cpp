@@ -27,7 +27,7 @@ int64_t block_rows(int64_t in_features) noexcept {
   return std::max(kTileRows, kBlockFloats / in_features / kTileRows * kTileRows);
 }
 
-// Offsets that move a code by at most one step (4 bit) or two (8 bit) (spec 8.4).
+// The largest offset: a code moves by at most one step (4 bit) or two (8 bit).
 float clip_of(const quant::WeightSpec& spec) noexcept { return spec.bits == 4 ? 0.5f : 1.0f; }
 
 // Rows of bf16 operands: tokens filled up with rows of zeros, which add nothing to a gradient, so

@@ -1,4 +1,4 @@
-// The arithmetic of the engine that serves AscendV1 checkpoints, vLLM-Ascend (spec 10.7).
+// The arithmetic of the engine that serves AscendV1 checkpoints, vLLM-Ascend.
 #pragma once
 
 #include <map>

@@ -13,7 +13,7 @@
 
 namespace laos::model {
 
-// The seven linears of a decoder layer, in module order (spec 10.1).
+// The seven linears of a decoder layer, in module order.
 enum class Linear { kQProj, kKProj, kVProj, kOProj, kGateProj, kUpProj, kDownProj };
 inline constexpr int kNumLinears = 7;
 inline constexpr std::array<Linear, kNumLinears> kAllLinears = {

@@ -1,4 +1,7 @@
-// One Qwen3 decoder layer, forward and backward (spec 5.5), over a ragged batch of sequences.
+// One Qwen3 decoder layer, forward and backward, over a ragged batch of sequences:
+//   h = x + o(attention(q, k, v)) of norm(x), y = h + down(silu(gate(norm(h))) * up(norm(h)))
+// with RMS norms of q and k per head before rotary embeddings, grouped query heads, causal
+// attention, no biases.
 // Templated on the scalar: float is what runs, double is the truth that gradients are checked
 // against.
 #pragma once

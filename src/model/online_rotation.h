@@ -1,4 +1,4 @@
-// Rotations of the inputs of o_proj and down_proj that happen while the model runs (spec 7.4): the
+// Rotations of the inputs of o_proj and down_proj that happen while the model runs: the
 // weights hold the inverse, so the layer's function stays the same.
 #pragma once
 

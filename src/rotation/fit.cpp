@@ -159,7 +159,10 @@ namespace {
 
 using Note = std::function<void(int64_t step, double loss)>;
 
-// Spec 7.2. Returns R, empty for the identity.
+// Step by step: A is rounded to B row by row, R_step is the orthogonal matrix nearest to mapping A
+// onto B, A <- A R_step. R is the product of the steps up to the one with the least error of
+// rounding; five steps in a row that are not better end the search. Returns R, empty for the
+// identity.
 Mat<float> fit_procrustes(Mat<float> a, const FitOptions& options, const Note& note,
                           int64_t& best_step) {
   const int64_t n = a.cols();

@@ -1,4 +1,4 @@
-// Options of the rotation processors (spec 2.4, 2.5).
+// Options of the rotation processors.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@ namespace laos::rotation {
 
 // What stage 1 makes small.
 enum class FitObjective {
-  kProcrustes,  // the distance of the rotated rows to their rounded values (spec 7.2)
+  kProcrustes,  // the distance of the rotated rows to their rounded values
   kTokenRange,  // the range of each row, which sets the step of a per-token quantization
 };
 
@@ -28,10 +28,10 @@ struct FitOptions {
 struct RotateOptions {
   bool use_fitted = true;   // the matrix of stage 1; quarot takes the plain Hadamard matrix
   int64_t block_size = -1;  // of the head rotation, and of the global one when none was fitted
-  bool online = false;      // also rotate the inputs of o_proj and down_proj at run time (spec 7.4)
+  bool online = false;      // also rotate the inputs of o_proj and down_proj at run time
   std::vector<int64_t> down_proj_online_layers;
   int64_t max_tp_size = 4;         // tensor parallel ranks that online rotations must not mix
-  bool export_extra_info = false;  // save the global rotation for draft models (spec 10.6)
+  bool export_extra_info = false;  // save the global rotation for draft models
 };
 
 // head_rotation: fit a rotation of each value head to what o_proj reads.

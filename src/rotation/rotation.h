@@ -1,5 +1,5 @@
 // Changes of weights that keep the function: norm folding and rotation of the residual stream and
-// of the value heads (spec section 6). All in f32; nothing is rounded here.
+// of the value heads. All in f32; nothing is rounded here.
 #pragma once
 
 #include <memory>
@@ -41,7 +41,7 @@ class Rotation {
 };
 
 // intermediate_size = first * second for the online rotation of down_proj: as near to its root as
-// Hadamard factors of at most 256 allow (spec 7.4). nullopt when there are none.
+// Hadamard factors of at most 256 allow. nullopt when there are none.
 std::optional<std::pair<int64_t, int64_t>> kronecker_factors(int64_t intermediate_size) noexcept;
 
 // R for the residual stream [hidden_size], U for each value head [head_dim], and what is rotated

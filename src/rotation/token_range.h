@@ -10,7 +10,7 @@
 
 namespace laos::rotation {
 
-// Per-row symmetric quantize-dequantize of a [m, n] into `quantized` (spec 7.2). Returns
+// Per-row symmetric quantize-dequantize of a [m, n] into `quantized`. Returns
 // ‖a - fq(a)‖_F / numel; rows are summed in order.
 double rounding_error(MatView<const float> a, int bits, MatView<float> quantized);
 

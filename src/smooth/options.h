@@ -1,4 +1,4 @@
-// Options of the iter_smooth processor (spec 2.8).
+// Options of the iter_smooth processor.
 #pragma once
 
 namespace laos::smooth {

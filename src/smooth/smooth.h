@@ -1,4 +1,4 @@
-// iter_smooth (spec 9.2): moves outliers of activations into weights by factors that one module
+// iter_smooth: moves outliers of activations into weights by factors that one module
 // divides out and the next multiplies in; the layer's function stays the same.
 #pragma once
 

@@ -95,7 +95,7 @@ TEST_P(UpdateOffsets, QuantizesWithOffsetsBitForBitAtEveryTailLength) {
   }
 }
 
-// The straight-through gradient of spec 8.4: with round replaced by the identity inside the clamp,
+// The straight-through gradient: with round replaced by the identity inside the clamp,
 // S q(S) has the derivative q - x inside and q outside, which finite differences of S * clamp(w / S
 // + r) with r = round(x) - x held fixed give.
 TEST(UpdateOffsets, ScaleGradientMatchesFiniteDifferenceOfTheStraightThroughForward) {

@@ -1,4 +1,4 @@
-// How the range of a row learns (spec 8.4): only the side that sets the scale moves, a tie moves
+// How the range of a row learns (α_min, α_max): only the side that sets the scale moves, a tie moves
 // both, and α stays in [0, 1].
 #include <gtest/gtest.h>
 

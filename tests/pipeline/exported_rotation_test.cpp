@@ -1,4 +1,4 @@
-// The matrix that draft models get (spec 10.6) against what the run did to the embedding.
+// The matrix that draft models get against what the run did to the embedding.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -103,7 +103,7 @@ std::vector<double> normal_peaks(const hf::Config& config, Pair pair) {
   return peaks;
 }
 
-// Spec 9.2 in f64 and by logarithms: a_j^alpha / w_j^(1 - alpha), not rounded.
+// The rule in f64 and by logarithms: a_j^alpha / w_j^(1 - alpha), not rounded.
 double formula(const Smoothed& smoothed, const SmoothOptions& options, Pair pair, size_t j) {
   double w = 1e-5;
   for (const Linear l : model::linears_of(targets_of(pair)))

@@ -1,4 +1,5 @@
-// The fused sign-SGD step of a row of rounding offsets (spec 8.4, 8.3). An offset V is stored as
+// The fused sign-SGD step of a row of rounding offsets: each moves by a fixed step against the
+// sign of its gradient. An offset V is stored as
 // V = unit * v in 16 bits: -32767..32767 is the range that V may take.
 #pragma once
 
