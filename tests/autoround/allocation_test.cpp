@@ -5,8 +5,10 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "autoround/cost.h"
 #include "autoround/problem.h"
 #include "core/threads.h"
+#include "support/temporary_directory.h"
 
 namespace {
 
@@ -75,6 +77,47 @@ TEST(TrainLayer, AllocatesNoTensorInAnIterationOnceItHasMetTheLongestBatch) {
           << "iteration " << i + 1 << ", act_aware " << c.act_aware << ", mlp_only " << c.mlp_only
           << ", pieces " << c.in_pieces << ", bf16 " << (c.compute == linalg::ComputeType::kBf16);
   }
+  set_num_threads(threads);
+}
+
+// The weights that are trained are in files meanwhile, as in a run. Counted is all that is
+// allocated, so that buffers which grow count more than once: a fifth more is allowed.
+TEST(TrainLayer, TakesTheBytesThatItSays) {
+  Problem problem({100, 120, 140, 160, 180, 200, 220, 240});
+  const LayerScheme scheme = problem.scheme;
+  const test::TemporaryDirectory directory;
+  const int threads = num_threads();
+  set_num_threads(1);
+  for (const linalg::ComputeType compute : {linalg::ComputeType::kF32, linalg::ComputeType::kBf16})
+    for (const bool act_aware : {false, true})
+      for (const bool mlp_only : {false, true})
+        for (const bool in_pieces : {false, true}) {
+          problem.scheme = scheme;
+          int64_t untrained = 0;  // weights that are there already
+          for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj}) {
+            if (!mlp_only) break;
+            problem.scheme[static_cast<size_t>(l)] = std::nullopt;
+            untrained += problem.weights[l].size();
+          }
+          TrainOptions options{.iters = 3, .act_aware = act_aware, .compute = compute};
+          if (in_pieces) options.max_whole_tokens = 1;
+          int64_t taken = 0;
+          // Twice: the scratch of threads is there from the first time on.
+          for (int run = 0; run < 2; ++run) {
+            const int64_t before = g_tensor_bytes;
+            problem.train(options, 42, directory.path(),
+                          [&](int64_t, double) { taken = g_tensor_bytes - before; });
+          }
+          const int64_t said = train_bytes(problem.config, problem.scheme, options,
+                                           problem.inputs.samples, /*rotates_inputs=*/false) -
+                               4 * untrained;
+          const testing::Message what = testing::Message()
+                                        << "act_aware " << act_aware << ", mlp_only " << mlp_only
+                                        << ", pieces " << in_pieces << ", bf16 "
+                                        << (compute == linalg::ComputeType::kBf16);
+          EXPECT_GE(taken, said) << what;
+          EXPECT_LT(taken, said + said / 5) << what;
+        }
   set_num_threads(threads);
 }
 
