@@ -16,7 +16,7 @@ int64_t num_weights(const hf::Config& config, Linear l) {
 int64_t trained_weights(const hf::Config& config, const LayerScheme& scheme) {
   int64_t size = 0;
   for (const Linear l : model::kAllLinears)
-    if (scheme[static_cast<size_t>(l)]) size += num_weights(config, l);
+    if (scheme[l]) size += num_weights(config, l);
   return size;
 }
 
@@ -45,7 +45,7 @@ PassCosts pass_costs(const hf::Config& config, const LayerScheme& scheme) {
     for (const Linear l : model::linears_of(group)) {
       const double product = 2 * static_cast<double>(num_weights(config, l));
       (before ? costs.before : costs.forward).per_token += product;
-      if (scheme[static_cast<size_t>(l)]) costs.backward.per_token += product;
+      if (scheme[l]) costs.backward.per_token += product;
       if (!before && !is_first) costs.backward.per_token += product;
     }
   }
@@ -98,7 +98,7 @@ int64_t train_bytes(const hf::Config& config, const LayerScheme& scheme,
     const int64_t in = model::in_features(config, l);
     params += num_weights(config, l);
     widest = std::max(widest, in);
-    if (scheme[static_cast<size_t>(l)])
+    if (scheme[l])
       block = std::max(block, gradient_block_bytes(model::out_features(config, l), in));
   }
   int64_t bytes = applied_bytes(config, scheme, options);

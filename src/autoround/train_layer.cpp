@@ -345,7 +345,7 @@ class Training {
       throw Error(ErrorCode::kNumeric,
                   {.what = "the loss of iteration " + std::to_string(report_.losses.size() + 1) +
                            " is not finite",
-                   .where = "model.layers." + std::to_string(problem_.layer_idx),
+                   .where = hf::layer_name(problem_.config, problem_.layer_idx),
                    .fix = "look for extreme weights in this layer"});
     report_.losses.push_back(loss);
     return loss;
@@ -393,7 +393,7 @@ std::vector<int64_t> samples_seen(const TrainOptions& options, int64_t num_sampl
 bool trains_attention(const LayerScheme& scheme) {
   for (const model::LinearGroup group : model::kAllLinearGroups)
     for (const model::Linear l : model::linears_of(group))
-      if (model::is_attention(group) && scheme[static_cast<size_t>(l)]) return true;
+      if (model::is_attention(group) && scheme[l]) return true;
   return false;
 }
 

@@ -68,15 +68,15 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
                                    const TrainOptions& options, const ActBits& untrained)
     : options_(options) {
   for (const Linear l : model::kAllLinears) {
-    const auto index = static_cast<size_t>(l);
     const MatView<const float> weight = weights[l].view();
-    float_weights_[index] = weight;
-    if (options.act_aware) act_bits_[index] = untrained[index];
-    if (!scheme[index]) continue;
-    const quant::ActSpec& act = scheme[index]->act;
-    if (options.act_aware) act_bits_[index] = act.is_static || act.bits > 8 ? 0 : act.bits;
+    float_weights_[l] = weight;
+    if (weights.biases[l].size() != 0) biases_[l] = weights.biases[l].data();
+    if (options.act_aware) act_bits_[l] = untrained[l];
+    if (!scheme[l]) continue;
+    const quant::ActSpec& act = scheme[l]->act;
+    if (options.act_aware) act_bits_[l] = act.is_static || act.bits > 8 ? 0 : act.bits;
     Trained t;
-    t.spec = scheme[index]->weight;
+    t.spec = scheme[l]->weight;
     t.group_size = t.spec.group_size == 0 ? weight.cols : t.spec.group_size;
     LAOS_ASSERT(weight.stride == weight.cols && weight.cols % t.group_size == 0);
     const int64_t rows = weight.rows * weight.cols / t.group_size;
@@ -94,10 +94,10 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
     if (options.enable_round_tuning) t.offsets = Mat<int16_t>(rows, t.group_size);
     t.unit = clip_of(t.spec) / 32767;
     if (!is_bf16()) t.dequantized = Mat<float>(weight.rows, weight.cols);
-    trained_[index] = std::move(t);
+    trained_[l] = std::move(t);
   }
   if (is_bf16()) {
-    for (size_t l = 0; l < narrow_.size(); ++l) {
+    for (const model::Linear l : model::kAllLinears) {
       const MatView<const float> weight = float_weights_[l];
       narrow_[l] = Mat<uint16_t>(weight.rows, weight.cols);
       if (!trained_[l]) linalg::to_bf16(weight, narrow_[l].view());
@@ -107,7 +107,7 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
 }
 
 void TrainableLinears::reset() {
-  for (size_t l = 0; l < trained_.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     std::optional<Trained>& t = trained_[l];
     if (!t) continue;
     t->alpha_min.assign(t->scale.size(), 1.0f);
@@ -124,16 +124,15 @@ void TrainableLinears::reset() {
 void TrainableLinears::put_weights_aside(model::LayerWeights& weights,
                                          const std::filesystem::path& directory) {
   for (const Linear l : model::kAllLinears) {
-    const auto index = static_cast<size_t>(l);
-    if (!trained_[index]) continue;
+    if (!trained_[l]) continue;
     const Mat<float>& source = weights[l];
-    aside_[index] = io::PagedMat<float>(source.rows(), source.cols(), directory);
-    aside_[index].for_pieces([&](int64_t begin, int64_t end) {
-      std::copy(source.row(begin), source.data() + end * source.cols(), aside_[index].row(begin));
+    aside_[l] = io::PagedMat<float>(source.rows(), source.cols(), directory);
+    aside_[l].for_pieces([&](int64_t begin, int64_t end) {
+      std::copy(source.row(begin), source.data() + end * source.cols(), aside_[l].row(begin));
     });
     weights[l] = Mat<float>();
-    float_weights_[index] = std::as_const(aside_[index]).view();
-    trained_[index]->weight.data = aside_[index].data();
+    float_weights_[l] = std::as_const(aside_[l]).view();
+    trained_[l]->weight.data = aside_[l].data();
   }
 }
 
@@ -146,30 +145,28 @@ void TrainableLinears::restore_weights(model::LayerWeights& weights) {
     t->offsets = {};
   }
   for (const Linear l : model::kAllLinears) {
-    const auto index = static_cast<size_t>(l);
-    io::PagedMat<float>& source = aside_[index];
+    io::PagedMat<float>& source = aside_[l];
     if (source.size() == 0) continue;
     Mat<float> weight(source.rows(), source.cols());
     source.for_pieces([&](int64_t begin, int64_t end) {
       std::copy(source.row(begin), source.data() + end * source.cols(), weight.row(begin));
     });
     weights[l] = std::move(weight);
-    float_weights_[index] = weights[l].view();
-    trained_[index]->weight.data = weights[l].data();
+    float_weights_[l] = weights[l].view();
+    trained_[l]->weight.data = weights[l].data();
     source = {};
   }
 }
 
 MatView<const float> TrainableLinears::applied(Linear linear) const noexcept {
-  const auto index = static_cast<size_t>(linear);
-  return trained_[index] ? trained_[index]->dequantized.view() : float_weights_[index];
+  return trained_[linear] ? trained_[linear]->dequantized.view() : float_weights_[linear];
 }
 
 MatView<const uint16_t> TrainableLinears::applied_bf16(Linear linear) const noexcept {
-  return narrow_[static_cast<size_t>(linear)].view();
+  return narrow_[linear].view();
 }
 
-void TrainableLinears::requantize_row(size_t linear, int64_t row, float* scratch) noexcept {
+void TrainableLinears::requantize_row(model::Linear linear, int64_t row, float* scratch) noexcept {
   Trained& t = *trained_[linear];
   const auto i = static_cast<size_t>(row);
   const int64_t begin = row * t.group_size;
@@ -184,7 +181,7 @@ void TrainableLinears::requantize_row(size_t linear, int64_t row, float* scratch
   if (is_bf16()) linalg::kernels::to_bf16(scratch, narrow_[linear].data() + begin, t.group_size);
 }
 
-void TrainableLinears::dequantize_row(size_t linear, int64_t row, const int8_t* codes,
+void TrainableLinears::dequantize_row(model::Linear linear, int64_t row, const int8_t* codes,
                                       float* scratch) noexcept {
   Trained& t = *trained_[linear];
   const int64_t begin = row * t.group_size;
@@ -193,7 +190,7 @@ void TrainableLinears::dequantize_row(size_t linear, int64_t row, const int8_t* 
   if (is_bf16()) linalg::kernels::to_bf16(scratch, narrow_[linear].data() + begin, t.group_size);
 }
 
-void TrainableLinears::update_row(size_t linear, int64_t row, float* d_weight) noexcept {
+void TrainableLinears::update_row(model::Linear linear, int64_t row, float* d_weight) noexcept {
   Trained& t = *trained_[linear];
   const auto i = static_cast<size_t>(row);
   const float d_scale =
@@ -216,7 +213,7 @@ void TrainableLinears::update_row(size_t linear, int64_t row, float* d_weight) n
 }
 
 MatView<const float> TrainableLinears::input_of(Linear linear, MatView<const float> x) {
-  const int bits = act_bits_[static_cast<size_t>(linear)];
+  const int bits = act_bits_[linear];
   if (bits == 0) return x;
   const MatView<float> rounded = grown(rounded_, x.rows, x.cols);
   if (rounded_bits_ != bits) quant::fake_quantize_tokens(x, {.bits = bits}, rounded);
@@ -226,7 +223,7 @@ MatView<const float> TrainableLinears::input_of(Linear linear, MatView<const flo
 
 MatView<const uint16_t> TrainableLinears::narrow_input_of(Linear linear, MatView<const float> x,
                                                           std::span<const int64_t> ends) {
-  const int bits = act_bits_[static_cast<size_t>(linear)];
+  const int bits = act_bits_[linear];
   const MatView<uint16_t> narrow = grown(narrow_input_, padded_tokens(ends), x.cols);
   if (narrow_bits_ != bits) narrow_pieces(input_of(linear, x), ends, narrow);
   narrow_bits_ = bits;
@@ -246,6 +243,7 @@ void TrainableLinears::forward(model::LinearGroup group, MatView<const float> x,
     else
       linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input_of(linears[i], x), applied(linears[i]),
                    0.0f, ys[i]);
+    if (const float* bias = biases_[linears[i]]; bias != nullptr) model::add_bias(bias, ys[i]);
   }
 }
 
@@ -266,7 +264,7 @@ void TrainableLinears::input_gradient(model::LinearGroup group,
   }
 }
 
-void TrainableLinears::update_rows(size_t linear, int64_t begin, int64_t end,
+void TrainableLinears::update_rows(model::Linear linear, int64_t begin, int64_t end,
                                    float* d_weight) noexcept {
   const Trained& t = *trained_[linear];
   const int64_t groups_per_row = float_weights_[linear].cols / t.group_size;
@@ -282,7 +280,7 @@ void TrainableLinears::weight_gradient(model::LinearGroup group, MatView<const f
   rounded_bits_ = 0;
   narrow_bits_ = -1;
   for (size_t i = 0; i < linears.size(); ++i) {
-    const auto l = static_cast<size_t>(linears[i]);
+    const Linear l = linears[i];
     const MatView<const float> d_y = d_ys[i];
     if (!trained_[l] || d_y.data == nullptr) continue;
     const bool adds = has_gradient_[l];
@@ -335,12 +333,12 @@ void TrainableLinears::weight_gradient(model::LinearGroup group, MatView<const f
 
 void TrainableLinears::keep_gradients() {
   keeps_gradients_ = true;
-  for (size_t l = 0; l < trained_.size(); ++l)
+  for (const model::Linear l : model::kAllLinears)
     if (trained_[l]) gradients_[l] = Mat<float>(float_weights_[l].rows, float_weights_[l].cols);
 }
 
 void TrainableLinears::step() {
-  for (size_t l = 0; l < trained_.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     if (!has_gradient_[l]) continue;
     parallel_for_ranges(gradients_[l].rows(), kGradientRows, [&](int64_t begin, int64_t end) {
       update_rows(l, begin, end, gradients_[l].row(begin));
@@ -350,7 +348,7 @@ void TrainableLinears::step() {
 }
 
 void TrainableLinears::save(Snapshot& snapshot) const {
-  for (size_t l = 0; l < trained_.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     if (!trained_[l]) continue;
     const Trained& t = *trained_[l];
     io::PagedMat<int8_t>& q = snapshot.q[l];
@@ -381,7 +379,7 @@ void TrainableLinears::save(Snapshot& snapshot) const {
 
 LayerCodes TrainableLinears::Snapshot::codes() const {
   LayerCodes codes;
-  for (size_t l = 0; l < q.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     if (q[l].size() == 0) continue;
     codes[l].spec = specs[l];
     codes[l].scale = scale[l];
@@ -394,7 +392,7 @@ LayerCodes TrainableLinears::Snapshot::codes() const {
 }
 
 void TrainableLinears::apply(const Snapshot& snapshot) {
-  for (size_t l = 0; l < trained_.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     if (!trained_[l]) continue;
     Trained& t = *trained_[l];
     t.scale = snapshot.scale[l];

@@ -18,13 +18,13 @@
 namespace laos::autoround {
 
 // What each linear of a layer is quantized to; nullopt = not trained.
-using LayerScheme = std::array<std::optional<quant::LinearScheme>, model::kNumLinears>;
+using LayerScheme = model::PerLinear<std::optional<quant::LinearScheme>>;
 
 // Activation bits of the linears of a layer that are not trained; 0 = float.
-using ActBits = std::array<int, model::kNumLinears>;
+using ActBits = model::PerLinear<int>;
 
 // The integer weights of a layer; those of linears that are not trained are empty.
-using LayerCodes = std::array<quant::IntWeight, model::kNumLinears>;
+using LayerCodes = model::PerLinear<quant::IntWeight>;
 
 // Bytes of the gradient of a linear [out_features, in_features] that exist at a time in f32; in
 // bf16 each thread has rows of its own.
@@ -72,9 +72,9 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   // The integer weights that forward applies at a moment.
   struct Snapshot {
     std::filesystem::path directory;  // of the files that hold the codes; empty: in memory
-    std::array<quant::WeightSpec, model::kNumLinears> specs = {};
-    std::array<io::PagedMat<int8_t>, model::kNumLinears> q = {};
-    std::array<std::vector<float>, model::kNumLinears> scale = {};
+    model::PerLinear<quant::WeightSpec> specs = {};
+    model::PerLinear<io::PagedMat<int8_t>> q = {};
+    model::PerLinear<std::vector<float>> scale = {};
 
     LayerCodes codes() const;
   };
@@ -105,27 +105,29 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   MatView<const uint16_t> narrow_input_of(model::Linear linear, MatView<const float> x,
                                           std::span<const int64_t> ends);
   // Ŵ of a row from V and α; of a row of given codes. `scratch` [group_size] is overwritten.
-  void requantize_row(size_t linear, int64_t row, float* scratch) noexcept;
-  void dequantize_row(size_t linear, int64_t row, const int8_t* codes, float* scratch) noexcept;
+  void requantize_row(model::Linear linear, int64_t row, float* scratch) noexcept;
+  void dequantize_row(model::Linear linear, int64_t row, const int8_t* codes,
+                      float* scratch) noexcept;
   // The step; overwrites d_weight.
-  void update_row(size_t linear, int64_t row, float* d_weight) noexcept;
+  void update_row(model::Linear linear, int64_t row, float* d_weight) noexcept;
   // update_row for output rows [begin, end), whose gradient lies at d_weight.
-  void update_rows(size_t linear, int64_t begin, int64_t end, float* d_weight) noexcept;
+  void update_rows(model::Linear linear, int64_t begin, int64_t end, float* d_weight) noexcept;
 
   TrainOptions options_;
   float lr_ = 0;
-  std::array<MatView<const float>, model::kNumLinears> float_weights_;
-  std::array<int, model::kNumLinears> act_bits_ = {};  // 0: not rounded
-  Buffer<float> rounded_;                              // what input_of has made, of...
-  int rounded_bits_ = 0;                               // ...this width, in this call
-  std::array<std::optional<Trained>, model::kNumLinears> trained_;
-  std::array<io::PagedMat<float>, model::kNumLinears> aside_;  // weights, once put aside
+  model::PerLinear<const float*> biases_;  // null: none
+  model::PerLinear<MatView<const float>> float_weights_;
+  model::PerLinear<int> act_bits_ = {};  // 0: not rounded
+  Buffer<float> rounded_;                // what input_of has made, of...
+  int rounded_bits_ = 0;                 // ...this width, in this call
+  model::PerLinear<std::optional<Trained>> trained_;
+  model::PerLinear<io::PagedMat<float>> aside_;  // weights, once put aside
   bool keeps_gradients_ = false;
-  std::array<Mat<float>, model::kNumLinears> gradients_;
-  std::array<bool, model::kNumLinears> has_gradient_ = {};
+  model::PerLinear<Mat<float>> gradients_;
+  model::PerLinear<bool> has_gradient_ = {};
   Buffer<float> gradient_block_;  // f32 only
   // bf16 only: what every linear applies, [out, in], and the operands of the call at work.
-  std::array<Mat<uint16_t>, model::kNumLinears> narrow_;
+  model::PerLinear<Mat<uint16_t>> narrow_;
   Buffer<uint16_t> narrow_input_, narrow_d_y_;
   int narrow_bits_ = -1;  // act bits of what narrow_input_ holds in this call, -1: nothing
 };

@@ -8,6 +8,7 @@
 
 #include "core/threads.h"
 #include "hf/ascendv1.h"
+#include "hf/model_tensors.h"
 #include "linalg/gemm.h"
 #include "linalg/row_products.h"
 #include "model/cached_layer.h"
@@ -26,15 +27,22 @@ namespace {
 
 // Tokens that run through a layer at a time.
 
-// The norms of a layer, in the order of model::LayerNorms.
-std::string norm_name(int64_t layer_idx, size_t i) {
-  constexpr const char* kNames[] = {"input_layernorm", "post_attention_layernorm",
-                                    "self_attn.q_norm", "self_attn.k_norm"};
-  return "model.layers." + std::to_string(layer_idx) + "." + kNames[i];
+// The norms of a layer and the biases of its linears, the part of LayerWeights that is small.
+// `find` gives a tensor by its name.
+template <class Find>
+model::LayerWeights small_weights(const hf::Config& config, int64_t layer_idx, const Find& find) {
+  model::LayerWeights weights;
+  for (const hf::Norm norm : hf::kAllNorms)
+    if (hf::size_of(config, norm) != 0)
+      weights[norm] = to_f32(find(hf::name_of(config, layer_idx, norm) + ".weight"));
+  for (const Linear l : model::kAllLinears)
+    if (model::has_bias(config, l))
+      weights.biases[l] = to_f32(find(model::name_of(config, layer_idx, l) + ".bias"));
+  return weights;
 }
 
-model::LayerNorms<float> norms_of(const std::array<Mat<float>, 4>& norms) noexcept {
-  return {norms[0].data(), norms[1].data(), norms[2].data(), norms[3].data()};
+void add_bias(const model::LayerWeights& weights, Linear l, MatView<float> y) {
+  if (weights.biases[l].size() != 0) model::add_bias(weights.biases[l].data(), y);
 }
 
 int64_t bytes_of(const io::TensorFiles& files) {
@@ -58,29 +66,31 @@ class FloatLayer : public EvalLayer {
 // Weights as the checkpoint holds them.
 class ResidentFloatLayer : public EvalLayer, private model::LinearsForward<float> {
  public:
-  ResidentFloatLayer(const io::TensorFiles& files, int64_t layer_idx) {
+  ResidentFloatLayer(const hf::Config& config, const io::TensorFiles& files, int64_t layer_idx) {
     const auto find = [&](const std::string& name) -> const TensorView& {
-      const TensorView* tensor = files.find(name + ".weight");
+      const TensorView* tensor = files.find(name);
       LAOS_ASSERT(tensor != nullptr);
       return *tensor;
     };
     for (const Linear l : model::kAllLinears)
-      weights_[static_cast<size_t>(l)] = linalg::RowWeight(find(model::name_of(layer_idx, l)));
-    for (size_t i = 0; i < norms_.size(); ++i) norms_[i] = to_f32(find(norm_name(layer_idx, i)));
+      weights_[l] = linalg::RowWeight(find(model::name_of(config, layer_idx, l) + ".weight"));
+    small_ = small_weights(config, layer_idx, find);
   }
-  model::LayerNorms<float> norms() const override { return norms_of(norms_); }
+  model::LayerNorms<float> norms() const override { return model::norms_of(small_); }
   model::LinearsForward<float>& linears() override { return *this; }
 
  private:
   void forward(LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override {
     const std::span<const Linear> linears = model::linears_of(group);
-    for (size_t i = 0; i < linears.size(); ++i)
-      weights_[static_cast<size_t>(linears[i])].multiply(x, ys[i]);
+    for (size_t i = 0; i < linears.size(); ++i) {
+      weights_[linears[i]].multiply(x, ys[i]);
+      add_bias(small_, linears[i], ys[i]);
+    }
   }
 
-  std::array<linalg::RowWeight, model::kNumLinears> weights_;
-  std::array<Mat<float>, 4> norms_;
+  model::PerLinear<linalg::RowWeight> weights_;
+  model::LayerWeights small_;
 };
 
 // A layer whose linears' outputs are rounded.
@@ -111,7 +121,8 @@ class FloatModel : public EvalModel {
     return rounded(std::make_unique<FloatLayer>(checkpoint_.load_layer(layer_idx)));
   }
   std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
-    return rounded(std::make_unique<ResidentFloatLayer>(checkpoint_.files(), layer_idx));
+    return rounded(
+        std::make_unique<ResidentFloatLayer>(checkpoint_.config(), checkpoint_.files(), layer_idx));
   }
   TensorView embed_tokens() const override { return checkpoint_.embed_tokens(); }
   TensorView lm_head() const override { return checkpoint_.lm_head(); }
@@ -148,7 +159,8 @@ class MixedLinears : public model::LinearsForward<float> {
     std::optional<linalg::RowWeight> rows;  // in place of `real`, where each row is to be its own
     Mat<float> real;
   };
-  std::array<Entry, model::kNumLinears> entries;
+  model::PerLinear<Entry> entries;
+  model::LayerWeights small;       // norms and biases
   Emulation* emulation = nullptr;  // null: outputs stay as they are
 
   void forward(LinearGroup group, MatView<const float> x,
@@ -157,9 +169,9 @@ class MixedLinears : public model::LinearsForward<float> {
     quant::QuantizedTokens tokens;
     int tokens_bits = 0;
     for (size_t i = 0; i < linears.size(); ++i) {
-      Entry& entry = entries[static_cast<size_t>(linears[i])];
+      Entry& entry = entries[linears[i]];
       if (entry.fixed) {
-        entry.fixed->forward(x, ys[i]);
+        entry.fixed->forward(x, ys[i]);  // its bias is in quant_bias
       } else if (entry.dynamic) {
         if (entry.act_bits != tokens_bits) {
           tokens = quant::quantize_tokens(x, {.bits = entry.act_bits});
@@ -172,19 +184,20 @@ class MixedLinears : public model::LinearsForward<float> {
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x,
                      std::as_const(entry.real).view(), 0.0f, ys[i]);
       }
-      if (emulation != nullptr) round_as_engine(entry, ys[i]);
+      if (emulation != nullptr && entry.dynamic && entry.act_bits == 4)
+        leave_in_f16(entry.name, ys[i]);
+      if (!entry.fixed) add_bias(small, linears[i], ys[i]);
+      if (emulation != nullptr) round_rows(ys[i], emulation->dtype);
     }
   }
 
  private:
-  void round_as_engine(const Entry& entry, MatView<float> y) {
-    if (entry.dynamic && entry.act_bits == 4) {
-      float& peak = emulation->w4a4_peaks[entry.name];
-      for (int64_t i = 0; i < y.rows; ++i)
-        for (int64_t j = 0; j < y.cols; ++j) peak = std::max(peak, std::fabs(y.row(i)[j]));
-      round_rows(y, DType::kF16);
-    }
-    round_rows(y, emulation->dtype);
+  // The engine's W4A4 products leave in float16; a bias comes after.
+  void leave_in_f16(const std::string& name, MatView<float> y) {
+    float& peak = emulation->w4a4_peaks[name];
+    for (int64_t i = 0; i < y.rows; ++i)
+      for (int64_t j = 0; j < y.cols; ++j) peak = std::max(peak, std::fabs(y.row(i)[j]));
+    round_rows(y, DType::kF16);
   }
 };
 
@@ -201,25 +214,26 @@ class QuantizedLayer : public EvalLayer {
   QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx, bool resident,
                  Emulation* emulation) {
     mixed_.emulation = emulation;
+    const hf::Config& config = checkpoint.config();
     for (const Linear l : model::kAllLinears)
-      load(checkpoint, model::name_of(layer_idx, l), resident,
-           mixed_.entries[static_cast<size_t>(l)]);
-    for (size_t i = 0; i < norms_.size(); ++i)
-      norms_[i] = to_f32(checkpoint.weight(norm_name(layer_idx, i)));
+      load(checkpoint, model::name_of(config, layer_idx, l), resident, mixed_.entries[l]);
+    mixed_.small = small_weights(
+        config, layer_idx,
+        [&](const std::string& name) -> const TensorView& { return checkpoint.files().at(name); });
 
-    const std::string o_proj = model::name_of(layer_idx, Linear::kOProj),
-                      down_proj = model::name_of(layer_idx, Linear::kDownProj);
-    if (std::vector<float> heads = checkpoint.values(o_proj, "heads_rotation"); !heads.empty())
-      online_.o_proj = std::make_shared<model::KroneckerRotation>(model::KroneckerRotation{
+    const std::string o = model::name_of(config, layer_idx, Linear::kOProj),
+                      down = model::name_of(config, layer_idx, Linear::kDownProj);
+    if (std::vector<float> heads = checkpoint.values(o, "heads_rotation"); !heads.empty())
+      online_.o = std::make_shared<model::KroneckerRotation>(model::KroneckerRotation{
           .left = square(heads), .right = {}, .cols = checkpoint.config().head_dim});
-    if (std::vector<float> m = checkpoint.values(down_proj, "kronecker_rotation_m"); !m.empty()) {
-      Mat<float> right = square(checkpoint.values(down_proj, "kronecker_rotation_n"));
+    if (std::vector<float> m = checkpoint.values(down, "kronecker_rotation_m"); !m.empty()) {
+      Mat<float> right = square(checkpoint.values(down, "kronecker_rotation_n"));
       const int64_t cols = right.rows();
-      online_.down_proj = std::make_shared<model::KroneckerRotation>(
+      online_.down = std::make_shared<model::KroneckerRotation>(
           model::KroneckerRotation{.left = square(m), .right = std::move(right), .cols = cols});
     }
   }
-  model::LayerNorms<float> norms() const override { return norms_of(norms_); }
+  model::LayerNorms<float> norms() const override { return model::norms_of(mixed_.small); }
   model::LinearsForward<float>& linears() override { return linears_; }
 
  private:
@@ -271,7 +285,6 @@ class QuantizedLayer : public EvalLayer {
   MixedLinears mixed_;
   model::OnlineRotation online_;
   model::OnlineLinears linears_{online_, mixed_};
-  std::array<Mat<float>, 4> norms_;
 };
 
 class QuantizedModel : public EvalModel {
@@ -282,11 +295,11 @@ class QuantizedModel : public EvalModel {
     Problems problems;
     for (int64_t i = 0; i < checkpoint_.config().num_hidden_layers; ++i) {
       for (const Linear l : model::kAllLinears) {
-        const std::string& label = checkpoint_.label(model::name_of(i, l));
+        const std::string& label = checkpoint_.label(model::name_of(config(), i, l));
         const scheme::Scheme* scheme = scheme::find(label);
         if (scheme == nullptr || !has_path(*scheme))
           problems.add({.what = "label " + label + " has no integer evaluation",
-                        .where = model::name_of(i, l),
+                        .where = model::name_of(config(), i, l),
                         .fix = "evaluate checkpoints of " + scheme::list_labels(has_path)});
       }
     }
@@ -299,9 +312,13 @@ class QuantizedModel : public EvalModel {
   std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
     return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, true, emulation_.get());
   }
-  TensorView embed_tokens() const override { return checkpoint_.weight("model.embed_tokens"); }
-  TensorView lm_head() const override { return checkpoint_.weight("lm_head"); }
-  Mat<float> final_norm() const override { return to_f32(checkpoint_.weight("model.norm")); }
+  TensorView embed_tokens() const override {
+    return checkpoint_.weight(hf::embed_tokens_name(config()));
+  }
+  TensorView lm_head() const override { return checkpoint_.weight(hf::lm_head_name(config())); }
+  Mat<float> final_norm() const override {
+    return to_f32(checkpoint_.weight(hf::final_norm_name(config())));
+  }
   int64_t weight_bytes() const override { return bytes_of(checkpoint_.files()); }
   void drop_pages() const noexcept override { checkpoint_.files().drop_pages(); }
   const Emulation* emulation() const override { return emulation_.get(); }

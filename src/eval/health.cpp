@@ -156,11 +156,12 @@ double usual_error(const std::vector<LayerHealth>& layers, size_t i) {
 }
 
 // The labels of a layer's linears; "" where the checkpoint has none.
-std::string labels_of(const hf::Description* description, int64_t layer_idx) {
+std::string labels_of(const hf::Config& config, const hf::Description* description,
+                      int64_t layer_idx) {
   std::string labels;
   for (const model::Linear l : model::kAllLinears) {
     if (description == nullptr) break;
-    const std::string* label = description->find(model::name_of(layer_idx, l) + ".weight");
+    const std::string* label = description->find(model::name_of(config, layer_idx, l) + ".weight");
     labels += (labels.empty() ? "" : " ") + (label == nullptr ? "?" : *label);
   }
   return labels;
@@ -230,7 +231,7 @@ Judgement judge(const Health& health) {
     const double error = rank(i), usual = usual_error(health.layers, static_cast<size_t>(i));
     const bool stands_out = usual > 0 && error > kStandsOutFrom && error > kStandsOut * usual;
     if (error <= kDegradedLayer && !stands_out) continue;
-    const std::string name = "model.layers." + std::to_string(i);
+    const std::string name = hf::layer_name(hf::Config{}, i);
     if (std::isinf(error))
       add(Verdict::kBroken, "the output of " + name + " is not finite");
     else
@@ -277,7 +278,7 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   bool finite = is_finite(std::as_const(actual.rows).view());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerHealth layer;
-    layer.labels = labels_of(description ? &*description : nullptr, i);
+    layer.labels = labels_of(config, description ? &*description : nullptr, i);
     const Mat<float> inputs = basis.apply(std::as_const(expected.rows).view());
     const auto forward = [&](EvalLayer& l, MatView<const float> x, MatView<float> y) {
       model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x, saved, y);

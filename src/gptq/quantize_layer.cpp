@@ -22,11 +22,10 @@ int bits_of(const quant::ActSpec& act) noexcept { return act.is_static ? 16 : ac
 std::vector<Linear> readers_of(const InputGrams::Gram& gram, const LayerScheme& scheme) {
   std::vector<Linear> linears;
   for (const Linear l : model::linears_of(gram.group)) {
-    const auto& linear = scheme[static_cast<size_t>(l)];
+    const auto& linear = scheme[l];
     if (!linear || bits_of(linear->act) != gram.act_bits) continue;
-    const auto same = std::find_if(linears.rbegin(), linears.rend(), [&](Linear other) {
-      return scheme[static_cast<size_t>(other)] == linear;
-    });
+    const auto same = std::find_if(linears.rbegin(), linears.rend(),
+                                   [&](Linear other) { return scheme[other] == linear; });
     linears.insert(same == linears.rend() ? linears.end() : same.base(), l);
   }
   return linears;
@@ -50,12 +49,11 @@ Mat<float> stack(const model::LayerWeights& weights, std::span<const Linear> lin
 
 // The reverse of stack.
 void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
-             std::span<const Linear> linears,
-             std::array<quant::IntWeight, model::kNumLinears>& result) {
+             std::span<const Linear> linears, model::PerLinear<quant::IntWeight>& result) {
   const int64_t scales_per_row = static_cast<int64_t>(solved.scale.size()) / solved.q.rows();
   int64_t row = 0;
   for (const Linear l : linears) {
-    quant::IntWeight& part = result[static_cast<size_t>(l)];
+    quant::IntWeight& part = result[l];
     part.spec = solved.spec;
     part.q = Mat<int8_t>(weights[l].rows(), weights[l].cols());
     std::copy_n(solved.q.row(row), part.q.size(), part.q.data());
@@ -72,7 +70,7 @@ InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
     : online_(online) {
   for (const LinearGroup group : model::kAllLinearGroups) {
     for (const Linear l : model::linears_of(group)) {
-      const auto& linear = scheme[static_cast<size_t>(l)];
+      const auto& linear = scheme[l];
       if (!linear) continue;
       const int bits = bits_of(linear->act);
       if (std::any_of(grams_.begin(), grams_.end(), [&](const Gram& gram) {
@@ -117,11 +115,11 @@ const InputGrams::Gram& InputGrams::of(LinearGroup group, const quant::ActSpec& 
   return *found;
 }
 
-std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::LayerWeights& weights,
-                                                                const LayerScheme& scheme,
-                                                                const GptqOptions& options,
-                                                                InputGrams grams) {
-  std::array<quant::IntWeight, model::kNumLinears> result;
+model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
+                                                  const model::LayerWeights& weights,
+                                                  const LayerScheme& scheme,
+                                                  const GptqOptions& options, InputGrams grams) {
+  model::PerLinear<quant::IntWeight> result;
   const quant::GptqOptions gptq = {
       .damp = options.damp, .act_order = options.act_order, .refine = options.refine};
   for (InputGrams::Gram& taken : std::move(grams).take()) {
@@ -136,10 +134,9 @@ std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::Lay
       gram.cross = Mat<float>();
       int64_t row = 0;
       for (auto first = readers.begin(); first != readers.end();) {
-        const quant::LinearScheme& shared = *scheme[static_cast<size_t>(*first)];
-        const auto last = std::find_if(first, readers.end(), [&](Linear l) {
-          return scheme[static_cast<size_t>(l)] != shared;
-        });
+        const quant::LinearScheme& shared = *scheme[*first];
+        const auto last =
+            std::find_if(first, readers.end(), [&](Linear l) { return scheme[l] != shared; });
         const int64_t end = row + rows_of(weights, {first, last});
         const quant::IntWeight solved =
             quant::quantize_gptq(std::as_const(stacked).view().slice_rows(row, end),
@@ -151,7 +148,7 @@ std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::Lay
     } catch (const Error& error) {
       std::vector<Problem> problems = error.problems();
       for (Problem& problem : problems)
-        problem.where = std::string(model::path_of(readers.front())) + ", " + problem.where;
+        problem.where = std::string(model::path_of(config, readers.front())) + ", " + problem.where;
       throw Error(error.code(), std::move(problems));
     }
   }
@@ -165,7 +162,7 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
   for (const LinearGroup group : model::kAllLinearGroups) {
     double in = 0, out = 0;
     for (const Linear l : model::linears_of(group)) {
-      if (!scheme[static_cast<size_t>(l)]) continue;
+      if (!scheme[l]) continue;
       in = static_cast<double>(model::in_features(config, l));
       out += static_cast<double>(model::out_features(config, l));
     }

@@ -15,7 +15,7 @@
 namespace laos::gptq {
 
 // What each linear of a layer is quantized to; nullopt = it is left alone.
-using LayerScheme = std::array<std::optional<quant::LinearScheme>, model::kNumLinears>;
+using LayerScheme = model::PerLinear<std::optional<quant::LinearScheme>>;
 
 // Xqᵀ Xq, and Xqᵀ X for refit, over all observed samples: X what a linear reads, Xq the same after
 // the dynamic quantization of its scheme (X itself where activations are float or static). One of
@@ -47,10 +47,10 @@ class InputGrams {
 // share a scheme are solved together, and matrices of `grams` are freed as soon as they were used:
 // beside them there is one more of the largest's size. Same arguments, same bytes, on any number of
 // threads. Throws Error(kNumeric) as quant::quantize_gptq does, naming the linear inside the layer.
-std::array<quant::IntWeight, model::kNumLinears> quantize_layer(const model::LayerWeights& weights,
-                                                                const LayerScheme& scheme,
-                                                                const GptqOptions& options,
-                                                                InputGrams grams);
+model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
+                                                  const model::LayerWeights& weights,
+                                                  const LayerScheme& scheme,
+                                                  const GptqOptions& options, InputGrams grams);
 
 // What InputGrams and quantize_layer take for a layer over `tokens` tokens.
 struct Cost {

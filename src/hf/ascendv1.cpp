@@ -43,10 +43,16 @@ bool is_rotary_buffer(const std::string& name) {
          name.ends_with("rotary_emb.sin_cached");
 }
 
+// "o_proj" of "model.layers.3.self_attn.o_proj".
+bool is_named(std::string_view module, Linear linear) {
+  return module.ends_with("." + std::string(short_name(linear)));
+}
+
 bool is_online_rotation(const std::string& name) {
-  return name.ends_with(".self_attn.o_proj.heads_rotation") ||
-         name.ends_with(".mlp.down_proj.kronecker_rotation_m") ||
-         name.ends_with(".mlp.down_proj.kronecker_rotation_n");
+  const auto [module, suffix] = split_name(name);
+  return (is_named(module, Linear::kOProj) && suffix == "heads_rotation") ||
+         (is_named(module, Linear::kDownProj) &&
+          (suffix == "kronecker_rotation_m" || suffix == "kronecker_rotation_n"));
 }
 
 class StructureCheck {
@@ -190,6 +196,7 @@ class StructureCheck {
     for (const WeightModule& module : modules) {
       const std::string name = module.weight_name();
       names_.insert(module.name);
+      if (module.has_bias) check_bias(module);
       const std::string* label = description_.find(name);
       const TensorView* tensor = find(name);
       if (label == nullptr && tensor == nullptr) {
@@ -214,6 +221,19 @@ class StructureCheck {
     }
   }
 
+  void check_bias(const WeightModule& module) {
+    const std::string name = module.bias_name();
+    biases_.insert(name);
+    const TensorView* bias = find(name);
+    if (bias == nullptr && description_.find(name) == nullptr)
+      add("missing from the description and the files; the config implies it", name,
+          "quantize again");
+    else if (bias != nullptr && bias->shape != Shape{module.shape[0]})
+      add("shape is " + to_string(bias->shape) + ", config.json implies " +
+              to_string(Shape{module.shape[0]}),
+          name, "config.json and weights are of different models");
+  }
+
   void check_files() {
     for (const auto& [name, tensor] : tensors_) {
       if (is_rotary_buffer(name)) continue;
@@ -221,9 +241,8 @@ class StructureCheck {
         check_online_rotation(tensor);
         continue;
       }
-      // The architectures known here have no bias.
-      if (config_ != nullptr &&
-          (!names_.contains(split_name(name).first) || name.ends_with(".bias")))
+      if (config_ != nullptr && (!names_.contains(split_name(name).first) ||
+                                 (name.ends_with(".bias") && !biases_.contains(name))))
         add_unknown(name, "");
       else if (description_.find(name) == nullptr)
         add("in the files, but not in the description", name, "quantize again");
@@ -261,7 +280,7 @@ class StructureCheck {
   const std::map<std::string, TensorView>& tensors_;
   const scheme::Engine engine_;
   StructureProblems problems_;
-  std::set<std::string> names_;  // of the modules the config implies
+  std::set<std::string> names_, biases_;  // modules and biases that the config implies
   std::set<std::string> reported_unknown_;
 };
 
@@ -406,8 +425,9 @@ AscendV1Checkpoint::AscendV1Checkpoint(fs::path directory, Config config, Descri
       files_(std::move(files)) {}
 
 std::string AscendV1Checkpoint::tensor_name(const std::string& module) const {
-  const bool is_tied_head = module == "lm_head" && !files_.contains("lm_head.weight");
-  return (is_tied_head ? "model.embed_tokens" : module) + ".weight";
+  const std::string head = lm_head_name(config_);
+  const bool is_tied_head = module == head && !files_.contains(head + ".weight");
+  return (is_tied_head ? embed_tokens_name(config_) : module) + ".weight";
 }
 
 const std::string& AscendV1Checkpoint::label(const std::string& module) const {

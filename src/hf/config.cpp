@@ -1,5 +1,6 @@
 #include "hf/config.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "hf/family.h"
 #include "hf/json_file.h"
 #include "io/file.h"
 #include "io/own_file.h"
@@ -19,8 +21,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::array<std::string_view, 1> kArchitectures = {"Qwen3ForCausalLM"};
-
 struct DTypeName {
   std::string_view name;
   DType dtype;
@@ -28,6 +28,16 @@ struct DTypeName {
 constexpr std::array kDTypeNames = {DTypeName{"bfloat16", DType::kBF16},
                                     DTypeName{"float16", DType::kF16},
                                     DTypeName{"float32", DType::kF32}};
+
+struct RopeTypeName {
+  std::string_view name;
+  RopeScaling::Type type;
+};
+constexpr std::array kRopeTypeNames = {RopeTypeName{"default", RopeScaling::Type::kDefault},
+                                       RopeTypeName{"linear", RopeScaling::Type::kLinear},
+                                       RopeTypeName{"dynamic", RopeScaling::Type::kDynamic},
+                                       RopeTypeName{"llama3", RopeScaling::Type::kLlama3},
+                                       RopeTypeName{"yarn", RopeScaling::Type::kYarn}};
 
 template <class List, class NameOf>
 std::string joined(const List& list, NameOf&& name_of) {
@@ -45,21 +55,35 @@ std::string shown(const Json& value) {
 // Reads fields of config.json and collects what is wrong with them.
 class Reader {
  public:
-  Reader(const Json& json, std::string file) : json_(json), file_(std::move(file)) {}
+  Reader(const Json& json, std::string file, std::span<const Family> known)
+      : json_(json), file_(std::move(file)), known_(known) {}
 
   Config read() {
     Config config;
-    config.architecture = architecture();
+    const Family& family = find_family();
+    config.architecture = family.architecture;
+    config.family = &family;
     config.hidden_size = size("hidden_size", int64_t{1} << 20);
     config.intermediate_size = size("intermediate_size", int64_t{1} << 22);
     config.num_hidden_layers = size("num_hidden_layers", 10'000);
     config.num_attention_heads = size("num_attention_heads", 65'536);
-    config.num_key_value_heads = size("num_key_value_heads", 65'536);
-    config.head_dim = size("head_dim", 65'536, 128);
+    config.num_key_value_heads =
+        size("num_key_value_heads", 65'536,
+             family.default_kv_heads_are_heads ? config.num_attention_heads : 0);
+    config.head_dim = size("head_dim", 65'536, default_head_dim(family, config));
     config.vocab_size = size("vocab_size", int64_t{1} << 24);
-    config.max_position_embeddings = size("max_position_embeddings", int64_t{1} << 30, 32'768);
+    config.max_position_embeddings =
+        size("max_position_embeddings", int64_t{1} << 30, family.default_max_position_embeddings);
     config.rms_norm_eps = real(json_, "rms_norm_eps", "rms_norm_eps", 0.0, 1.0).value_or(1e-6);
-    config.rope_theta = rope_theta();
+    rope(config);
+    config.sliding_window = sliding_window(family, config.num_hidden_layers);
+    const bool attention_bias = boolean("attention_bias", false);
+    if (attention_bias && !family.attention_bias && !family.qkv_bias)
+      refuse("attention_bias", "a " + config.architecture + " has no biases in attention",
+             "use a checkpoint with attention_bias false");
+    config.qkv_bias = family.qkv_bias || (family.attention_bias && attention_bias);
+    config.o_bias = family.attention_bias && attention_bias;
+    config.mlp_bias = family.mlp_bias && boolean("mlp_bias", false);
     config.tie_word_embeddings = boolean("tie_word_embeddings", false);
     config.dtype = dtype();
     config.eos_token_id = eos_token_id();
@@ -71,7 +95,6 @@ class Reader {
                                      std::to_string(config.num_key_value_heads));
     if (config.head_dim % 2 != 0)
       bad("head_dim", std::to_string(config.head_dim) + " is odd; rotary embeddings need pairs");
-    check_layer_types(config.num_hidden_layers);
     refuse_variants();
 
     unsupported_.throw_if_any(ErrorCode::kUnsupported);
@@ -96,20 +119,30 @@ class Reader {
     return found == object.end() || found->is_null() ? nullptr : &*found;
   }
 
-  std::string architecture() {
+  const Family& find_family() {
     const Json* list = find(json_, "architectures");
     if (list == nullptr || !list->is_array() || list->size() != 1 || !list->front().is_string()) {
       bad("architectures", list == nullptr ? "is missing" : "must be a list of one string");
       malformed_.throw_if_any(ErrorCode::kFormat);  // nothing else can be judged
-      return {};
+    } else {
+      const auto name = list->front().get<std::string>();
+      for (const Family& family : known_)
+        if (name == family.architecture) return family;
+      refuse("architectures", "the architecture " + shown(list->front()) + " is not one laos knows",
+             "use a checkpoint of one of: " +
+                 joined(known_, [](const Family& f) { return f.architecture; }));
+      unsupported_.throw_if_any(ErrorCode::kUnsupported);
     }
-    auto name = list->front().get<std::string>();
-    for (const std::string_view known : kArchitectures)
-      if (name == known) return name;
-    refuse("architectures", "the architecture " + shown(list->front()) + " is not one laos knows",
-           "use a checkpoint of " + joined(kArchitectures, [](std::string_view a) { return a; }));
-    unsupported_.throw_if_any(ErrorCode::kUnsupported);
-    return {};
+    return default_family();  // never reached: one of the two has thrown
+  }
+
+  int64_t default_head_dim(const Family& family, const Config& config) {
+    if (family.default_head_dim != 0) return family.default_head_dim;
+    if (find(json_, "head_dim") == nullptr && config.hidden_size % config.num_attention_heads != 0)
+      bad("head_dim", "is missing, and hidden_size " + std::to_string(config.hidden_size) +
+                          " is not a multiple of num_attention_heads " +
+                          std::to_string(config.num_attention_heads));
+    return std::max<int64_t>(1, config.hidden_size / config.num_attention_heads);
   }
 
   // An integer from 1 to `max`. `fallback` 0: the field is required. 1 in place of a bad value, so
@@ -155,9 +188,10 @@ class Reader {
   }
 
   // transformers 4: rope_theta and rope_scaling; 5: both in rope_parameters.
-  double rope_theta() {
+  void rope(Config& config) {
     constexpr double kMaxTheta = 1e15;
     std::optional<double> theta = real(json_, "rope_theta", "rope_theta", 0.0, kMaxTheta);
+    bool is_scaled = false;
     for (const std::string field : {"rope_scaling", "rope_parameters"}) {
       const Json* rope = find(json_, field);
       if (rope == nullptr) continue;
@@ -165,26 +199,123 @@ class Reader {
         bad(field, "must be an object, here is " + std::string(rope->type_name()));
         continue;
       }
-      const Json* type = find(*rope, "rope_type");
-      if (type == nullptr) type = find(*rope, "type");
-      const bool is_scaled =
-          type == nullptr ? field == "rope_scaling" && !rope->empty() : *type != Json("default");
-      if (is_scaled)
-        refuse(
-            field,
-            "rope scaling (" + (type == nullptr ? field : shown(*type)) + ") is not supported",
-            "set " + field + " to its default; positions up to the original length stay the same");
       if (const Json* partial = find(*rope, "partial_rotary_factor");
           partial != nullptr && *partial != Json(1.0))
         refuse(field, "partial_rotary_factor " + shown(*partial) + " is not supported", "");
-      for (const auto& [key, value] : rope->items())
-        if (value.is_object())
-          refuse(field, "rope parameters per layer type are not supported", "");
+      bool is_by_layer = false;
+      for (const auto& [key, value] : rope->items()) is_by_layer = is_by_layer || value.is_object();
+      if (is_by_layer) {
+        refuse(field, "rope parameters per layer type are not supported", "");
+        continue;
+      }
       const auto inner = real(*rope, "rope_theta", field + ".rope_theta", 0.0, kMaxTheta);
       if (inner && theta && *inner != *theta) bad(field + ".rope_theta", "differs from rope_theta");
       if (inner) theta = inner;
+      const RopeScaling scaling = rope_scaling(*rope, field, config.max_position_embeddings);
+      if (is_scaled && scaling != config.rope_scaling) bad(field, "differs from rope_scaling");
+      config.rope_scaling = scaling;
+      is_scaled = true;
     }
-    return theta.value_or(10000.0);
+    config.rope_theta = theta.value_or(10000.0);
+  }
+
+  RopeScaling rope_scaling(const Json& rope, const std::string& field,
+                           int64_t max_position_embeddings) {
+    using Type = RopeScaling::Type;
+    RopeScaling scaling;
+    const Json* type = find(rope, "rope_type");
+    if (type == nullptr) type = find(rope, "type");
+    if (type == nullptr) {
+      if (find(rope, "factor") != nullptr) bad(field + ".rope_type", "is missing");
+      return scaling;
+    }
+    const auto* known =
+        std::find_if(kRopeTypeNames.begin(), kRopeTypeNames.end(),
+                     [&](const RopeTypeName& row) { return *type == Json(row.name); });
+    if (known == kRopeTypeNames.end()) {
+      refuse(field, "rope scaling " + shown(*type) + " is not supported",
+             "kinds are " + joined(kRopeTypeNames, [](const RopeTypeName& r) { return r.name; }));
+      return scaling;
+    }
+    scaling.type = known->type;
+    if (scaling.type == Type::kDefault) return scaling;
+    const auto number = [&](const std::string& key, double low, double high,
+                            std::optional<double> fallback) {
+      const auto value = real(rope, key, field + "." + key, low, high);
+      if (!value && !fallback && find(rope, key) == nullptr) bad(field + "." + key, "is missing");
+      return value.value_or(fallback.value_or(1.0));
+    };
+    constexpr double kMaxFactor = 1e6;
+    int64_t original = max_position_embeddings;
+    // Beside the scaling or in it; the one beside it counts (Phi's spelling, which others copied).
+    for (const Json* object : {&rope, &json_})
+      if (const Json* value = find(*object, "original_max_position_embeddings"); value != nullptr) {
+        if (value->is_number_unsigned() && value->get<uint64_t>() >= 1 &&
+            value->get<uint64_t>() <= (uint64_t{1} << 30))
+          original = value->get<int64_t>();
+        else
+          bad(field + ".original_max_position_embeddings", shown(*value) + " is not a length");
+      }
+    scaling.original_max_position_embeddings = original;
+    std::optional<double> implied;  // YaRN's factor may be left to the two lengths
+    if (scaling.type == Type::kYarn && original < max_position_embeddings)
+      implied = static_cast<double>(max_position_embeddings) / static_cast<double>(original);
+    scaling.factor = number("factor", 0.0, kMaxFactor, implied);
+    if (scaling.type == Type::kLlama3) {
+      scaling.low_freq_factor = number("low_freq_factor", 0.0, kMaxFactor, std::nullopt);
+      scaling.high_freq_factor = number("high_freq_factor", 0.0, kMaxFactor, std::nullopt);
+      if (scaling.high_freq_factor <= scaling.low_freq_factor)
+        bad(field + ".high_freq_factor", "must be larger than low_freq_factor");
+    }
+    if (scaling.type == Type::kYarn) {
+      scaling.beta_fast = number("beta_fast", 0.0, kMaxFactor, 32.0);
+      scaling.beta_slow = number("beta_slow", 0.0, kMaxFactor, 1.0);
+      if (const Json* truncate = find(rope, "truncate"); truncate != nullptr) {
+        if (truncate->is_boolean())
+          scaling.truncate = truncate->get<bool>();
+        else
+          bad(field + ".truncate", "must be true or false");
+      }
+      const auto growth = [&](double weight) {  // what attention gains at this factor
+        return scaling.factor <= 1 ? 1.0 : 0.1 * weight * std::log(scaling.factor) + 1.0;
+      };
+      const double mscale = number("mscale", -kMaxFactor, kMaxFactor, 0.0),
+                   mscale_all_dim = number("mscale_all_dim", -kMaxFactor, kMaxFactor, 0.0);
+      const double implied_gain =
+          mscale != 0 && mscale_all_dim != 0 ? growth(mscale) / growth(mscale_all_dim) : growth(1);
+      scaling.attention_factor = number("attention_factor", 0.0, kMaxFactor, implied_gain);
+    }
+    return scaling;
+  }
+
+  // Tokens that some layer looks back at most; 0 when every layer sees all.
+  int64_t sliding_window(const Family& family, int64_t num_hidden_layers) {
+    bool binds = family.window != WindowKey::kNone;
+    if (family.window == WindowKey::kUseSlidingWindow) binds = boolean("use_sliding_window", false);
+    bool any_layer = true;
+    if (const Json* types = find(json_, "layer_types"); types != nullptr) {
+      if (!types->is_array() || static_cast<int64_t>(types->size()) != num_hidden_layers) {
+        bad("layer_types", "must be a list of num_hidden_layers strings");
+        return 0;
+      }
+      any_layer = false;
+      for (const Json& type : *types) {
+        if (type == Json("full_attention")) continue;
+        if (type == Json("sliding_attention") && family.window != WindowKey::kNone) {
+          any_layer = true;
+          continue;
+        }
+        refuse("layer_types", "layers of type " + shown(type) + " are not supported",
+               "use a checkpoint whose layers are all \"full_attention\"");
+        return 0;
+      }
+    } else if (family.window == WindowKey::kUseSlidingWindow) {
+      any_layer = size("max_window_layers", int64_t{1} << 30, 28) < num_hidden_layers;
+    }
+    if (!binds || !any_layer) return 0;
+    const auto window = json_.find("sliding_window");
+    if (window == json_.end()) return family.default_sliding_window;
+    return window->is_null() ? 0 : size("sliding_window", int64_t{1} << 30);
   }
 
   // torch_dtype (transformers 4) or dtype (5).
@@ -227,28 +358,7 @@ class Reader {
     return -1;
   }
 
-  void check_layer_types(int64_t num_hidden_layers) {
-    const Json* types = find(json_, "layer_types");
-    if (types == nullptr) return;
-    if (!types->is_array() || static_cast<int64_t>(types->size()) != num_hidden_layers) {
-      bad("layer_types", "must be a list of num_hidden_layers strings");
-      return;
-    }
-    for (const Json& type : *types) {
-      if (type == Json("full_attention")) continue;
-      refuse("layer_types", "layers of type " + shown(type) + " are not supported",
-             "use a checkpoint whose layers are all \"full_attention\"");
-      return;
-    }
-  }
-
   void refuse_variants() {
-    if (boolean("use_sliding_window", false))
-      refuse("use_sliding_window", "sliding-window attention is not supported",
-             "use a checkpoint with use_sliding_window false");
-    if (boolean("attention_bias", false))
-      refuse("attention_bias", "biases in attention are not supported",
-             "use a checkpoint with attention_bias false");
     if (const Json* act = find(json_, "hidden_act"); act != nullptr && *act != Json("silu"))
       refuse("hidden_act", "the activation " + shown(*act) + " is not supported",
              "use a checkpoint with \"silu\"");
@@ -259,13 +369,14 @@ class Reader {
 
   const Json& json_;
   std::string file_;
+  std::span<const Family> known_;
   Problems malformed_;
   Problems unsupported_;
 };
 
 }  // namespace
 
-Config read_config(const std::filesystem::path& directory) {
+Config read_config(const std::filesystem::path& directory, std::span<const Family> known) {
   const std::filesystem::path path = directory / "config.json";
 
   io::require_own_file(path);
@@ -288,7 +399,7 @@ Config read_config(const std::filesystem::path& directory) {
     throw Error(ErrorCode::kFormat, {.what = "the file is not a JSON object",
                                      .where = path.string(),
                                      .fix = "restore config.json from the model's source"});
-  return Reader(json, path.string()).read();
+  return Reader(json, path.string(), known).read();
 }
 
 }  // namespace laos::hf

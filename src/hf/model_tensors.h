@@ -7,27 +7,35 @@
 
 #include "core/tensor.h"
 #include "hf/config.h"
+#include "hf/layer_spec.h"
 
 namespace laos::hf {
 
-// One module that owns exactly one tensor, `name` + ".weight" (Qwen3 has no biases).
+// One module: it owns `name` + ".weight" and, where `has_bias`, `name` + ".bias" [out_features].
 struct WeightModule {
   enum class Kind { kLinear, kNorm, kEmbedding, kHead };
 
   std::string name;  // "model.layers.3.mlp.up_proj"
   Kind kind = Kind::kLinear;
-  Shape shape;  // [out_features, in_features], [rows, hidden_size] or [features]
+  Shape shape;  // of the weight: [out_features, in_features], [rows, hidden_size] or [features]
+  bool has_bias = false;
 
   std::string weight_name() const { return name + ".weight"; }
+  std::string bias_name() const { return name + ".bias"; }
 };
 
-// Every weight of the model, lm_head also when tied, in save order (spec 10.1): each decoder
-// layer's q, k, v, o, q_norm, k_norm, gate, up, down, input_layernorm, post_attention_layernorm;
-// then embed_tokens, norm, lm_head. kLinear are the decoder layers' linears only.
+// Every module of the model, lm_head also when tied, in the order that checkpoints are written in:
+// each decoder layer's attention linears, norms of queries and keys, MLP linears and norms; then
+// embed_tokens, norm, lm_head. kLinear are the decoder layers' linears only.
 std::vector<WeightModule> weight_modules(const Config& config);
 
-// The linears that serving engines fuse into one, as the last parts of their names: q, k, v and
-// gate, up (spec 10.7). A group's linears must share a label.
-const std::vector<std::vector<std::string>>& fused_groups();
+// Names of the modules outside of the decoder layers.
+std::string embed_tokens_name(const Config& config);
+std::string final_norm_name(const Config& config);
+std::string lm_head_name(const Config& config);
+
+// The linears that serving engines fuse into one, as paths inside a layer: q, k, v and gate, up. A
+// group's linears must share a label.
+std::vector<std::vector<std::string>> fused_groups(const Config& config);
 
 }  // namespace laos::hf

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "hf/model_tensors.h"
 
 namespace laos::model {
 namespace {
@@ -28,14 +29,17 @@ std::string without_wrappers(std::string_view name) {
 
 }  // namespace
 
-void use_own_names(io::TensorFiles& files) {
+void use_own_names(io::TensorFiles& files, const hf::Config& config) {
+  // What a bare model leaves out: "model." of "model.embed_tokens".
+  const std::string embedding = hf::embed_tokens_name(config), head = hf::lm_head_name(config);
+  const size_t prefix_size = embedding.rfind('.') + 1;
   std::map<std::string, std::string> renamed, from;
   bool is_bare = false;
   for (const auto& [name, unused] : files.tensors())
-    is_bare = is_bare || without_wrappers(name) == "embed_tokens.weight";
+    is_bare = is_bare || without_wrappers(name) == embedding.substr(prefix_size) + ".weight";
   for (const auto& [name, unused] : files.tensors()) {
     std::string own = without_wrappers(name);
-    if (is_bare && !own.starts_with("lm_head.")) own = "model." + own;
+    if (is_bare && !own.starts_with(head + ".")) own = embedding.substr(0, prefix_size) + own;
     const auto [other, is_new] = from.emplace(own, name);
     if (!is_new)
       throw Error(ErrorCode::kFormat,
@@ -47,9 +51,9 @@ void use_own_names(io::TensorFiles& files) {
   if (!renamed.empty()) files.rename(renamed);
 }
 
-bool has_own_head(const io::TensorFiles& files, const std::string& embedding) {
-  const TensorView* head = files.find("lm_head.weight");
-  const TensorView* tied = files.find(embedding);
+bool has_own_head(const io::TensorFiles& files, const hf::Config& config) {
+  const TensorView* head = files.find(hf::lm_head_name(config) + ".weight");
+  const TensorView* tied = files.find(hf::embed_tokens_name(config) + ".weight");
   if (head == nullptr || tied == nullptr) return false;
   if (head->dtype != tied->dtype || head->shape != tied->shape) return true;
   constexpr int64_t kPiece = int64_t{1} << 26;  // bytes compared before their pages are given back

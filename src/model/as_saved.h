@@ -1,8 +1,7 @@
 // Checkpoints as programs save them, where config.json does not say it.
 #pragma once
 
-#include <string>
-
+#include "hf/config.h"
 #include "io/safetensors.h"
 
 namespace laos::model {
@@ -11,11 +10,11 @@ namespace laos::model {
 // reads: without `base_model.model.` (peft), `module.` (data parallel) and `_orig_mod.` (compiled)
 // before them, and with `model.` where the model was saved without its head. Throws Error(kFormat)
 // when two tensors would have one name.
-void use_own_names(io::TensorFiles& files);
+void use_own_names(io::TensorFiles& files, const hf::Config& config);
 
 // Whether a model that config.json calls tied was saved with a head of its own: an lm_head.weight
-// of another dtype, shape or content than `embedding`. transformers reads that head. Reads both
+// of another dtype, shape or content than the embedding. transformers reads that head. Reads both
 // whole where they look alike.
-bool has_own_head(const io::TensorFiles& files, const std::string& embedding);
+bool has_own_head(const io::TensorFiles& files, const hf::Config& config);
 
 }  // namespace laos::model

@@ -50,14 +50,18 @@ void norm_rows(const hf::Config& config, const float* gain, MatView<const float>
   });
 }
 
-// target = rope(norm(x)) for every head of a token.
+// target = rope(norm(x)) for every head of a token; without a gain there is no norm.
 void norm_rope_heads(const hf::Config& config, const Rope<float>& rope, const float* gain,
                      int64_t position, const float* x, int64_t heads, DType dtype, float* target) {
   const int64_t hd = config.head_dim;
   for (int64_t h = 0; h < heads; ++h) {
     float* y = target + h * hd;
-    kernels::rms_norm(x + h * hd, gain, static_cast<float>(config.rms_norm_eps), y, hd);
-    round_row(y, hd, dtype);
+    if (gain != nullptr) {
+      kernels::rms_norm(x + h * hd, gain, static_cast<float>(config.rms_norm_eps), y, hd);
+      round_row(y, hd, dtype);
+    } else {
+      std::copy_n(x + h * hd, hd, y);
+    }
     kernels::rope(y, rope.cos.row(position), rope.sin.row(position), false, hd / 2);
     round_row(y, hd, dtype);
   }

@@ -115,10 +115,6 @@ Mat<float> load_finite(const TensorView& tensor) {
   return result;
 }
 
-std::string layer_tensor(int64_t layer_idx, std::string_view path) {
-  return "model.layers." + std::to_string(layer_idx) + "." + std::string(path) + ".weight";
-}
-
 bool is_float(DType dtype) noexcept {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
 }
@@ -139,21 +135,13 @@ void check_tensors(const std::filesystem::path& directory, const hf::Config& con
                    const io::TensorFiles& files) {
   std::vector<Problem> format, shape;
   std::set<std::string> expected;
-  for (const hf::WeightModule& module : hf::weight_modules(config)) {
-    const std::string name = module.weight_name();
+  const auto check = [&](const std::string& name, const Shape& implied, const std::string& fix) {
     expected.insert(name);
-    const bool is_tied_head =
-        module.kind == hf::WeightModule::Kind::kHead && config.tie_word_embeddings;
-    if (is_tied_head) continue;  // may be there, and is not read
     const TensorView* tensor = files.find(name);
     if (tensor == nullptr) {
       format.push_back(
-          {.what = "the tensor " + name + " is missing",
-           .where = directory.string(),
-           .fix = module.kind == hf::WeightModule::Kind::kHead
-                      ? "set tie_word_embeddings to true if the model shares it with embed_tokens"
-                      : "check that config.json belongs to these weights"});
-      continue;
+          {.what = "the tensor " + name + " is missing", .where = directory.string(), .fix = fix});
+      return;
     }
     const std::string where = files.file_of(name) + ": " + name;
     if (!is_float(tensor->dtype))
@@ -161,11 +149,24 @@ void check_tensors(const std::filesystem::path& directory, const hf::Config& con
           {.what = "the dtype " + std::string(to_string(tensor->dtype)) + " is not a float",
            .where = where,
            .fix = "use the float checkpoint (BF16, F16 or F32)"});
-    if (tensor->shape != module.shape)
+    if (tensor->shape != implied)
       shape.push_back({.what = "the shape is " + to_string(tensor->shape) +
-                               ", config.json implies " + to_string(module.shape),
+                               ", config.json implies " + to_string(implied),
                        .where = where,
                        .fix = "check that config.json belongs to these weights"});
+  };
+  for (const hf::WeightModule& module : hf::weight_modules(config)) {
+    const bool is_head = module.kind == hf::WeightModule::Kind::kHead;
+    if (is_head && config.tie_word_embeddings) {
+      expected.insert(module.weight_name());  // may be there, and is not read
+      continue;
+    }
+    check(module.weight_name(), module.shape,
+          is_head ? "set tie_word_embeddings to true if the model shares it with embed_tokens"
+                  : "check that config.json belongs to these weights");
+    if (module.has_bias)
+      check(module.bias_name(), {module.shape[0]},
+            "check that config.json belongs to these weights");
   }
   for (const auto& [name, tensor] : files.tensors())
     if (!expected.contains(name) && !is_rotary_buffer(name))
@@ -179,38 +180,18 @@ void check_tensors(const std::filesystem::path& directory, const hf::Config& con
 
 }  // namespace
 
-std::string_view path_of(Linear linear) noexcept {
-  static constexpr std::array<std::string_view, kNumLinears> kPaths = {
-      "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-      "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
-  return kPaths[static_cast<size_t>(linear)];
-}
-
-std::string name_of(int64_t layer_idx, Linear linear) {
-  return "model.layers." + std::to_string(layer_idx) + "." + std::string(path_of(linear));
-}
-
-int64_t out_features(const hf::Config& config, Linear linear) noexcept {
-  switch (linear) {
-    case Linear::kQProj:
-      return config.num_attention_heads * config.head_dim;
-    case Linear::kKProj:
-    case Linear::kVProj:
-      return config.num_key_value_heads * config.head_dim;
-    case Linear::kGateProj:
-    case Linear::kUpProj:
-      return config.intermediate_size;
-    case Linear::kOProj:
-    case Linear::kDownProj:
+Mat<float>& LayerWeights::operator[](hf::Norm norm) noexcept {
+  switch (norm) {
+    case hf::Norm::kQNorm:
+      return q_norm;
+    case hf::Norm::kKNorm:
+      return k_norm;
+    case hf::Norm::kInputLayernorm:
+      return input_layernorm;
+    case hf::Norm::kPostAttentionLayernorm:
       break;
   }
-  return config.hidden_size;
-}
-
-int64_t in_features(const hf::Config& config, Linear linear) noexcept {
-  if (linear == Linear::kOProj) return config.num_attention_heads * config.head_dim;
-  if (linear == Linear::kDownProj) return config.intermediate_size;
-  return config.hidden_size;
+  return post_attention_layernorm;
 }
 
 Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
@@ -218,15 +199,15 @@ Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
   checkpoint.directory_ = directory;
   checkpoint.config_ = hf::read_config(directory);
   // An index may name the head of a tied model, which no shard has.
-  checkpoint.files_ = io::TensorFiles::open(directory, "model", {"lm_head.weight"});
-  use_own_names(checkpoint.files_);
+  checkpoint.files_ =
+      io::TensorFiles::open(directory, "model", {hf::lm_head_name(checkpoint.config_) + ".weight"});
+  use_own_names(checkpoint.files_, checkpoint.config_);
   if (checkpoint.config_.tie_word_embeddings &&
-      has_own_head(checkpoint.files_, "model.embed_tokens.weight")) {
+      has_own_head(checkpoint.files_, checkpoint.config_)) {
     checkpoint.config_.tie_word_embeddings = false;
     checkpoint.warnings_.push_back(
-        "config.json says tie_word_embeddings, and the checkpoint has an lm_head of its own, which "
-        "is "
-        "used");
+        "config.json says tie_word_embeddings, and the checkpoint has an lm_head of its own, "
+        "which is used");
   }
   check_tensors(directory, checkpoint.config_, checkpoint.files_);
   return checkpoint;
@@ -234,30 +215,40 @@ Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
 
 LayerWeights Checkpoint::load_layer(int64_t layer_idx) const {
   LAOS_ASSERT(layer_idx >= 0 && layer_idx < config_.num_hidden_layers);
-  const auto load = [&](std::string_view path) {
-    Mat<float> weight = load_finite(files_.at(layer_tensor(layer_idx, path)));
+  const auto load = [&](const std::string& tensor) {
+    Mat<float> weight = load_finite(files_.at(tensor));
     files_.drop_pages();
     return weight;
   };
   LayerWeights weights;
-  for (const Linear linear : kAllLinears) weights[linear] = load(path_of(linear));
-  weights.input_layernorm = load("input_layernorm");
-  weights.post_attention_layernorm = load("post_attention_layernorm");
-  weights.q_norm = load("self_attn.q_norm");
-  weights.k_norm = load("self_attn.k_norm");
+  for (const Linear linear : kAllLinears) {
+    const std::string name = name_of(config_, layer_idx, linear);
+    weights[linear] = load(name + ".weight");
+    if (has_bias(config_, linear)) weights.biases[linear] = load(name + ".bias");
+  }
+  for (const hf::Norm norm : hf::kAllNorms)
+    if (hf::size_of(config_, norm) != 0)
+      weights[norm] = load(name_of(config_, layer_idx, norm) + ".weight");
   return weights;
 }
 
-TensorView Checkpoint::embed_tokens() const { return files_.at("model.embed_tokens.weight"); }
-
-TensorView Checkpoint::lm_head() const {
-  return config_.tie_word_embeddings ? embed_tokens() : files_.at("lm_head.weight");
+TensorView Checkpoint::embed_tokens() const {
+  return files_.at(hf::embed_tokens_name(config_) + ".weight");
 }
 
-Mat<float> Checkpoint::final_norm() const { return load_finite(files_.at("model.norm.weight")); }
+TensorView Checkpoint::lm_head() const {
+  return config_.tie_word_embeddings ? embed_tokens()
+                                     : files_.at(hf::lm_head_name(config_) + ".weight");
+}
+
+Mat<float> Checkpoint::final_norm() const { return load_finite(final_norm_tensor()); }
+
+const TensorView& Checkpoint::final_norm_tensor() const {
+  return files_.at(hf::final_norm_name(config_) + ".weight");
+}
 
 void Checkpoint::check_head_finite() const {
-  std::vector<TensorView> tensors = {embed_tokens(), files_.at("model.norm.weight")};
+  std::vector<TensorView> tensors = {embed_tokens(), final_norm_tensor()};
   if (!config_.tie_word_embeddings) tensors.push_back(lm_head());
   constexpr int64_t kRows = 4096;
   for (const TensorView& tensor : tensors) {

@@ -1,7 +1,6 @@
 // A Hugging Face float checkpoint, opened and checked; weights are read a layer at a time.
 #pragma once
 
-#include <array>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -9,34 +8,41 @@
 
 #include "core/tensor.h"
 #include "hf/config.h"
+#include "hf/layer_spec.h"
 #include "io/safetensors.h"
 
 namespace laos::model {
 
-// The seven linears of a decoder layer, in module order.
-enum class Linear { kQProj, kKProj, kVProj, kOProj, kGateProj, kUpProj, kDownProj };
-inline constexpr int kNumLinears = 7;
-inline constexpr std::array<Linear, kNumLinears> kAllLinears = {
-    Linear::kQProj,    Linear::kKProj,  Linear::kVProj,   Linear::kOProj,
-    Linear::kGateProj, Linear::kUpProj, Linear::kDownProj};
+using hf::has_bias;
+using hf::in_features;
+using hf::is_attention;
+using hf::kAllLinearGroups;
+using hf::kAllLinears;
+using hf::kNumLinears;
+using hf::Linear;
+using hf::LinearGroup;
+using hf::linears_of;
+using hf::name_of;
+using hf::out_features;
+using hf::path_of;
+using hf::PerLinear;
 
-// "self_attn.q_proj", ..., "mlp.down_proj": the module's path inside its decoder layer.
-std::string_view path_of(Linear linear) noexcept;
-// "model.layers.3.mlp.up_proj": the full module name.
-std::string name_of(int64_t layer_idx, Linear linear);
-int64_t out_features(const hf::Config& config, Linear linear) noexcept;
-int64_t in_features(const hf::Config& config, Linear linear) noexcept;
-
-// One decoder layer's weights in f32. linears[l] is [out_features, in_features]; norms are one row.
+// One decoder layer's weights in f32. A linear is [out_features, in_features], its bias [1,
+// out_features]; norms are one row. What the family has not is empty.
 struct LayerWeights {
-  std::array<Mat<float>, kNumLinears> linears;
+  PerLinear<Mat<float>> linears;
+  PerLinear<Mat<float>> biases;
   Mat<float> input_layernorm;           // [1, hidden_size]
   Mat<float> post_attention_layernorm;  // [1, hidden_size]
   Mat<float> q_norm;                    // [1, head_dim]
   Mat<float> k_norm;                    // [1, head_dim]
 
-  Mat<float>& operator[](Linear l) noexcept { return linears[static_cast<size_t>(l)]; }
-  const Mat<float>& operator[](Linear l) const noexcept { return linears[static_cast<size_t>(l)]; }
+  Mat<float>& operator[](Linear l) noexcept { return linears[l]; }
+  const Mat<float>& operator[](Linear l) const noexcept { return linears[l]; }
+  Mat<float>& operator[](hf::Norm norm) noexcept;
+  const Mat<float>& operator[](hf::Norm norm) const noexcept {
+    return const_cast<LayerWeights&>(*this)[norm];
+  }
 };
 
 // The checkpoint directory, mapped. Opening checks that every tensor the config implies exists with
@@ -70,6 +76,8 @@ class Checkpoint {
   void check_head_finite() const;
 
  private:
+  const TensorView& final_norm_tensor() const;
+
   std::filesystem::path directory_;
   hf::Config config_;
   io::TensorFiles files_;

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <string>
 #include <type_traits>
 
+#include "core/error.h"
 #include "core/threads.h"
 #include "model/attention.h"
 #include "model/kernels/elementwise.h"
@@ -17,7 +20,7 @@ namespace {
 constexpr int64_t kRowGrain = 16;  // tokens a task of elementwise work
 
 // rotated = rope(norm(x)) for every head of every token; positions restart with each sequence.
-// Row i of the views is token i of the batch.
+// Row i of the views is token i of the batch. Without a gain there is no norm.
 template <class T>
 void head_norm_rope_forward(const hf::Config& config, const Rope<T>& rope, const Ragged& batch,
                             const T* gain, MatView<const T> x, MatView<T> rotated,
@@ -30,8 +33,11 @@ void head_norm_rope_forward(const hf::Config& config, const Rope<T>& rope, const
         const int64_t i = begin + position, angle = batch.past + position;
         for (int64_t h = 0; h < heads; ++h) {
           T* y = rotated.row(i) + h * hd;
-          inv_rms.row(i)[h] = kernels::rms_norm(x.row(i) + h * hd, gain,
-                                                static_cast<T>(config.rms_norm_eps), y, hd);
+          if (gain != nullptr)
+            inv_rms.row(i)[h] = kernels::rms_norm(x.row(i) + h * hd, gain,
+                                                  static_cast<T>(config.rms_norm_eps), y, hd);
+          else
+            std::copy_n(x.row(i) + h * hd, hd, y);
           kernels::rope(y, rope.cos.row(angle), rope.sin.row(angle), false, hd / 2);
         }
       }
@@ -57,6 +63,7 @@ void head_norm_rope_backward(const hf::Config& config, const Rope<T>& rope, cons
         }
     });
   }
+  if (gain == nullptr) return;
   if (d_gain != nullptr)
     for (int64_t i = 0; i < batch.num_tokens(); ++i)
       for (int64_t j = 0; j < heads * hd; ++j)
@@ -183,32 +190,18 @@ void o_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const
 
 }  // namespace
 
-std::span<const Linear> linears_of(LinearGroup group) noexcept {
-  static constexpr std::array kQkv = {Linear::kQProj, Linear::kKProj, Linear::kVProj};
-  static constexpr std::array kO = {Linear::kOProj};
-  static constexpr std::array kGateUp = {Linear::kGateProj, Linear::kUpProj};
-  static constexpr std::array kDown = {Linear::kDownProj};
-  switch (group) {
-    case LinearGroup::kQkv:
-      return kQkv;
-    case LinearGroup::kO:
-      return kO;
-    case LinearGroup::kGateUp:
-      return kGateUp;
-    case LinearGroup::kDown:
-      return kDown;
-  }
-  return {};
-}
-
 LayerNorms<float> norms_of(const LayerWeights& weights) noexcept {
-  return {weights.input_layernorm.data(), weights.post_attention_layernorm.data(),
-          weights.q_norm.data(), weights.k_norm.data()};
+  const auto gain = [](const Mat<float>& norm) { return norm.size() == 0 ? nullptr : norm.data(); };
+  return {gain(weights.input_layernorm), gain(weights.post_attention_layernorm),
+          gain(weights.q_norm), gain(weights.k_norm)};
 }
 
 FloatLinears<float>::Weights views_of(const LayerWeights& weights) noexcept {
   FloatLinears<float>::Weights views;
-  for (const Linear l : kAllLinears) views[static_cast<size_t>(l)] = weights[l].view();
+  for (const Linear l : kAllLinears) {
+    views.linears[l] = weights[l].view();
+    if (weights.biases[l].size() != 0) views.biases[l] = weights.biases[l].data();
+  }
   return views;
 }
 
@@ -233,18 +226,101 @@ std::vector<Piece> pieces_of(const Ragged& samples, int64_t max_tokens) {
   return pieces;
 }
 
+namespace {
+
+// Angles that a position adds to each pair of a head, [head_dim / 2].
+std::vector<double> rope_frequencies(const hf::Config& config, int64_t max_tokens) {
+  using Type = hf::RopeScaling::Type;
+  const hf::RopeScaling& scaling = config.rope_scaling;
+  const auto dims = static_cast<double>(config.head_dim);
+  constexpr double kTurn = 2 * std::numbers::pi;
+  double base = config.rope_theta;
+  if (scaling.type == Type::kDynamic && max_tokens > config.max_position_embeddings) {
+    // The slowest pair is stretched just so that the longest sequence turns as the trained one did.
+    const double grown =
+        static_cast<double>(max_tokens) / static_cast<double>(config.max_position_embeddings);
+    base *= std::pow(scaling.factor * grown - (scaling.factor - 1), dims / (dims - 2));
+  }
+  std::vector<double> frequencies(static_cast<size_t>(config.head_dim / 2));
+  for (size_t i = 0; i < frequencies.size(); ++i)
+    frequencies[i] = std::pow(base, -2.0 * static_cast<double>(i) / dims);
+
+  const auto trained = static_cast<double>(scaling.original_max_position_embeddings);
+  switch (scaling.type) {
+    case Type::kDefault:
+    case Type::kDynamic:
+      break;
+    case Type::kLinear:
+      for (double& frequency : frequencies) frequency /= scaling.factor;
+      break;
+    case Type::kLlama3:
+      // Waves that fit often into the trained length stay, those that hardly do are stretched, and
+      // between the two it goes over smoothly.
+      for (double& frequency : frequencies) {
+        const double waves = trained * frequency / kTurn;
+        const double kept = std::clamp((waves - scaling.low_freq_factor) /
+                                           (scaling.high_freq_factor - scaling.low_freq_factor),
+                                       0.0, 1.0);
+        frequency = (1 - kept) * frequency / scaling.factor + kept * frequency;
+      }
+      break;
+    case Type::kYarn: {
+      // The same idea, by the index of the pair.
+      const auto index_of = [&](double turns) {  // of the pair that turns so often
+        return dims * std::log(trained / (turns * kTurn)) / (2 * std::log(base));
+      };
+      double low = index_of(scaling.beta_fast), high = index_of(scaling.beta_slow);
+      if (scaling.truncate) {
+        low = std::floor(low);
+        high = std::ceil(high);
+      }
+      low = std::max(low, 0.0);
+      high = std::min(high, dims - 1);
+      if (high == low) high += 0.001;
+      for (size_t i = 0; i < frequencies.size(); ++i) {
+        const double stretched =
+            std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+        frequencies[i] *= stretched / scaling.factor + (1 - stretched);
+      }
+      break;
+    }
+  }
+  return frequencies;
+}
+
+}  // namespace
+
+void require_within_window(const hf::Config& config, int64_t max_tokens) {
+  if (config.sliding_window == 0 || max_tokens <= config.sliding_window) return;
+  throw Error(ErrorCode::kUnsupported,
+              {.what = "a sequence of " + std::to_string(max_tokens) +
+                       " tokens is longer than the model's sliding window of " +
+                       std::to_string(config.sliding_window) + ", which laos does not compute",
+               .where = "config.json: sliding_window",
+               .fix = "use sequences of at most that many tokens"});
+}
+
 template <class T>
 Rope<T>::Rope(const hf::Config& config, int64_t max_tokens)
     : cos(max_tokens, config.head_dim / 2), sin(max_tokens, config.head_dim / 2) {
-  const int64_t half = config.head_dim / 2;
-  for (int64_t i = 0; i < half; ++i) {
-    const double frequency = std::pow(
-        config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+  require_within_window(config, max_tokens);
+  const std::vector<double> frequencies = rope_frequencies(config, max_tokens);
+  const double gain = config.rope_scaling.attention_factor;
+  for (int64_t i = 0; i < cos.cols(); ++i) {
+    const double frequency = frequencies[static_cast<size_t>(i)];
     for (int64_t position = 0; position < max_tokens; ++position) {
-      cos(position, i) = static_cast<T>(std::cos(static_cast<double>(position) * frequency));
-      sin(position, i) = static_cast<T>(std::sin(static_cast<double>(position) * frequency));
+      const double angle = static_cast<double>(position) * frequency;
+      cos(position, i) = static_cast<T>(gain * std::cos(angle));
+      sin(position, i) = static_cast<T>(gain * std::sin(angle));
     }
   }
+}
+
+template <class T>
+void add_bias(const T* bias, MatView<T> y) {
+  parallel_for_ranges(y.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels::add(bias, y.row(i), y.cols);
+  });
 }
 
 template <class T>
@@ -467,9 +543,10 @@ template <class T>
 void FloatLinears<T>::forward(LinearGroup group, MatView<const T> x,
                               std::span<const MatView<T>> ys) {
   const std::span<const Linear> linears = linears_of(group);
-  for (size_t i = 0; i < linears.size(); ++i)
-    linalg::gemm(Trans::kNo, Trans::kYes, T(1), x, weights_[static_cast<size_t>(linears[i])], T(0),
-                 ys[i]);
+  for (size_t i = 0; i < linears.size(); ++i) {
+    linalg::gemm(Trans::kNo, Trans::kYes, T(1), x, weights_.linears[linears[i]], T(0), ys[i]);
+    if (const T* bias = weights_.biases[linears[i]]; bias != nullptr) add_bias(bias, ys[i]);
+  }
 }
 
 template <class T>
@@ -477,7 +554,7 @@ void FloatLinears<T>::input_gradient(LinearGroup group, std::span<const MatView<
                                      MatView<T> d_x) {
   const std::span<const Linear> linears = linears_of(group);
   for (size_t i = 0; i < linears.size(); ++i)
-    linalg::gemm(Trans::kNo, Trans::kNo, T(1), d_ys[i], weights_[static_cast<size_t>(linears[i])],
+    linalg::gemm(Trans::kNo, Trans::kNo, T(1), d_ys[i], weights_.linears[linears[i]],
                  i == 0 ? T(0) : T(1), d_x);
 }
 
@@ -487,7 +564,7 @@ void FloatLinears<T>::weight_gradient(LinearGroup group, MatView<const T> x,
                                       std::span<const int64_t> /*ends*/) {
   const std::span<const Linear> linears = linears_of(group);
   for (size_t i = 0; i < linears.size(); ++i)
-    if (const MatView<T>& grad = grads_[static_cast<size_t>(linears[i])];
+    if (const MatView<T>& grad = grads_[linears[i]];
         grad.data != nullptr && d_ys[i].data != nullptr)
       linalg::gemm(Trans::kYes, Trans::kNo, T(1), d_ys[i], x, T(0), grad);
 }
@@ -496,6 +573,7 @@ void FloatLinears<T>::weight_gradient(LinearGroup group, MatView<const T> x,
   template struct Rope<T>;                                                                         \
   template struct LayerSaved<T>;                                                                   \
   template class FloatLinears<T>;                                                                  \
+  template void add_bias<T>(std::add_const_t<T>*, MatView<T>);                                     \
   template void attention_half_forward<T>(const hf::Config&, const LayerNorms<T>&,                 \
                                           LinearsForward<T>&, const Rope<T>&, const Ragged&,       \
                                           MatView<const T>, LayerSaved<T>&, Place);                \

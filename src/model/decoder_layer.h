@@ -1,9 +1,8 @@
-// One Qwen3 decoder layer, forward and backward, over a ragged batch of sequences:
-//   h = x + o(attention(q, k, v)) of norm(x), y = h + down(silu(gate(norm(h))) * up(norm(h)))
-// with RMS norms of q and k per head before rotary embeddings, grouped query heads, causal
-// attention, no biases.
-// Templated on the scalar: float is what runs, double is the truth that gradients are checked
-// against.
+// One decoder layer, forward and backward, over a ragged batch of sequences:
+//   hidden = x + o(attention(rope(q_norm(q(n1(x)))), rope(k_norm(k(n1(x)))), v(n1(x))))
+//   y = hidden + down(silu(gate(n2(hidden))) * up(n2(hidden)))
+// with RMSNorms n1 and n2, q_norm and k_norm over each head where the family has them. Templated on
+// the scalar: float is what runs, double is the truth that gradients are checked against.
 #pragma once
 
 #include <array>
@@ -19,23 +18,14 @@
 
 namespace laos::model {
 
-// Linears that read the same input, in the order of `linears_of`.
-enum class LinearGroup { kQkv, kO, kGateUp, kDown };
-inline constexpr std::array<LinearGroup, 4> kAllLinearGroups = {
-    LinearGroup::kQkv, LinearGroup::kO, LinearGroup::kGateUp, LinearGroup::kDown};
-std::span<const Linear> linears_of(LinearGroup group) noexcept;
-// Whether a group's linears are of the attention block; the others are of the MLP.
-constexpr bool is_attention(LinearGroup group) noexcept {
-  return group == LinearGroup::kQkv || group == LinearGroup::kO;
-}
-
 // Applies a group's linears. The layer knows shapes only: float weights, weights in training and
 // integer weights are implementations of this.
 template <class T>
 class LinearsForward {
  public:
   virtual ~LinearsForward() = default;
-  // ys[i] = x Wᵢᵀ, x [num_tokens, in_features], ys[i] [num_tokens, out_features].
+  // ys[i] = x Wᵢᵀ + bᵢ, x [num_tokens, in_features], ys[i] [num_tokens, out_features]; bᵢ where the
+  // linear has a bias.
   virtual void forward(LinearGroup group, MatView<const T> x, std::span<const MatView<T>> ys) = 0;
 };
 
@@ -64,8 +54,11 @@ class LinearsBackward {
   }
 };
 
-// cos and sin of the rotary angles, [max_tokens, head_dim / 2]: angle = position * rope_theta^(-2 i
-// / head_dim).
+// cos and sin of the rotary angles, [max_tokens, head_dim / 2]: angle = position * frequency(i),
+// which is rope_theta^(-2 i / head_dim) where config.rope_scaling changes nothing. Throws
+// Error(kUnsupported) when max_tokens, the longest sequence that is run, is more than
+// config.sliding_window. kDynamic scales by max_tokens, for all sequences alike, where that is more
+// than max_position_embeddings.
 template <class T>
 struct Rope {
   Mat<T> cos;
@@ -73,8 +66,15 @@ struct Rope {
 
   Rope(const hf::Config& config, int64_t max_tokens);
 };
+// Throws what Rope's constructor does.
+void require_within_window(const hf::Config& config, int64_t max_tokens);
 
-// Norm gains of a layer; each row-vector is read only.
+// y[:, j] += bias[j].
+template <class T>
+void add_bias(const T* bias, MatView<T> y);
+
+// Norm gains of a layer; each row-vector is read only. q_norm and k_norm are null where the family
+// has none.
 template <class T>
 struct LayerNorms {
   const T* input_layernorm;           // [hidden_size]
@@ -107,7 +107,7 @@ struct LayerSaved {
   // Rows are tokens of the batch.
   Mat<T> input_normed;   // [n, hidden_size]: what q/k/v read
   Mat<T> q;              // [n, heads * head_dim]: output of the linear, before q norm
-  Mat<T> q_rotated;      // after q norm and RoPE
+  Mat<T> q_rotated;      // after q norm, where there is one, and RoPE
   Mat<T> attention;      // [n, num_attention_heads * head_dim]: what o reads
   Mat<T> hidden;         // [n, hidden_size]: x + o
   Mat<T> hidden_normed;  // [n, hidden_size]: what gate/up read
@@ -215,8 +215,12 @@ void normalize_inputs(const hf::Config& config, const LayerNorms<T>& norms, MatV
 template <class T>
 class FloatLinears : public LinearsForward<T>, public LinearsBackward<T> {
  public:
-  using Weights = std::array<MatView<const T>, kNumLinears>;
-  using Grads = std::array<MatView<T>, kNumLinears>;
+  // A null bias is none.
+  struct Weights {
+    PerLinear<MatView<const T>> linears;
+    PerLinear<const T*> biases;
+  };
+  using Grads = PerLinear<MatView<T>>;
   // Views must outlive this. `grads` entries with null data are not computed.
   explicit FloatLinears(const Weights& weights, const Grads& grads = {})
       : weights_(weights), grads_(grads) {}

@@ -29,12 +29,12 @@ struct KroneckerRotation {
 
 // Of one layer; null = the linear reads its input as it is.
 struct OnlineRotation {
-  std::shared_ptr<const KroneckerRotation> o_proj;     // over [num_attention_heads, head_dim]
-  std::shared_ptr<const KroneckerRotation> down_proj;  // over intermediate_size = m * n
+  std::shared_ptr<const KroneckerRotation> o;     // over [num_attention_heads, head_dim]
+  std::shared_ptr<const KroneckerRotation> down;  // over intermediate_size = m * n
 
   const KroneckerRotation* of(LinearGroup group) const noexcept {
-    if (group == LinearGroup::kO) return o_proj.get();
-    return group == LinearGroup::kDown ? down_proj.get() : nullptr;
+    if (group == LinearGroup::kO) return o.get();
+    return group == LinearGroup::kDown ? down.get() : nullptr;
   }
 };
 

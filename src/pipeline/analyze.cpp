@@ -441,21 +441,19 @@ std::string recipe_with(const Plan& plan, const Analysis& analysis, const std::v
                         const std::string& config_id, const std::filesystem::path& file) {
   // By quantizer and width: the layers in which each linear has it.
   using Widths = std::pair<int, int>;
-  std::vector<std::map<Widths, std::array<std::set<int64_t>, model::kNumLinears>>> layers(
-      plan.steps.size());
+  std::vector<std::map<Widths, model::PerLinear<std::set<int64_t>>>> layers(plan.steps.size());
   for (size_t g = 0; g < analysis.groups.size(); ++g) {
     const GroupCost& group = analysis.groups[g];
     for (const Linear l : model::linears_of(group.group)) {
       const PlannedLinear& planned = plan.linear(group.layer_idx, l);
       if (!planned.scheme) {  // said, so that a plan does not take it for forgotten
-        layers.back()[{16, 16}][static_cast<size_t>(l)].insert(group.layer_idx);
+        layers.back()[{16, 16}][l].insert(group.layer_idx);
         continue;
       }
       const quant::LinearScheme& scheme = !group.is_candidate ? *planned.scheme
                                           : high[g]           ? analysis.high
                                                               : analysis.low;
-      layers[planned.step][{scheme.weight.bits, scheme.act.bits}][static_cast<size_t>(l)].insert(
-          group.layer_idx);
+      layers[planned.step][{scheme.weight.bits, scheme.act.bits}][l].insert(group.layer_idx);
     }
   }
   std::vector<std::vector<recipe::NewStrategy>> strategies(layers.size());
@@ -465,8 +463,8 @@ std::string recipe_with(const Plan& plan, const Analysis& analysis, const std::v
       strategy.weight_bits = widths->first.first;
       strategy.act_bits = widths->first.second;
       for (const Linear l : model::kAllLinears)
-        for (std::string& pattern : recipe::layer_patterns(widths->second[static_cast<size_t>(l)],
-                                                           std::string(model::path_of(l))))
+        for (std::string& pattern : recipe::layer_patterns(
+                 widths->second[l], std::string(model::path_of(plan.checkpoint.config(), l))))
           strategy.include.push_back(std::move(pattern));
     }
   }

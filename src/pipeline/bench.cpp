@@ -110,23 +110,22 @@ class IntLinears : public model::LinearsForward<float> {
   IntLinears(const model::LayerWeights& weights, const quant::LinearScheme& scheme)
       : act_(scheme.act) {
     for (const Linear l : model::kAllLinears) {
-      quant::IntWeight& weight = weights_[static_cast<size_t>(l)];
+      quant::IntWeight& weight = weights_[l];
       weight = quant::quantize_rtn(weights[l].view(), scheme.weight);
-      linears_[static_cast<size_t>(l)].emplace(std::as_const(weight.q).view(), weight.scale);
+      linears_[l].emplace(std::as_const(weight.q).view(), weight.scale);
     }
   }
   void forward(model::LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override {
     const quant::QuantizedTokens tokens = quant::quantize_tokens(x, act_);
     const std::span<const Linear> linears = model::linears_of(group);
-    for (size_t i = 0; i < linears.size(); ++i)
-      linears_[static_cast<size_t>(linears[i])]->forward(tokens, ys[i]);
+    for (size_t i = 0; i < linears.size(); ++i) linears_[linears[i]]->forward(tokens, ys[i]);
   }
 
  private:
   quant::ActSpec act_;
-  std::array<quant::IntWeight, model::kNumLinears> weights_;
-  std::array<std::optional<quant::IntLinear>, model::kNumLinears> linears_;
+  model::PerLinear<quant::IntWeight> weights_;
+  model::PerLinear<std::optional<quant::IntLinear>> linears_;
 };
 
 }  // namespace

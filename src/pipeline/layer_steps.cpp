@@ -72,30 +72,28 @@ std::string training_note(const std::vector<autoround::LayerReport>& trained) {
 
 void write_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& layer,
                  save::AscendV1Writer& writer) {
+  const hf::Config& config = plan.checkpoint.config();
   const model::LayerWeights& weights = layer.layer.weights;
   for (const Linear l : model::kAllLinears) {
-    const std::string name = model::name_of(layer_idx, l);
-    const auto index = static_cast<size_t>(l);
+    const std::string name = model::name_of(config, layer_idx, l);
     if (plan.linear(layer_idx, l).scheme)
-      writer.write_linear(name, layer.quantized[index],
-                          layer.ranges[index] ? &*layer.ranges[index] : nullptr);
+      writer.write_linear(name, layer.quantized[l], layer.ranges[l] ? &*layer.ranges[l] : nullptr,
+                          weights.biases[l]);
     else
       writer.write_float(name + ".weight", weights[l].view());
+    if (weights.biases[l].size() != 0) writer.write_float(name + ".bias", weights.biases[l].view());
   }
-  if (layer.layer.online.o_proj)
-    writer.write_f32(model::name_of(layer_idx, Linear::kOProj) + ".heads_rotation",
-                     layer.layer.online.o_proj->left.view());
-  if (layer.layer.online.down_proj) {
-    const std::string name = model::name_of(layer_idx, Linear::kDownProj);
-    writer.write_f32(name + ".kronecker_rotation_m", layer.layer.online.down_proj->left.view());
-    writer.write_f32(name + ".kronecker_rotation_n", layer.layer.online.down_proj->right.view());
+  if (layer.layer.online.o)
+    writer.write_f32(model::name_of(config, layer_idx, Linear::kOProj) + ".heads_rotation",
+                     layer.layer.online.o->left.view());
+  if (layer.layer.online.down) {
+    const std::string name = model::name_of(config, layer_idx, Linear::kDownProj);
+    writer.write_f32(name + ".kronecker_rotation_m", layer.layer.online.down->left.view());
+    writer.write_f32(name + ".kronecker_rotation_n", layer.layer.online.down->right.view());
   }
-  const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
-  writer.write_float(prefix + "self_attn.q_norm.weight", weights.q_norm.view());
-  writer.write_float(prefix + "self_attn.k_norm.weight", weights.k_norm.view());
-  writer.write_float(prefix + "input_layernorm.weight", weights.input_layernorm.view());
-  writer.write_float(prefix + "post_attention_layernorm.weight",
-                     weights.post_attention_layernorm.view());
+  for (const hf::Norm norm : hf::kAllNorms)
+    if (weights[norm].size() != 0)
+      writer.write_float(hf::name_of(config, layer_idx, norm) + ".weight", weights[norm].view());
 }
 
 }  // namespace laos::pipeline

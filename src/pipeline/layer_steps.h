@@ -31,7 +31,7 @@ struct LayerStates {
 struct QuantizedLayer {
   FloatLayer layer;  // what is quantized stays in here as it was
   autoround::LayerCodes quantized = {};
-  std::array<std::optional<quant::StaticRange>, model::kNumLinears> ranges = {};
+  model::PerLinear<std::optional<quant::StaticRange>> ranges = {};
   std::vector<autoround::LayerReport> trained = {};  // by each autoround_quant
 };
 

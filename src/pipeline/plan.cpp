@@ -139,6 +139,11 @@ void check_samples(const Samples& samples, const hf::Config& config, Plan& plan)
              .where = (plan.options.model_path / "tokenizer.json").string(),
              .fix = "use the tokenizer that belongs to the checkpoint"});
   }
+  model::require_within_window(config, longest);
+  if (config.sliding_window > 0)
+    plan.warnings.push_back("the model's sliding window of " +
+                            std::to_string(config.sliding_window) +
+                            " tokens is longer than every sample, so that it changes nothing here");
   if (config.max_position_embeddings > 0 && longest > config.max_position_embeddings)
     plan.warnings.push_back("the longest calibration sample has " + std::to_string(longest) +
                             " tokens, more than max_position_embeddings " +
@@ -157,7 +162,7 @@ void warn_of_few_tokens(Plan& plan) {
     if (!linear.scheme || !plan.steps[linear.step]->solves(*linear.scheme) || inputs <= width)
       continue;
     width = inputs;
-    widest = model::path_of(linear.linear);
+    widest = model::path_of(plan.checkpoint.config(), linear.linear);
   }
   const int64_t enough = kEnoughForEachInput * width;
   if (num_tokens == 0 || num_tokens >= enough) return;
@@ -180,7 +185,7 @@ void plan_stages(Plan& plan, Problems& problems) {
       require_hadamard(config.hidden_size, fit->options.block_size, "hidden_size",
                        processor.location, problems);
       try {
-        (void)rotation::fitted_linears(fit->options);
+        (void)rotation::fitted_linears(config, fit->options);
       } catch (const Error& error) {
         for (Problem problem : error.problems()) {
           problem.where = processor.location.text() + "." + problem.where;
@@ -304,7 +309,7 @@ void plan_linears(Plan& plan, Problems& problems) {
   std::vector<std::string> names;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i)
     for (const Linear l : model::kAllLinears) {
-      names.push_back(model::name_of(i, l));
+      names.push_back(model::name_of(config, i, l));
       plan.linears.push_back(
           {names.back(), i, l, std::nullopt, 0, scheme::kFloatLabel, "no strategy matches"});
     }
@@ -371,7 +376,8 @@ void plan_linears(Plan& plan, Problems& problems) {
 void require_one_label(const std::vector<save::OutputLinear>& linears, const Plan& plan,
                        Problems& problems) {
   std::map<std::pair<std::string, std::string>, std::vector<std::string>> layers_of;
-  for (const save::FusedConflict& conflict : save::find_fused_conflicts(linears)) {
+  for (const save::FusedConflict& conflict :
+       save::find_fused_conflicts(plan.checkpoint.config(), linears)) {
     std::string listed, deciders;
     for (size_t i = 0; i < conflict.members.size(); ++i) {
       const auto found =
@@ -398,7 +404,7 @@ void require_one_label(const std::vector<save::OutputLinear>& linears, const Pla
 // fits to reads that width.
 void warn_of_another_width(const rotation::FitOptions& fit, const recipe::Location& location,
                            Plan& plan) {
-  const std::vector<Linear> fitted = rotation::fitted_linears(fit);
+  const std::vector<Linear> fitted = rotation::fitted_linears(plan.checkpoint.config(), fit);
   std::set<int> widths;
   for (const PlannedLinear& linear : plan.linears)
     if (linear.scheme && linear.scheme->act.bits < 16 &&

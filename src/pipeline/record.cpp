@@ -127,8 +127,7 @@ report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::Lay
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   report::Layer layer;
   for (const model::Linear l : model::kAllLinears) {
-    const PlannedLinear& planned =
-        plan.linears[static_cast<size_t>(layer_idx * model::kNumLinears + static_cast<int64_t>(l))];
+    const PlannedLinear& planned = plan.linear(layer_idx, l);
     report::Linear& linear = layer.linears.emplace_back();
     linear.name = planned.name;
     linear.label = planned.label;
@@ -138,8 +137,7 @@ report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::Lay
     if (!planned.scheme) continue;
     linear.weight_bits = planned.scheme->weight.bits;
     linear.act_bits = planned.scheme->act.bits;
-    const quant::WeightStats stats =
-        quant::weight_stats(weights[l].view(), quantized[static_cast<size_t>(l)]);
+    const quant::WeightStats stats = quant::weight_stats(weights[l].view(), quantized[l]);
     linear.weight_error = stats.error;
     linear.clipped = stats.clipped;
     linear.range = stats.range;

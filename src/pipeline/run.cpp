@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cluster/alone.h"
+#include "hf/model_tensors.h"
 #include "pipeline/float_pass.h"
 #include "pipeline/identity.h"
 #include "pipeline/layer_steps.h"
@@ -303,13 +304,14 @@ class QuantizeRun {
         if (head) rotation::fold_into_rows(gain, rows.view());
         rotation_->residual.apply_right(rows.view());
       }
-      writer_->write_float_rows(head ? "lm_head.weight" : "model.embed_tokens.weight", begin,
-                                std::as_const(rows).view());
+      writer_->write_float_rows(
+          (head ? hf::lm_head_name(config_) : hf::embed_tokens_name(config_)) + ".weight", begin,
+          std::as_const(rows).view());
       progress_.step(p + 1, "");
       stop_if_asked(progress_);
     }
     if (rotation_) std::fill_n(gain.data(), gain.size(), 1.0f);
-    writer_->write_float("model.norm.weight", std::as_const(gain).view());
+    writer_->write_float(hf::final_norm_name(config_) + ".weight", std::as_const(gain).view());
   }
 
   const Plan& plan_;

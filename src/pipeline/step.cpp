@@ -28,7 +28,7 @@ autoround::LayerScheme Step::own_scheme(const Plan& plan, int64_t layer_idx) con
   autoround::LayerScheme scheme;
   for (const model::Linear l : model::kAllLinears) {
     const PlannedLinear& linear = plan.linear(layer_idx, l);
-    if (linear.step == index_) scheme[static_cast<size_t>(l)] = linear.scheme;
+    if (linear.step == index_) scheme[l] = linear.scheme;
   }
   return scheme;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "core/threads.h"
@@ -149,13 +150,19 @@ void StaticLinear::forward(MatView<const float> x, MatView<float> y) const {
   });
 }
 
-StaticParts static_parts(const IntWeight& weight, const StaticRange& input) {
+StaticParts static_parts(const IntWeight& weight, const StaticRange& input,
+                         std::span<const float> bias) {
   StaticParts parts;
   for (int64_t i = 0; i < weight.q.rows(); ++i) {
     parts.deq_scale.push_back(input.scale * weight.scale[static_cast<size_t>(i)]);
     int32_t sum = 0;
     for (int64_t j = 0; j < weight.q.cols(); ++j) sum += weight.q(i, j);
-    parts.quant_bias.push_back(-static_cast<int32_t>(input.offset) * sum);
+    const double of_bias =
+        bias.empty() ? 0.0
+                     : static_cast<double>(bias[static_cast<size_t>(i)]) / parts.deq_scale.back();
+    constexpr double kMost = std::numeric_limits<int32_t>::max();
+    parts.quant_bias.push_back(static_cast<int32_t>(std::clamp(
+        std::nearbyint(of_bias - static_cast<double>(input.offset) * sum), -kMost, kMost)));
   }
   return parts;
 }

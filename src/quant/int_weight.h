@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/tensor.h"
@@ -78,12 +79,14 @@ class StaticLinear {
   std::vector<int32_t> quant_bias_;
 };
 
-// What the format stores beside the codes of a static linear without bias: deq_scale = input scale
-// * weight scale, quant_bias = -offset * sum of the row's codes.
+// What the format stores beside the codes of a static linear: deq_scale = input scale * weight
+// scale, quant_bias = bias / deq_scale - offset * sum of the row's codes, rounded and kept within
+// int32. `bias` [out_features] is empty where the linear has none.
 struct StaticParts {
   std::vector<float> deq_scale;
   std::vector<int32_t> quant_bias;
 };
-StaticParts static_parts(const IntWeight& weight, const StaticRange& input);
+StaticParts static_parts(const IntWeight& weight, const StaticRange& input,
+                         std::span<const float> bias = {});
 
 }  // namespace laos::quant

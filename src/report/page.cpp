@@ -513,8 +513,12 @@ class Page {
                 .x_label = "layer",
                 .y_label = "scale relative to one that clips nothing",
                 .kind = Chart::Kind::kLines};
-    const std::pair<const char*, const char*> shown[] = {
-        {"q_proj", "s1"}, {"o_proj", "s2"}, {"up_proj", "s3"}, {"down_proj", "s4"}};
+    // One linear of each group.
+    const std::pair<std::string, const char*> shown[] = {
+        {std::string(hf::short_name(hf::Linear::kQProj)), "s1"},
+        {std::string(hf::short_name(hf::Linear::kOProj)), "s2"},
+        {std::string(hf::short_name(hf::Linear::kUpProj)), "s3"},
+        {std::string(hf::short_name(hf::Linear::kDownProj)), "s4"}};
     bool any = false;
     for (const auto& [path, style] : shown) {
       Series errors{path, style, {}}, ranges{path, style, {}};

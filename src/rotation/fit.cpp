@@ -13,28 +13,46 @@ namespace laos::rotation {
 using linalg::Trans;
 using model::Linear;
 
-std::vector<Linear> fitted_linears(const FitOptions& options) {
+namespace {
+
+// "name q_proj, ... or up_proj": the linears whose inputs can be fitted to.
+std::string name_a_reader() {
+  std::vector<std::string> names;
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    if (hf::reads_residual(group))
+      for (const Linear l : model::linears_of(group)) names.emplace_back(hf::short_name(l));
+  std::string text = "name ";
+  for (size_t i = 0; i < names.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
+  return text;
+}
+
+bool is_of_mlp(Linear l) { return hf::group_of(l) == model::LinearGroup::kGateUp; }
+
+}  // namespace
+
+std::vector<Linear> fitted_linears(const hf::Config& config, const FitOptions& options) {
   std::vector<Linear> linears;
   Problems problems;
   for (const Linear l : model::kAllLinears) {
-    const std::string path(model::path_of(l));
+    const std::string path(model::path_of(config, l));
     const bool named =
         std::any_of(options.layer_type.begin(), options.layer_type.end(),
                     [&](const std::string& part) { return path.find(part) != std::string::npos; });
     if (!named) continue;
-    if (l == Linear::kOProj || l == Linear::kDownProj)
+    if (!hf::reads_residual(hf::group_of(l)))
       problems.add(
           {.what =
                path +
                " does not read the residual stream, so its input cannot fit the global rotation",
            .where = "layer_type",
-           .fix = "name q_proj, k_proj, v_proj, gate_proj or up_proj"});
+           .fix = name_a_reader()});
     linears.push_back(l);
   }
   if (linears.empty())
     problems.add({.what = "no linear of a decoder layer has any of these in its name",
                   .where = "layer_type",
-                  .fix = "name q_proj, k_proj, v_proj, gate_proj or up_proj"});
+                  .fix = name_a_reader()});
   problems.throw_if_any(ErrorCode::kRecipe);
   return linears;
 }
@@ -42,8 +60,7 @@ std::vector<Linear> fitted_linears(const FitOptions& options) {
 int64_t num_fit_rows(const hf::Config& config, const FitOptions& options,
                      const model::Ragged& samples, int64_t chunks) {
   bool attention = false, mlp = false;
-  for (const Linear l : fitted_linears(options))
-    (l == Linear::kGateProj || l == Linear::kUpProj ? mlp : attention) = true;
+  for (const Linear l : fitted_linears(config, options)) (is_of_mlp(l) ? mlp : attention) = true;
   int64_t rows = 0;
   for (int64_t s = 0; s < samples.num_sequences(); ++s) rows += std::min(chunks, samples.length(s));
   rows *= (attention ? 1 : 0) + (mlp ? 1 : 0);
@@ -76,10 +93,8 @@ ActivationRows::ActivationRows(const hf::Config& config, FitOptions options,
       samples_(samples),
       chunks_(chunks) {
   LAOS_ASSERT(chunks >= 1);
-  for (const Linear l : fitted_linears(options_)) {
-    const bool mlp = l == Linear::kGateProj || l == Linear::kUpProj;
-    (mlp ? mlp_input_ : attention_input_).is_fitted = true;
-  }
+  for (const Linear l : fitted_linears(config, options_))
+    (is_of_mlp(l) ? mlp_input_ : attention_input_).is_fitted = true;
   const int64_t num_inputs = (attention_input_.is_fitted ? 1 : 0) + (mlp_input_.is_fitted ? 1 : 0);
   const model::SampleRange own =
       share != nullptr ? *share : model::SampleRange{0, samples.num_sequences()};

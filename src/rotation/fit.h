@@ -14,7 +14,7 @@ namespace laos::rotation {
 // The linears of a decoder layer whose name contains one of `layer_type`. Throws Error(kRecipe)
 // when there is none, or when one does not read the residual stream (o_proj, down_proj), which no
 // global rotation reaches.
-std::vector<model::Linear> fitted_linears(const FitOptions& options);
+std::vector<model::Linear> fitted_linears(const hf::Config& config, const FitOptions& options);
 
 // Rows that stage 1 keeps of samples like these: every layer gives, of each sample and distinct
 // input of the fitted linears, `chunks` rows or one a token, but at most max_samples.

@@ -57,6 +57,15 @@ void rotate_heads(const hf::Config& config, const std::vector<Mat<float>>& heads
                  rotated_v.view().slice_rows(h * hd, (h + 1) * hd));
   multiply_blocks(std::as_const(o).view(), heads,
                   config.num_attention_heads / config.num_key_value_heads, rotated_o.view());
+  if (Mat<float>& bias = weights.biases[Linear::kVProj]; bias.size() != 0) {
+    Mat<float> rotated(1, bias.cols());
+    for (int64_t h = 0; h < config.num_key_value_heads; ++h)
+      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f,
+                   std::as_const(bias).view().slice_cols(h * hd, (h + 1) * hd),
+                   std::as_const(heads[static_cast<size_t>(h)]).view(), 0.0f,
+                   rotated.view().slice_cols(h * hd, (h + 1) * hd));
+    bias = std::move(rotated);
+  }
   v = std::move(rotated_v);
   o = std::move(rotated_o);
 }

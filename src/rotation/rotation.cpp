@@ -21,9 +21,9 @@ void fold_into_rows(const Mat<float>& gain, MatView<float> rows) {
 }
 
 void fold_norms(model::LayerWeights& weights) {
-  for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj})
+  for (const Linear l : model::linears_of(model::LinearGroup::kQkv))
     fold_into_rows(weights.input_layernorm, weights[l].view());
-  for (const Linear l : {Linear::kGateProj, Linear::kUpProj})
+  for (const Linear l : model::linears_of(model::LinearGroup::kGateUp))
     fold_into_rows(weights.post_attention_layernorm, weights[l].view());
   std::fill_n(weights.input_layernorm.data(), weights.input_layernorm.size(), 1.0f);
   std::fill_n(weights.post_attention_layernorm.data(), weights.post_attention_layernorm.size(),
@@ -93,7 +93,7 @@ model::OnlineRotation make_online(const hf::Config& config, int64_t max_tp_size)
   auto heads = std::make_shared<model::KroneckerRotation>();
   heads->left = linalg::RandomHadamard(config.num_attention_heads, max_tp_size).dense();
   heads->cols = config.head_dim;
-  online.o_proj = std::move(heads);
+  online.o = std::move(heads);
 
   const auto factors = kronecker_factors(config.intermediate_size);
   if (!factors)
@@ -106,7 +106,7 @@ model::OnlineRotation make_online(const hf::Config& config, int64_t max_tp_size)
   down->left = linalg::RandomHadamard(factors->first, max_tp_size).dense();
   down->right = linalg::RandomHadamard(factors->second).dense();
   down->cols = factors->second;
-  online.down_proj = std::move(down);
+  online.down = std::move(down);
   return online;
 }
 
@@ -131,30 +131,37 @@ model::OnlineRotation ModelRotation::online_of(int64_t layer_idx) const {
   model::OnlineRotation of_layer = online;
   if (std::find(down_proj_online_layers.begin(), down_proj_online_layers.end(), layer_idx) ==
       down_proj_online_layers.end())
-    of_layer.down_proj = nullptr;
+    of_layer.down = nullptr;
   return of_layer;
 }
 
 void rotate_online(const model::OnlineRotation& online, model::LayerWeights& weights) {
-  if (online.o_proj)
-    online.o_proj->apply(std::as_const(weights[Linear::kOProj]).view(),
-                         weights[Linear::kOProj].view());
-  if (online.down_proj)
-    online.down_proj->apply(std::as_const(weights[Linear::kDownProj]).view(),
-                            weights[Linear::kDownProj].view());
+  if (online.o)
+    online.o->apply(std::as_const(weights[Linear::kOProj]).view(), weights[Linear::kOProj].view());
+  if (online.down)
+    online.down->apply(std::as_const(weights[Linear::kDownProj]).view(),
+                       weights[Linear::kDownProj].view());
 }
 
 void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
                   model::LayerWeights& weights) {
-  for (const Linear l : {Linear::kOProj, Linear::kDownProj})
-    rotation.residual.apply_left_transposed(weights[l].view());
-  for (const Linear l :
-       {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kGateProj, Linear::kUpProj})
-    rotation.residual.apply_right(weights[l].view());
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    for (const Linear l : model::linears_of(group)) {
+      if (hf::reads_residual(group)) {
+        rotation.residual.apply_right(weights[l].view());
+        continue;
+      }
+      rotation.residual.apply_left_transposed(weights[l].view());
+      if (weights.biases[l].size() != 0) rotation.residual.apply_right(weights.biases[l].view());
+    }
   const int64_t hd = config.head_dim;
-  for (int64_t h = 0; h < config.num_key_value_heads; ++h)
+  Mat<float>& v_bias = weights.biases[Linear::kVProj];
+  for (int64_t h = 0; h < config.num_key_value_heads; ++h) {
     rotation.head.apply_left_transposed(
         weights[Linear::kVProj].view().slice_rows(h * hd, (h + 1) * hd));
+    if (v_bias.size() != 0)
+      rotation.head.apply_right(v_bias.view().slice_cols(h * hd, (h + 1) * hd));
+  }
   for (int64_t h = 0; h < config.num_attention_heads; ++h)
     rotation.head.apply_right(weights[Linear::kOProj].view().slice_cols(h * hd, (h + 1) * hd));
 }

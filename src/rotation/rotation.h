@@ -63,7 +63,8 @@ ModelRotation make_rotation(const hf::Config& config, const RotateOptions& optio
                             std::optional<Mat<float>> fitted);
 
 // Rotates a layer whose norms are folded: q, k, v, gate, up <- W R; o, down <- Rᵀ W; then v <- Uᵀ v
-// per KV head and o <- o U per query head.
+// per KV head and o <- o U per query head. A bias, which is a row of outputs, turns with them: b R
+// of o and down, b U per head of v.
 void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
                   model::LayerWeights& weights);
 // Makes up in the weights for rotating the inputs of o_proj and down_proj.

@@ -193,9 +193,10 @@ void append_online(const hf::Config& config, const OnlineLayout& online, const s
   const auto add = [&](const char* suffix, int64_t size) {
     tensors.push_back({{module + "." + suffix, DType::kF32, {size, size}}, ""});
   };
-  if (module.ends_with(".self_attn.o_proj")) add("heads_rotation", config.num_attention_heads);
+  if (module.ends_with("." + std::string(hf::path_of(config, hf::Linear::kOProj))))
+    add("heads_rotation", config.num_attention_heads);
   for (const int64_t layer_idx : online.down_proj_layers) {
-    if (module != "model.layers." + std::to_string(layer_idx) + ".mlp.down_proj") continue;
+    if (module != hf::name_of(config, layer_idx, hf::Linear::kDownProj)) continue;
     add("kronecker_rotation_m", online.m);
     add("kronecker_rotation_n", online.n);
   }
@@ -270,6 +271,10 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
               part.shape(sizes)},
              label});
     }
+    if (module.has_bias)
+      tensors.push_back(
+          {{module.bias_name(), scheme ? DType::kF32 : float_dtype, {module.shape[0]}},
+           scheme::kFloatLabel});
     if (online != nullptr) append_online(config, *online, module.name, tensors);
   }
   Problems grouped;
@@ -283,13 +288,14 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
   return tensors;
 }
 
-std::vector<FusedConflict> find_fused_conflicts(const std::vector<OutputLinear>& linears) {
+std::vector<FusedConflict> find_fused_conflicts(const hf::Config& config,
+                                                const std::vector<OutputLinear>& linears) {
   std::map<std::string, std::string> label_of;
   for (const OutputLinear& linear : linears) label_of[linear.name] = label_text(linear);
 
   std::vector<FusedConflict> conflicts;
   for (const OutputLinear& linear : linears)
-    for (const std::vector<std::string>& group : hf::fused_groups()) {
+    for (const std::vector<std::string>& group : hf::fused_groups(config)) {
       if (!linear.name.ends_with("." + group.front())) continue;
       FusedConflict conflict{
           linear.name.substr(0, linear.name.size() - group.front().size() - 1), group, {}};
@@ -575,7 +581,7 @@ void AscendV1Writer::write_global_rotation(MatView<const float> rotation) {
 }
 
 void AscendV1Writer::write_linear(const std::string& linear_name, const quant::IntWeight& weight,
-                                  const quant::StaticRange* input) {
+                                  const quant::StaticRange* input, const Mat<float>& bias) {
   const std::string weight_name = linear_name + ".weight";
   const scheme::Scheme& scheme = *scheme::find(find(weight_name).label);
   const int64_t rows = weight.q.rows(), cols = weight.q.cols();
@@ -595,7 +601,8 @@ void AscendV1Writer::write_linear(const std::string& linear_name, const quant::I
   else
     write(".weight", weight.q);
   if (input != nullptr) {
-    const quant::StaticParts parts = quant::static_parts(weight, *input);
+    const quant::StaticParts parts = quant::static_parts(
+        weight, *input, std::span(bias.data(), static_cast<size_t>(bias.size())));
     write(".input_scale", std::vector<float>{input->scale});
     write(".input_offset", std::vector<float>{input->offset});
     if (find(linear_name + ".deq_scale").spec.dtype == DType::kI64) {

@@ -68,7 +68,8 @@ struct FusedConflict {
   std::vector<std::string> labels;   // of each; "none" for one that is not among the linears
 };
 // Those of q, k, v and of gate, up that no engine would load (spec 10.7), in order.
-std::vector<FusedConflict> find_fused_conflicts(const std::vector<OutputLinear>& linears);
+std::vector<FusedConflict> find_fused_conflicts(const hf::Config& config,
+                                                const std::vector<OutputLinear>& linears);
 
 // Bytes a shard may hold at most, 0 for one file. part_file_size is clamped to what fits.
 int64_t max_shard_bytes(const AscendV1Options& options);
@@ -138,8 +139,10 @@ class AscendV1Writer {
   void write_f32(const std::string& name, MatView<const float> values);
   // A quantized linear as its label has it; scales finite and > 0. `input` is the range of static
   // activations (W8A8) and null otherwise. `linear_name` has no ".weight".
+  // Where the linear has a bias [1, out_features], quant_bias holds that as well; the bias itself
+  // is a FLOAT tensor of its own.
   void write_linear(const std::string& linear_name, const quant::IntWeight& weight,
-                    const quant::StaticRange* input = nullptr);
+                    const quant::StaticRange* input = nullptr, const Mat<float>& bias = {});
   // The matrix applied to the embedding, for optional/quarot.safetensors (spec 10.6).
   void write_global_rotation(MatView<const float> rotation);
 

@@ -216,7 +216,8 @@ class Inspection {
   }
 
   void check_fused() {
-    for (const std::vector<std::string>& group : hf::fused_groups())
+    for (const std::vector<std::string>& group :
+         hf::fused_groups(config_ ? *config_ : hf::Config{}))
       for (const auto& [name, label] : description_->labels) {
         // Each group once, at its first member that is there.
         const std::optional<std::string> layer = layer_of(name, group);
@@ -328,8 +329,8 @@ class Inspection {
   // Of a tied model the engine ignores lm_head, which differs once norms are folded into it.
   void check_tied_head() {
     if (!config_ || !config_->tie_word_embeddings) return;
-    const TensorView* head = files_->find("lm_head.weight");
-    const TensorView* embedding = files_->find("model.embed_tokens.weight");
+    const TensorView* head = files_->find(hf::lm_head_name(*config_) + ".weight");
+    const TensorView* embedding = files_->find(hf::embed_tokens_name(*config_) + ".weight");
     if (head == nullptr || embedding == nullptr) return;
     const bool same =
         head->dtype == embedding->dtype && head->shape == embedding->shape &&

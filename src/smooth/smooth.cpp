@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <variant>
 #include <vector>
 
 #include "core/dtype.h"
@@ -17,21 +18,21 @@ namespace {
 // What a pair scales: columns of the group's linears, and rows of a linear or a norm's gain.
 struct Members {
   LinearGroup targets;
-  std::string_view source;
+  std::variant<Linear, hf::Norm> source;
 };
 
 Members members_of(Pair pair) noexcept {
   switch (pair) {
     case Pair::kUpDown:
-      return {LinearGroup::kDown, "mlp.up_proj"};
+      return {LinearGroup::kDown, Linear::kUpProj};
     case Pair::kOv:
-      return {LinearGroup::kO, "self_attn.v_proj"};
+      return {LinearGroup::kO, Linear::kVProj};
     case Pair::kInputNorm:
-      return {LinearGroup::kQkv, "input_layernorm"};
+      return {LinearGroup::kQkv, hf::Norm::kInputLayernorm};
     case Pair::kPostAttentionNorm:
       break;
   }
-  return {LinearGroup::kGateUp, "post_attention_layernorm"};
+  return {LinearGroup::kGateUp, hf::Norm::kPostAttentionLayernorm};
 }
 
 std::vector<float> sizes_of(const model::ActivationStats::Group& stats, Statistic statistic) {
@@ -68,13 +69,16 @@ void multiply_columns(const std::vector<float>& scales, Mat<float>& weight) {
     for (size_t j = 0; j < scales.size(); ++j) weight.row(i)[j] *= scales[j];
 }
 
-void divide_rows(const std::vector<float>& scales, Mat<float>& weight) {
-  for (int64_t i = 0; i < weight.rows(); ++i)
-    for (int64_t j = 0; j < weight.cols(); ++j) weight(i, j) /= scales[static_cast<size_t>(i)];
+// A norm's gain, or a linear's bias, which may be empty.
+void divide(const std::vector<float>& scales, Mat<float>& row) {
+  for (int64_t j = 0; j < row.size(); ++j) row.data()[j] /= scales[static_cast<size_t>(j)];
 }
 
-void divide(const std::vector<float>& scales, Mat<float>& gain) {
-  for (size_t j = 0; j < scales.size(); ++j) gain.data()[j] /= scales[j];
+void divide_outputs(const std::vector<float>& scales, Linear linear, model::LayerWeights& weights) {
+  Mat<float>& weight = weights[linear];
+  for (int64_t i = 0; i < weight.rows(); ++i)
+    for (int64_t j = 0; j < weight.cols(); ++j) weight(i, j) /= scales[static_cast<size_t>(i)];
+  divide(scales, weights.biases[linear]);
 }
 
 // Query heads of a KV head read the same values, so they share factors: their mean. Writes it back
@@ -99,8 +103,9 @@ std::vector<float> share_over_heads(const hf::Config& config, std::vector<float>
 
 }  // namespace
 
-std::string source_of(int64_t layer_idx, Pair pair) {
-  return "model.layers." + std::to_string(layer_idx) + "." + std::string(members_of(pair).source);
+std::string source_of(const hf::Config& config, int64_t layer_idx, Pair pair) {
+  return std::visit([&](auto source) { return hf::name_of(config, layer_idx, source); },
+                    members_of(pair).source);
 }
 
 bool is_enabled(const SmoothOptions& options, Pair pair) noexcept {
@@ -110,24 +115,15 @@ bool is_enabled(const SmoothOptions& options, Pair pair) noexcept {
 
 void smooth_pair(const hf::Config& config, const SmoothOptions& options, Pair pair,
                  const model::ActivationStats& stats, model::LayerWeights& weights) {
-  const LinearGroup group = members_of(pair).targets;
+  const auto [group, source] = members_of(pair);
   const std::span<const Linear> targets = model::linears_of(group);
   std::vector<float> scales =
       factors(config, options, sizes_of(stats[group], options.statistic), targets, weights);
-  switch (pair) {
-    case Pair::kUpDown:
-      divide_rows(scales, weights[Linear::kUpProj]);
-      break;
-    case Pair::kOv:
-      divide_rows(share_over_heads(config, scales), weights[Linear::kVProj]);
-      break;
-    case Pair::kInputNorm:
-      divide(scales, weights.input_layernorm);
-      break;
-    case Pair::kPostAttentionNorm:
-      divide(scales, weights.post_attention_layernorm);
-      break;
-  }
+  if (const auto* norm = std::get_if<hf::Norm>(&source))
+    divide(scales, weights[*norm]);
+  else
+    divide_outputs(pair == Pair::kOv ? share_over_heads(config, scales) : scales,
+                   std::get<Linear>(source), weights);
   for (const Linear target : targets) multiply_columns(scales, weights[target]);
 }
 

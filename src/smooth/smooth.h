@@ -18,7 +18,7 @@ enum class Pair { kUpDown, kOv, kInputNorm, kPostAttentionNorm };
 inline constexpr std::array<Pair, 4> kAllPairs = {Pair::kUpDown, Pair::kOv, Pair::kInputNorm,
                                                   Pair::kPostAttentionNorm};
 // "model.layers.3.mlp.up_proj": what include and exclude patterns are matched against.
-std::string source_of(int64_t layer_idx, Pair pair);
+std::string source_of(const hf::Config& config, int64_t layer_idx, Pair pair);
 // Whether `options` wants pairs of this kind at all.
 bool is_enabled(const SmoothOptions& options, Pair pair) noexcept;
 

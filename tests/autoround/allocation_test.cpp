@@ -65,7 +65,7 @@ TEST(TrainLayer, AllocatesNoTensorInAnIterationOnceItHasMetTheLongestBatch) {
     problem.scheme = scheme;
     if (c.mlp_only)
       for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj})
-        problem.scheme[static_cast<size_t>(l)] = std::nullopt;
+        problem.scheme[l] = std::nullopt;
     TrainOptions options{.iters = 12, .act_aware = c.act_aware, .compute = c.compute};
     if (c.in_pieces) options.max_whole_tokens = 1;
     std::vector<int64_t> until;  // allocations until the end of each iteration
@@ -96,7 +96,7 @@ TEST(TrainLayer, TakesTheBytesThatItSays) {
           int64_t untrained = 0;  // weights that are there already
           for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj}) {
             if (!mlp_only) break;
-            problem.scheme[static_cast<size_t>(l)] = std::nullopt;
+            problem.scheme[l] = std::nullopt;
             untrained += problem.weights[l].size();
           }
           TrainOptions options{.iters = 3, .act_aware = act_aware, .compute = compute};

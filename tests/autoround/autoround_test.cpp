@@ -132,7 +132,7 @@ TEST(UpdateOffsets,
 }
 
 void expect_same(const LayerResult& a, const LayerResult& b) {
-  for (size_t l = 0; l < model::kNumLinears; ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     ASSERT_EQ(a.weights[l].scale, b.weights[l].scale);
     ASSERT_EQ(std::memcmp(a.weights[l].q.data(), b.weights[l].q.data(),
                           static_cast<size_t>(a.weights[l].q.size())),
@@ -157,7 +157,7 @@ TEST(TrainLayer, EachTuningAloneHelpsToo) {
   EXPECT_LT(round_only.report.loss, 0.9 * round_only.report.rounding_loss);
   const LayerResult plain =
       problem.train({.enable_round_tuning = false, .enable_minmax_tuning = false});
-  for (size_t l = 0; l < model::kNumLinears; ++l)
+  for (const model::Linear l : model::kAllLinears)
     EXPECT_EQ(round_only.weights[l].scale, plain.weights[l].scale);
   const LayerResult minmax_only = problem.train({.iters = 60, .enable_round_tuning = false});
   EXPECT_LT(minmax_only.report.loss, minmax_only.report.rounding_loss);
@@ -169,7 +169,7 @@ TEST(TrainLayer, WithBothTuningsOffIsPlainRounding) {
       problem.train({.enable_round_tuning = false, .enable_minmax_tuning = false});
   for (const Linear l : model::kAllLinears) {
     const quant::IntWeight expected = quant::quantize_rtn(problem.weights[l].view(), {.bits = 4});
-    const quant::IntWeight& actual = result.weights[static_cast<size_t>(l)];
+    const quant::IntWeight& actual = result.weights[l];
     EXPECT_EQ(actual.scale, expected.scale);
     EXPECT_EQ(
         std::memcmp(actual.q.data(), expected.q.data(), static_cast<size_t>(expected.q.size())), 0);
@@ -179,10 +179,10 @@ TEST(TrainLayer, WithBothTuningsOffIsPlainRounding) {
 
 TEST(TrainLayer, LeavesLinearsOutsideTheSchemeAlone) {
   Problem problem(6);
-  problem.scheme[static_cast<size_t>(Linear::kDownProj)] = std::nullopt;
+  problem.scheme[Linear::kDownProj] = std::nullopt;
   const LayerResult result = problem.train({.iters = 5});
-  EXPECT_EQ(result.weights[static_cast<size_t>(Linear::kDownProj)].q.size(), 0);
-  EXPECT_GT(result.weights[static_cast<size_t>(Linear::kUpProj)].q.size(), 0);
+  EXPECT_EQ(result.weights[Linear::kDownProj].q.size(), 0);
+  EXPECT_GT(result.weights[Linear::kUpProj].q.size(), 0);
   problem.scheme = {};
   EXPECT_TRUE(problem.train({.iters = 5}).report.losses.empty());
 }
@@ -192,7 +192,7 @@ double error_of(const Problem& problem, const LayerCodes& codes,
                 const std::vector<int64_t>& samples) {
   model::LayerWeights trained;
   for (const Linear l : model::kAllLinears) {
-    const quant::IntWeight& weight = codes[static_cast<size_t>(l)];
+    const quant::IntWeight& weight = codes[l];
     trained[l] = weight.q.size() != 0 ? quant::dequantize(weight) : problem.weights[l].clone();
   }
   model::FloatLinears<float> linears(model::views_of(trained));
@@ -216,12 +216,11 @@ double error_of(const Problem& problem, const LayerCodes& codes,
 TEST(TrainLayer, OfTheMlpAloneLowersTheErrorOfTheWholeLayer) {
   Problem problem(20);
   for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj, Linear::kOProj})
-    problem.scheme[static_cast<size_t>(l)] = std::nullopt;
+    problem.scheme[l] = std::nullopt;
   const LayerResult result = problem.train({.iters = 60});
   EXPECT_LT(result.report.loss, 0.8 * result.report.rounding_loss);
   for (const Linear l : model::kAllLinears) {
-    const auto index = static_cast<size_t>(l);
-    EXPECT_EQ(result.weights[index].q.size() != 0, problem.scheme[index].has_value());
+    EXPECT_EQ(result.weights[l].q.size() != 0, problem.scheme[l].has_value());
   }
   std::vector<int64_t> all(20);
   std::iota(all.begin(), all.end(), 0);
@@ -349,7 +348,7 @@ constexpr TrainOptions kBf16 = {.iters = 20, .compute = linalg::ComputeType::kBf
 TEST(Bf16, ForwardAndBackwardStayWithinTheRoundingOfTheOperands) {
   for (const int bits : {4, 8}) {
     Problem problem(4, bits);
-    problem.scheme[static_cast<size_t>(Linear::kUpProj)] = std::nullopt;
+    problem.scheme[Linear::kUpProj] = std::nullopt;
     TrainableLinears exact(problem.weights, problem.scheme, {});
     TrainableLinears narrow(problem.weights, problem.scheme, kBf16);
     const Mat<float> x = normal_matrix(7, 32, 90);
@@ -364,7 +363,7 @@ TEST(Bf16, ForwardAndBackwardStayWithinTheRoundingOfTheOperands) {
     TrainableLinears::Snapshot saved;
     exact.save(saved);
     const LayerCodes codes = saved.codes();
-    const Mat<float> weight_gate = quant::dequantize(codes[static_cast<size_t>(Linear::kGateProj)]);
+    const Mat<float> weight_gate = quant::dequantize(codes[Linear::kGateProj]);
     const Mat<float>& weight_up = problem.weights[Linear::kUpProj];
     // Both operands rounded by at most 2^-9 of themselves; sums of at most 96 products in f32.
     const double unit = 2.01 / 512 + 2 * 96 * double{FLT_EPSILON};
@@ -401,7 +400,7 @@ TEST(Bf16, StartsFromAndRestoresTheSameCodesAsF32) {
     linears.save(narrow);
     linears.apply(exact);
     linears.save(restored);
-    for (size_t l = 0; l < model::kNumLinears; ++l)
+    for (const model::Linear l : model::kAllLinears)
       for (const TrainableLinears::Snapshot* snapshot : {&narrow, &restored}) {
         ASSERT_EQ(exact.scale[l], snapshot->scale[l]);
         ASSERT_EQ(std::memcmp(exact.q[l].data(), snapshot->q[l].data(),
@@ -434,10 +433,10 @@ TEST(Bf16, TrainingGivesTheSameBytesOnAnyNumberOfThreads) {
 
 TEST(ActAware, ForwardMultipliesRoundedInputsOfEachWidth) {
   Problem problem(4);
-  problem.scheme[static_cast<size_t>(Linear::kKProj)]->act.bits = 8;
-  problem.scheme[static_cast<size_t>(Linear::kVProj)] = std::nullopt;  // float weight, 4-bit input
+  problem.scheme[Linear::kKProj]->act.bits = 8;
+  problem.scheme[Linear::kVProj] = std::nullopt;  // float weight, 4-bit input
   ActBits untrained = {};
-  untrained[static_cast<size_t>(Linear::kVProj)] = 4;
+  untrained[Linear::kVProj] = 4;
   TrainableLinears linears(problem.weights, problem.scheme, {.act_aware = true}, untrained);
   const Mat<float> x = normal_matrix(7, problem.config.hidden_size, 90);
   Mat<float> q(7, 32), k(7, 16), v(7, 16);
@@ -447,9 +446,8 @@ TEST(ActAware, ForwardMultipliesRoundedInputsOfEachWidth) {
   linears.save(saved);
   const LayerCodes codes = saved.codes();
   const auto expect = [&](Linear l, int bits, const Mat<float>& y) {
-    const auto index = static_cast<size_t>(l);
     const Mat<float> weight =
-        codes[index].q.size() != 0 ? quant::dequantize(codes[index]) : problem.weights[l].clone();
+        codes[l].q.size() != 0 ? quant::dequantize(codes[l]) : problem.weights[l].clone();
     Mat<float> rounded(7, 32);
     quant::fake_quantize_tokens(x.view(), {.bits = bits}, rounded.view());
     for (int64_t i = 0; i < y.rows(); ++i)
@@ -474,7 +472,7 @@ TEST(ActAware, LowersTheErrorOfTheLayerThatRoundsItsActivations) {
   const LayerResult blind = problem.train({.iters = 60});
   const auto measured = [&](const LayerResult& result) {
     struct Rounded : model::LinearsForward<float> {
-      std::array<Mat<float>, model::kNumLinears> weights;
+      model::PerLinear<Mat<float>> weights;
       void forward(model::LinearGroup group, MatView<const float> x,
                    std::span<const MatView<float>> ys) override {
         Mat<float> rounded(x.rows, x.cols);
@@ -482,10 +480,10 @@ TEST(ActAware, LowersTheErrorOfTheLayerThatRoundsItsActivations) {
         const auto linears = model::linears_of(group);
         for (size_t i = 0; i < linears.size(); ++i)
           linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(rounded).view(),
-                       std::as_const(weights[static_cast<size_t>(linears[i])]).view(), 0.0f, ys[i]);
+                       std::as_const(weights[linears[i]]).view(), 0.0f, ys[i]);
       }
     } linears;
-    for (size_t l = 0; l < linears.weights.size(); ++l)
+    for (const model::Linear l : model::kAllLinears)
       linears.weights[l] = quant::dequantize(result.weights[l]);
     model::HiddenStates outputs = {problem.inputs.samples,
                                    Mat<float>(problem.inputs.rows.rows(), 32)};

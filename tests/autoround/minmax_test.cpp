@@ -36,8 +36,7 @@ Step step_of(float high, float low, float d_weight, bool minmax = true) {
   q_proj(0, 1) = 0.4f;
   q_proj(0, 2) = low;
   LayerScheme scheme;
-  scheme[static_cast<size_t>(Linear::kQProj)] = {
-      {.bits = 4, .group_size = 0, .scale_dtype = DType::kF32}, {.bits = 4}};
+  scheme[Linear::kQProj] = {{.bits = 4, .group_size = 0, .scale_dtype = DType::kF32}, {.bits = 4}};
   TrainOptions options;
   options.enable_round_tuning = false;
   options.enable_minmax_tuning = minmax;
@@ -45,7 +44,7 @@ Step step_of(float high, float low, float d_weight, bool minmax = true) {
   const auto scale = [&] {
     TrainableLinears::Snapshot snapshot;
     linears.save(snapshot);
-    return snapshot.scale[static_cast<size_t>(Linear::kQProj)].at(0);
+    return snapshot.scale[Linear::kQProj].at(0);
   };
   Step step{scale(), 0};
 

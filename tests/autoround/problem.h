@@ -37,7 +37,7 @@ struct Problem {
       const int64_t in = model::in_features(config, l);
       weights[l] = test::normal_matrix(model::out_features(config, l), in, ++seed,
                                        1 / std::sqrt(static_cast<float>(in)));
-      scheme[static_cast<size_t>(l)] = quant::LinearScheme{{.bits = bits}, {.bits = bits}};
+      scheme[l] = quant::LinearScheme{{.bits = bits}, {.bits = bits}};
     }
     for (Mat<float>* gain : {&weights.input_layernorm, &weights.post_attention_layernorm,
                              &weights.q_norm, &weights.k_norm}) {

@@ -70,7 +70,7 @@ class GptqLayer : public testing::Test {
 
   // The quantized layer: activations and weights rounded as the engine does.
   struct Quantized : model::LinearsForward<float> {
-    std::array<Mat<float>, model::kNumLinears> weights;
+    model::PerLinear<Mat<float>> weights;
     int act_bits = 4;
     void forward(LinearGroup group, MatView<const float> x,
                  std::span<const MatView<float>> ys) override {
@@ -79,12 +79,13 @@ class GptqLayer : public testing::Test {
       const auto linears = model::linears_of(group);
       for (size_t i = 0; i < linears.size(); ++i)
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(rounded).view(),
-                     std::as_const(weights[static_cast<size_t>(linears[i])]).view(), 0.0f, ys[i]);
+                     std::as_const(weights[linears[i]]).view(), 0.0f, ys[i]);
     }
   };
-  double error_of(const std::array<quant::IntWeight, model::kNumLinears>& solved) {
+  double error_of(const model::PerLinear<quant::IntWeight>& solved) {
     Quantized linears;
-    for (size_t l = 0; l < solved.size(); ++l) linears.weights[l] = quant::dequantize(solved[l]);
+    for (const model::Linear l : model::kAllLinears)
+      linears.weights[l] = quant::dequantize(solved[l]);
     const Mat<float> expected = run_float(), actual = run(linears);
     double error = 0;
     for (int64_t i = 0; i < actual.size(); ++i)
@@ -103,8 +104,8 @@ class GptqLayer : public testing::Test {
 
 TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
   LayerScheme scheme = all(4, 4);
-  scheme[static_cast<size_t>(Linear::kOProj)]->act.bits = 8;
-  scheme[static_cast<size_t>(Linear::kDownProj)] = std::nullopt;
+  scheme[Linear::kOProj]->act.bits = 8;
+  scheme[Linear::kDownProj] = std::nullopt;
   InputGrams grams = grams_of(scheme, true);
   grams.observe(saved_, 53);  // a second piece adds to the first
   for (const auto& [group, bits] : {std::pair{LinearGroup::kQkv, 4}, {LinearGroup::kO, 8}}) {
@@ -132,52 +133,53 @@ TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
 
 TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {
   const LayerScheme scheme = all(4, 4);
-  std::array<quant::IntWeight, model::kNumLinears> rounded;
+  model::PerLinear<quant::IntWeight> rounded;
   for (const Linear l : model::kAllLinears)
-    rounded[static_cast<size_t>(l)] = quant::quantize_rtn(weights_[l].view(), {.bits = 4});
+    rounded[l] = quant::quantize_rtn(weights_[l].view(), {.bits = 4});
   const double plain = error_of(rounded);
-  const double gptq = error_of(quantize_layer(weights_, scheme, {}, grams_of(scheme, true)));
+  const double gptq =
+      error_of(quantize_layer(config_, weights_, scheme, {}, grams_of(scheme, true)));
   const double refit =
-      error_of(quantize_layer(weights_, scheme, {.refit = true}, grams_of(scheme, true)));
+      error_of(quantize_layer(config_, weights_, scheme, {.refit = true}, grams_of(scheme, true)));
   EXPECT_LT(gptq, plain);
   EXPECT_LT(refit, gptq);
 }
 
 TEST_F(GptqLayer, SolvesLinearsTogetherAsEachAlone) {
   const LayerScheme scheme = all(4, 4);
-  const auto together = quantize_layer(weights_, scheme, {.refine = 1}, grams_of(scheme, false));
+  const auto together =
+      quantize_layer(config_, weights_, scheme, {.refine = 1}, grams_of(scheme, false));
   for (const Linear l : model::kAllLinears) {
     LayerScheme alone;
-    const auto index = static_cast<size_t>(l);
-    alone[index] = scheme[index];
-    const auto solved = quantize_layer(weights_, alone, {.refine = 1}, grams_of(alone, false));
-    for (size_t other = 0; other < solved.size(); ++other)
-      EXPECT_EQ(solved[other].q.size() != 0, other == index);
-    EXPECT_EQ(solved[index].scale, together[index].scale);
-    EXPECT_EQ(std::memcmp(solved[index].q.data(), together[index].q.data(),
-                          static_cast<size_t>(solved[index].q.size())),
+    alone[l] = scheme[l];
+    const auto solved =
+        quantize_layer(config_, weights_, alone, {.refine = 1}, grams_of(alone, false));
+    for (const Linear other : model::kAllLinears)
+      EXPECT_EQ(solved[other].q.size() != 0, other == l);
+    EXPECT_EQ(solved[l].scale, together[l].scale);
+    EXPECT_EQ(std::memcmp(solved[l].q.data(), together[l].q.data(),
+                          static_cast<size_t>(solved[l].q.size())),
               0)
-        << model::path_of(l);
+        << hf::short_name(l);
   }
 }
 
 // Linears of one input and two schemes: the refit is one, the codes are each scheme's.
 TEST_F(GptqLayer, RefitsLinearsOfTwoSchemesAsEachAlone) {
   LayerScheme scheme = all(4, 4);
-  scheme[static_cast<size_t>(Linear::kKProj)]->weight.bits = 8;
+  scheme[Linear::kKProj]->weight.bits = 8;
   const GptqOptions options{.refit = true};
-  const auto together = quantize_layer(weights_, scheme, options, grams_of(scheme, true));
+  const auto together = quantize_layer(config_, weights_, scheme, options, grams_of(scheme, true));
   for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj}) {
     LayerScheme alone;
-    const auto index = static_cast<size_t>(l);
-    alone[index] = scheme[index];
-    const auto solved = quantize_layer(weights_, alone, options, grams_of(alone, true));
-    EXPECT_EQ(solved[index].spec, together[index].spec);
-    EXPECT_EQ(solved[index].scale, together[index].scale);
-    EXPECT_EQ(std::memcmp(solved[index].q.data(), together[index].q.data(),
-                          static_cast<size_t>(solved[index].q.size())),
+    alone[l] = scheme[l];
+    const auto solved = quantize_layer(config_, weights_, alone, options, grams_of(alone, true));
+    EXPECT_EQ(solved[l].spec, together[l].spec);
+    EXPECT_EQ(solved[l].scale, together[l].scale);
+    EXPECT_EQ(std::memcmp(solved[l].q.data(), together[l].q.data(),
+                          static_cast<size_t>(solved[l].q.size())),
               0)
-        << model::path_of(l);
+        << hf::short_name(l);
   }
 }
 
@@ -186,11 +188,12 @@ TEST_F(GptqLayer, GivesTheSameBytesOnAnyNumberOfThreads) {
   const int before = num_threads();
   const auto solve = [&](int threads) {
     set_num_threads(threads);
-    return quantize_layer(weights_, scheme, {.refit = true, .refine = 2}, grams_of(scheme, true));
+    return quantize_layer(config_, weights_, scheme, {.refit = true, .refine = 2},
+                          grams_of(scheme, true));
   };
   const auto one = solve(1), three = solve(3);
   set_num_threads(before);
-  for (size_t l = 0; l < one.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     EXPECT_EQ(one[l].scale, three[l].scale);
     EXPECT_EQ(std::memcmp(one[l].q.data(), three[l].q.data(), static_cast<size_t>(one[l].q.size())),
               0);
@@ -202,7 +205,7 @@ TEST_F(GptqLayer, NamesTheLinearThatIsNotFinite) {
   InputGrams grams = grams_of(scheme, false);
   weights_[Linear::kOProj](2, 5) = std::nanf("");
   try {
-    quantize_layer(weights_, scheme, {}, std::move(grams));
+    quantize_layer(config_, weights_, scheme, {}, std::move(grams));
     ADD_FAILURE() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kNumeric);

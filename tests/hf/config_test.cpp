@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -10,6 +12,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "hf/family.h"
+#include "hf/model_tensors.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
 
@@ -114,8 +118,9 @@ TEST(ReadConfig, TakesTheFirstOfSeveralEndTokens) {
 }
 
 TEST(ReadConfig, NamesKnownArchitecturesWhenItRefusesOne) {
-  EXPECT_THAT(problem(with("architectures", {"LlamaForCausalLM"}), ErrorCode::kUnsupported),
-              AllOf(HasSubstr("LlamaForCausalLM"), HasSubstr("Qwen3ForCausalLM")));
+  EXPECT_THAT(problem(with("architectures", {"GPT2LMHeadModel"}), ErrorCode::kUnsupported),
+              AllOf(HasSubstr("GPT2LMHeadModel"), HasSubstr("Qwen3ForCausalLM"),
+                    HasSubstr("LlamaForCausalLM")));
   EXPECT_THAT(problem(with("architectures", nullptr), ErrorCode::kFormat),
               HasSubstr("architectures: is missing"));
   EXPECT_THAT(problem(with("architectures", Json::array()), ErrorCode::kFormat),
@@ -126,13 +131,8 @@ TEST(ReadConfig, NamesKnownArchitecturesWhenItRefusesOne) {
 
 TEST(ReadConfig, RefusesEveryVariantThatComputesSomethingElse) {
   const std::vector<std::tuple<std::string, Json, std::string>> cases = {
-      {"use_sliding_window", true, "sliding-window"},
-      {"attention_bias", true, "biases"},
       {"hidden_act", "gelu", "\"gelu\""},
-      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}, "\"yarn\""},
-      {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}, "\"linear\""},
-      {"rope_scaling", {{"factor", 4.0}}, "rope scaling"},
-      {"rope_parameters", {{"rope_type", "dynamic"}, {"rope_theta", 1e6}}, "\"dynamic\""},
+      {"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4.0}}, "\"longrope\""},
       {"rope_parameters",
        {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}},
        "partial_rotary_factor"},
@@ -146,8 +146,121 @@ TEST(ReadConfig, RefusesEveryVariantThatComputesSomethingElse) {
         << field;
   Json types = qwen3_8b();
   types["layer_types"] = std::vector<std::string>(36, "full_attention");
-  types["layer_types"][7] = "sliding_attention";
-  EXPECT_THAT(problem(types, ErrorCode::kUnsupported), HasSubstr("sliding_attention"));
+  types["layer_types"][7] = "linear_attention";
+  EXPECT_THAT(problem(types, ErrorCode::kUnsupported), HasSubstr("linear_attention"));
+}
+
+// What transformers writes for a small Llama 3.1.
+Json llama() {
+  Json json = qwen3_8b();
+  for (const char* field : {"head_dim", "use_sliding_window", "sliding_window", "max_window_layers",
+                            "num_key_value_heads"})
+    json.erase(field);
+  json["architectures"] = {"LlamaForCausalLM"};
+  return json;
+}
+
+TEST(ReadConfig, GivesEachFamilyItsOwnDefaults) {
+  Json json = llama();
+  Config config = read(json);
+  EXPECT_EQ(config.head_dim, 4096 / 32);
+  EXPECT_EQ(config.num_key_value_heads, 32);
+  EXPECT_FALSE(config.qkv_bias || config.o_bias || config.mlp_bias);
+  EXPECT_EQ(size_of(config, Norm::kQNorm), 0);
+  json["attention_bias"] = true;
+  json["mlp_bias"] = true;
+  config = read(json);
+  EXPECT_TRUE(config.qkv_bias && config.o_bias && config.mlp_bias);
+  json["hidden_size"] = 4095;
+  EXPECT_THAT(problem(json, ErrorCode::kFormat), HasSubstr("head_dim"));
+
+  json = with("architectures", {"Qwen2ForCausalLM"});
+  json.erase("head_dim");
+  config = read(json);
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.o_bias || config.mlp_bias);
+
+  json["architectures"] = {"MistralForCausalLM"};
+  EXPECT_FALSE(read(json).qkv_bias);
+  json["attention_bias"] = true;
+  EXPECT_THAT(problem(json, ErrorCode::kUnsupported), HasSubstr("biases"));
+}
+
+TEST(ReadConfig, KnowsWhereASlidingWindowBinds) {
+  const auto window = [](const char* architecture, const Json& changes) {
+    Json json = qwen3_8b();
+    json["architectures"] = {architecture};
+    json.update(changes);
+    return read(json).sliding_window;
+  };
+  const Json used = {{"use_sliding_window", true}, {"sliding_window", 100}};
+  EXPECT_EQ(window("Qwen3ForCausalLM", {{"sliding_window", 100}}), 0);
+  EXPECT_EQ(window("Qwen3ForCausalLM", used), 0);  // max_window_layers is 36: none binds
+  Json early = used;
+  early["max_window_layers"] = 20;
+  EXPECT_EQ(window("Qwen2ForCausalLM", early), 100);
+  Json types = used;
+  types["layer_types"] = std::vector<std::string>(36, "full_attention");
+  EXPECT_EQ(window("Qwen3ForCausalLM", types), 0);
+  types["layer_types"][35] = "sliding_attention";
+  EXPECT_EQ(window("Qwen3ForCausalLM", types), 100);
+  EXPECT_EQ(window("MistralForCausalLM", {{"sliding_window", 100}}), 100);
+  EXPECT_EQ(window("MistralForCausalLM", {{"sliding_window", nullptr}}), 0);
+  EXPECT_EQ(window("LlamaForCausalLM", {{"sliding_window", 100}}), 0);
+}
+
+TEST(ReadConfig, ReadsRopeScalingInBothSpellings) {
+  using Type = RopeScaling::Type;
+  const Json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 8.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 8192}};
+  Json five = qwen3_8b();
+  five.erase("rope_theta");
+  five.erase("rope_scaling");
+  five["rope_parameters"] = llama3;
+  five["rope_parameters"]["rope_theta"] = 1e6;
+  for (const Json& json : {with("rope_scaling", llama3), five}) {
+    const RopeScaling scaling = read(json).rope_scaling;
+    EXPECT_EQ(scaling.type, Type::kLlama3);
+    EXPECT_EQ(scaling.factor, 8);
+    EXPECT_EQ(scaling.high_freq_factor, 4);
+    EXPECT_EQ(scaling.original_max_position_embeddings, 8192);
+  }
+  const RopeScaling yarn =
+      read(with("rope_scaling",
+                {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 10240}}))
+          .rope_scaling;
+  EXPECT_EQ(yarn.type, Type::kYarn);
+  EXPECT_EQ(yarn.beta_fast, 32);
+  EXPECT_DOUBLE_EQ(yarn.attention_factor, 0.1 * std::log(4.0) + 1);
+  // The factor follows from the lengths where it is left out: 40960 / 10240.
+  EXPECT_EQ(read(with("rope_scaling",
+                      {{"rope_type", "yarn"}, {"original_max_position_embeddings", 10240}}))
+                .rope_scaling.factor,
+            4);
+  EXPECT_EQ(read(with("rope_scaling", {{"type", "linear"}, {"factor", 2.0}})).rope_scaling.type,
+            Type::kLinear);
+}
+
+TEST(ReadConfig, ReadsAFamilyThatIsOneMoreRowOfTheTable) {
+  Family toy = families().front();
+  toy.architecture = "ToyForCausalLM";
+  toy.names.layers = "transformer.h";
+  toy.names.linears[Linear::kUpProj] = "ffn.widen";
+  toy.qk_norm = false;
+  const test::TemporaryDirectory dir;
+  std::ofstream(dir / "config.json") << with("architectures", {"ToyForCausalLM"}).dump();
+  const Config config = read_config(dir.path(), {&toy, 1});
+  EXPECT_EQ(name_of(config, 3, Linear::kUpProj), "transformer.h.3.ffn.widen");
+  const std::vector<WeightModule> modules = weight_modules(config);
+  EXPECT_EQ(modules.size(), 36u * 9 + 3);
+  EXPECT_TRUE(std::any_of(modules.begin(), modules.end(), [](const WeightModule& module) {
+    return module.name == "transformer.h.35.ffn.widen" && module.shape == Shape{12288, 4096};
+  }));
+  EXPECT_THROW(read_config(dir.path()), Error);
 }
 
 TEST(ReadConfig, AcceptsVariantsThatAreSwitchedOff) {
@@ -180,6 +293,15 @@ TEST(ReadConfig, RefusesWrongTypesAndValues) {
       {"layer_types", "full_attention"},
       {"use_sliding_window", "yes"},
       {"rope_scaling", "yarn"},
+      {"rope_scaling", {{"factor", 4.0}}},
+      {"rope_scaling", {{"rope_type", "linear"}}},
+      {"rope_scaling", {{"rope_type", "linear"}, {"factor", "4"}}},
+      {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}},
+      {"rope_scaling",
+       {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4}, {"high_freq_factor", 4}}},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"truncate", 1}}},
+      {"rope_scaling",
+       {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", -1}}},
       {"head_dim", 127},
       {"num_key_value_heads", 5},
       {"attention_bias", "none"},
@@ -205,8 +327,8 @@ TEST(ReadConfig, ListsAllProblemsOfAKindAtOnce) {
   EXPECT_THAT(problem(json, ErrorCode::kFormat),
               AllOf(HasSubstr("3 problems"), HasSubstr("hidden_size"), HasSubstr("vocab_size"),
                     HasSubstr("intermediate_size")));
-  json["attention_bias"] = true;
-  json["use_sliding_window"] = true;
+  json["hidden_act"] = "gelu";
+  json["torch_dtype"] = "int8";
   EXPECT_THAT(problem(json, ErrorCode::kUnsupported), HasSubstr("2 problems"));
 }
 

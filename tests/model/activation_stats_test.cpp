@@ -117,8 +117,7 @@ TEST_F(Stats, RangesHoldZeroAndStartEmpty) {
 
 TEST_F(Stats, DoNotDependOnHowSamplesAreBatched) {
   OnlineRotation online;
-  online.o_proj =
-      std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(4), Mat<float>(), 6});
+  online.o = std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(4), Mat<float>(), 6});
   ActivationStats together(config_, online), apart(config_, online);
   together.observe(batch_, saved_);
   for (int64_t s = 0; s < batch_.num_sequences(); ++s) {
@@ -144,9 +143,8 @@ TEST_F(Stats, DoNotDependOnHowSamplesAreBatched) {
 
 TEST_F(Stats, GroupsThatAreRotatedAreSeenAsTheirLinearsSeeThem) {
   OnlineRotation online;
-  online.o_proj =
-      std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(4), Mat<float>(), 6});
-  online.down_proj =
+  online.o = std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(4), Mat<float>(), 6});
+  online.down =
       std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(20), any_matrix(30), 30});
   ActivationStats stats(config_, online);
   stats.observe(batch_, saved_);

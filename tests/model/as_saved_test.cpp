@@ -34,7 +34,7 @@ std::vector<std::string> own_names(const std::vector<std::string>& names) {
   std::map<std::string, std::vector<float>> tensors;
   for (const std::string& name : names) tensors[name] = {1, 2};
   io::TensorFiles files = files_of(directory, tensors);
-  use_own_names(files);
+  use_own_names(files, hf::Config{});
   std::vector<std::string> result;
   for (const auto& [name, tensor] : files.tensors()) {
     EXPECT_EQ(tensor.name, name);
@@ -70,9 +70,9 @@ TEST(OwnNames, OfTwoTensorsAreRefusedWhenTheyAreOne) {
 TEST(OwnHead, IsOneOfOtherBytesOrShape) {
   const auto has = [](const std::vector<float>& head) {
     const test::TemporaryDirectory directory;
-    std::map<std::string, std::vector<float>> tensors = {{"embed", {1, 2}}};
+    std::map<std::string, std::vector<float>> tensors = {{"model.embed_tokens.weight", {1, 2}}};
     if (!head.empty()) tensors["lm_head.weight"] = head;
-    return has_own_head(files_of(directory, tensors), "embed");
+    return has_own_head(files_of(directory, tensors), hf::Config{});
   };
   EXPECT_FALSE(has({}));
   EXPECT_FALSE(has({1, 2}));

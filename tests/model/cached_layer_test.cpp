@@ -37,17 +37,16 @@ Mat<float> normal_matrix(int64_t rows, int64_t cols, uint32_t seed, float mean =
 class RowLinears : public LinearsForward<float> {
  public:
   explicit RowLinears(const LayerWeights& weights) {
-    for (const Linear l : kAllLinears)
-      weights_[static_cast<size_t>(l)] = linalg::RowWeight(weights[l].clone());
+    for (const Linear l : kAllLinears) weights_[l] = linalg::RowWeight(weights[l].clone());
   }
   void forward(LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override {
     for (size_t i = 0; i < linears_of(group).size(); ++i)
-      weights_[static_cast<size_t>(linears_of(group)[i])].multiply(x, ys[i]);
+      weights_[linears_of(group)[i]].multiply(x, ys[i]);
   }
 
  private:
-  std::array<linalg::RowWeight, kNumLinears> weights_;
+  PerLinear<linalg::RowWeight> weights_;
 };
 
 class CachedLayer : public testing::Test {
@@ -56,8 +55,8 @@ class CachedLayer : public testing::Test {
     uint32_t seed = 1;
     for (const Linear l : kAllLinears) {
       const int64_t in = in_features(config_, l);
-      weights_.linears[static_cast<size_t>(l)] = normal_matrix(
-          out_features(config_, l), in, seed++, 0, 1 / std::sqrt(static_cast<float>(in)));
+      weights_.linears[l] = normal_matrix(out_features(config_, l), in, seed++, 0,
+                                          1 / std::sqrt(static_cast<float>(in)));
     }
     weights_.input_layernorm = normal_matrix(1, config_.hidden_size, seed++, 1, 0.2f);
     weights_.post_attention_layernorm = normal_matrix(1, config_.hidden_size, seed++, 1, 0.2f);

@@ -91,11 +91,11 @@ TEST(Linears, HaveHuggingFaceNamesAndShapes) {
   for (const hf::WeightModule& module : hf::weight_modules(config))
     shapes[module.name] = module.shape;
   for (const Linear linear : kAllLinears)
-    EXPECT_EQ(shapes.at(name_of(3, linear)),
+    EXPECT_EQ(shapes.at(name_of(config, 3, linear)),
               (Shape{out_features(config, linear), in_features(config, linear)}))
-        << path_of(linear);
-  EXPECT_EQ(name_of(3, Linear::kUpProj), "model.layers.3.mlp.up_proj");
-  EXPECT_EQ(path_of(Linear::kQProj), "self_attn.q_proj");
+        << path_of(config, linear);
+  EXPECT_EQ(name_of(config, 3, Linear::kUpProj), "model.layers.3.mlp.up_proj");
+  EXPECT_EQ(path_of(config, Linear::kQProj), "self_attn.q_proj");
   EXPECT_EQ(out_features(config, Linear::kQProj), 2048);
   EXPECT_EQ(in_features(config, Linear::kOProj), 2048);
   EXPECT_EQ(out_features(config, Linear::kVProj), 1024);
@@ -118,7 +118,7 @@ TEST(Checkpoint, LoadsTheTensorsOfTheLayerThatIsAskedFor) {
           << path;
     };
     for (const Linear linear : kAllLinears)
-      expect_same(weights[linear], std::string(path_of(linear)));
+      expect_same(weights[linear], std::string(path_of(config, linear)));
     expect_same(weights.input_layernorm, "input_layernorm");
     expect_same(weights.post_attention_layernorm, "post_attention_layernorm");
     expect_same(weights.q_norm, "self_attn.q_norm");
@@ -351,8 +351,8 @@ TEST(Checkpoint, OpensTheBundledModel) {
             static_cast<double>(weights[linear].data()[i]) * weights[linear].data()[i];
       const double deviation =
           std::sqrt(sum_of_squares / static_cast<double>(weights[linear].size()));
-      EXPECT_GT(deviation, 0.005) << name_of(layer_idx, linear);
-      EXPECT_LT(deviation, 0.5) << name_of(layer_idx, linear);
+      EXPECT_GT(deviation, 0.005) << name_of(config, layer_idx, linear);
+      EXPECT_LT(deviation, 0.5) << name_of(config, layer_idx, linear);
     }
   }
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/threads.h"
+#include "hf/family.h"
 #include "io/safetensors.h"
 #include "model/kernels/elementwise.h"
 
@@ -20,12 +21,19 @@ struct Case {
   const char* name;
   int64_t hidden_size, intermediate_size, heads, kv_heads, head_dim;
   std::vector<int64_t> lengths;
+  const char* architecture = "Qwen3ForCausalLM";
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 hf::Config config_of(const Case& c) {
   hf::Config config;
+  for (const hf::Family& family : hf::families())
+    if (family.architecture == c.architecture) config.family = &family;
+  // Biases wherever a family may have them.
+  config.qkv_bias = config.family->qkv_bias || config.family->attention_bias;
+  config.o_bias = config.family->attention_bias;
+  config.mlp_bias = config.family->mlp_bias;
   config.hidden_size = c.hidden_size;
   config.intermediate_size = c.intermediate_size;
   config.num_attention_heads = c.heads;
@@ -41,7 +49,7 @@ struct Layer64 {
   hf::Config config;
   Ragged batch;
   std::mt19937 generator{7};
-  std::array<Mat<double>, kNumLinears> weights, d_weights;
+  PerLinear<Mat<double>> weights, d_weights, biases;
   std::array<Mat<double>, 4> gains, d_gains;
   Mat<double> x, target, y, d_y, d_x;
 
@@ -56,8 +64,9 @@ struct Layer64 {
     for (const int64_t length : c.lengths) batch.append(length);
     for (const Linear l : kAllLinears) {
       const int64_t in = in_features(config, l), out = out_features(config, l);
-      weights[static_cast<size_t>(l)] = normal(out, in, 0, 1 / std::sqrt(static_cast<double>(in)));
-      d_weights[static_cast<size_t>(l)] = Mat<double>(out, in);
+      weights[l] = normal(out, in, 0, 1 / std::sqrt(static_cast<double>(in)));
+      d_weights[l] = Mat<double>(out, in);
+      if (has_bias(config, l)) biases[l] = normal(1, out, 0, 0.5);
     }
     const int64_t sizes[] = {config.hidden_size, config.hidden_size, config.head_dim,
                              config.head_dim};
@@ -75,13 +84,16 @@ struct Layer64 {
   }
 
   LayerNorms<double> norms() const {
-    return {gains[0].data(), gains[1].data(), gains[2].data(), gains[3].data()};
+    const bool qk_norm = config.family->qk_norm;
+    return {gains[0].data(), gains[1].data(), qk_norm ? gains[2].data() : nullptr,
+            qk_norm ? gains[3].data() : nullptr};
   }
   FloatLinears<double> linears(bool with_grads) {
     FloatLinears<double>::Weights w;
     FloatLinears<double>::Grads g;
-    for (size_t l = 0; l < kNumLinears; ++l) {
-      w[l] = weights[l].view();
+    for (const Linear l : kAllLinears) {
+      w.linears[l] = weights[l].view();
+      if (biases[l].size() != 0) w.biases[l] = biases[l].data();
       if (with_grads) g[l] = d_weights[l].view();
     }
     return FloatLinears<double>(w, g);
@@ -115,12 +127,16 @@ struct Layer64 {
 };
 
 class DecoderLayer : public testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(OddShapes, DecoderLayer,
-                         testing::Values(Case{"OneKvHead", 10, 14, 3, 1, 4, {5, 1, 7}},
-                                         Case{"HeadsTimesDimAboveHidden", 6, 9, 4, 2, 6, {3, 11}},
-                                         Case{"OneToken", 8, 5, 2, 2, 2, {1}},
-                                         Case{"AsManyKvHeads", 7, 11, 3, 3, 8, {9}}),
-                         [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    OddShapes, DecoderLayer,
+    testing::Values(Case{"OneKvHead", 10, 14, 3, 1, 4, {5, 1, 7}},
+                    Case{"HeadsTimesDimAboveHidden", 6, 9, 4, 2, 6, {3, 11}},
+                    Case{"OneToken", 8, 5, 2, 2, 2, {1}},
+                    Case{"AsManyKvHeads", 7, 11, 3, 3, 8, {9}},
+                    Case{"LlamaWithBiases", 10, 14, 3, 1, 4, {5, 1, 7}, "LlamaForCausalLM"},
+                    Case{"Qwen2", 6, 9, 4, 2, 6, {3, 11}, "Qwen2ForCausalLM"},
+                    Case{"Mistral", 8, 5, 7, 1, 2, {9}, "MistralForCausalLM"}),
+    [](const auto& p) { return p.param.name; });
 
 TEST_P(DecoderLayer, GradientMatchesFiniteDifferenceForEveryParameterAndTheInput) {
   Layer64 layer(GetParam());
@@ -142,8 +158,7 @@ TEST_P(DecoderLayer, GradientMatchesFiniteDifferenceForEveryParameterAndTheInput
     }
   };
   for (const Linear l : kAllLinears)
-    check(layer.weights[static_cast<size_t>(l)], layer.d_weights[static_cast<size_t>(l)],
-          std::string(path_of(l)).c_str());
+    check(layer.weights[l], layer.d_weights[l], std::string(path_of(layer.config, l)).c_str());
   const char* norm_names[] = {"input_layernorm", "post_attention_layernorm", "q_norm", "k_norm"};
   for (size_t i = 0; i < 4; ++i) check(layer.gains[i], layer.d_gains[i], norm_names[i]);
   check(layer.x, layer.d_x, "x");
@@ -214,11 +229,11 @@ TEST_F(QwenTinyGolden, GradientsOfTheL1LossMatch) {
   const Mat<float> x = to_f32(files.at("input")), target = to_f32(files.at("target"));
   const hf::Config& config = checkpoint_.config();
   const LayerWeights weights = checkpoint_.load_layer(3);
-  std::array<Mat<float>, kNumLinears> d_weights;
+  PerLinear<Mat<float>> d_weights;
   FloatLinears<float>::Grads grads;
   for (const Linear l : kAllLinears) {
-    d_weights[static_cast<size_t>(l)] = Mat<float>(out_features(config, l), in_features(config, l));
-    grads[static_cast<size_t>(l)] = d_weights[static_cast<size_t>(l)].view();
+    d_weights[l] = Mat<float>(out_features(config, l), in_features(config, l));
+    grads[l] = d_weights[l].view();
   }
   FloatLinears<float> linears(views_of(weights), grads);
   const int64_t n = x.rows();
@@ -247,7 +262,7 @@ TEST_F(QwenTinyGolden, GradientsOfTheL1LossMatch) {
   };
   check(d_x, "d_input");
   for (const Linear l : kAllLinears) {
-    check(d_weights[static_cast<size_t>(l)], "d_" + std::string(path_of(l)));
+    check(d_weights[l], "d_" + std::string(path_of(config, l)));
   }
 }
 
@@ -294,8 +309,8 @@ TEST(DecoderLayer, HalvesGiveTheLayerAndTheMlpGradientsOfItsBackward) {
   mlp_half_backward<double>(half.config, half.norms(), linears, half.batch, saved, half.d_y.view(),
                             false);
   for (const Linear l : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj}) {
-    const Mat<double>& a = half.d_weights[static_cast<size_t>(l)];
-    const Mat<double>& b = whole.d_weights[static_cast<size_t>(l)];
+    const Mat<double>& a = half.d_weights[l];
+    const Mat<double>& b = whole.d_weights[l];
     for (int64_t i = 0; i < a.size(); ++i) ASSERT_EQ(a.data()[i], b.data()[i]);
   }
 }

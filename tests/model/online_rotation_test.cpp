@@ -180,15 +180,14 @@ class Online : public testing::Test {
     config_.head_dim = 4;
     uint32_t seed = 10;
     for (const Linear l : kAllLinears) {
-      const auto index = static_cast<size_t>(l);
-      weights_[index] = normal_matrix(out_features(config_, l), in_features(config_, l), ++seed);
-      d_weights_[index] = Mat<float>(weights_[index].rows(), weights_[index].cols());
-      weight_views_[index] = std::as_const(weights_[index]).view();
-      d_weight_views_[index] = d_weights_[index].view();
+      weights_[l] = normal_matrix(out_features(config_, l), in_features(config_, l), ++seed);
+      d_weights_[l] = Mat<float>(weights_[l].rows(), weights_[l].cols());
+      weight_views_.linears[l] = std::as_const(weights_[l]).view();
+      d_weight_views_[l] = d_weights_[l].view();
     }
-    online_.o_proj = std::make_shared<KroneckerRotation>(
+    online_.o = std::make_shared<KroneckerRotation>(
         KroneckerRotation{normal_matrix(3, 3, 1), Mat<float>(), 4});
-    online_.down_proj = std::make_shared<KroneckerRotation>(
+    online_.down = std::make_shared<KroneckerRotation>(
         KroneckerRotation{normal_matrix(3, 3, 2), normal_matrix(5, 5, 3), 5});
   }
 
@@ -209,7 +208,7 @@ class Online : public testing::Test {
   }
 
   hf::Config config_;
-  std::array<Mat<float>, kNumLinears> weights_, d_weights_;
+  PerLinear<Mat<float>> weights_, d_weights_;
   FloatLinears<float>::Weights weight_views_;
   FloatLinears<float>::Grads d_weight_views_;
   OnlineRotation online_;
@@ -237,7 +236,7 @@ TEST_F(Online, OtherGroupsGetTheirInputAsItIs) {
 }
 
 TEST_F(Online, ALayerWithoutTheRotationOfDownGetsItsInputAsItIs) {
-  online_.down_proj = nullptr;
+  online_.down = nullptr;
   NotedLinears inner(weight_views_, d_weight_views_);
   OnlineLinears linears(online_, inner, &inner);
   const Mat<float> x = input(LinearGroup::kDown);
@@ -277,7 +276,7 @@ TEST_P(OnlineGroups, InnerLinearsSeeTheRotatedInput) {
 // y = x K Wᵀ, so d_x = d_y W Kᵀ and d_W = d_yᵀ (x K).
 TEST_P(OnlineGroups, BackwardIsTheDenseProductsInF64) {
   const Linear l = linears_of(GetParam()).front();
-  const Mat<float>&w = weights_[static_cast<size_t>(l)], &d_w = d_weights_[static_cast<size_t>(l)];
+  const Mat<float>&w = weights_[l], &d_w = d_weights_[l];
   const Mat<float> x = input(GetParam());
   std::vector<Mat<float>> d_ys = outputs(GetParam());
   const Mat<float>& d_y = d_ys.front();

@@ -160,9 +160,7 @@ TEST_F(Analyze, WritesARecipeThatPlansToItsChoiceWithFusedLinearsTogether) {
   const Plan found = plan_of(file);
   for (size_t g = 0; g < analysis.groups.size(); ++g)
     for (const model::Linear l : model::linears_of(analysis.groups[g].group)) {
-      const PlannedLinear& planned =
-          found.linears[static_cast<size_t>(analysis.groups[g].layer_idx * model::kNumLinears) +
-                        static_cast<size_t>(l)];
+      const PlannedLinear& planned = found.linear(analysis.groups[g].layer_idx, l);
       EXPECT_EQ(planned.label, high[g] ? "W8A8_DYNAMIC" : "W4A4_DYNAMIC") << planned.name;
     }
   EXPECT_EQ(found.dataset_path, plan.dataset_path);

@@ -181,7 +181,7 @@ class FakeQuantized : public model::LinearsForward<float> {
                std::span<const MatView<float>> ys) override {
     const std::span<const Linear> linears = model::linears_of(group);
     for (size_t i = 0; i < linears.size(); ++i) {
-      const std::string name = model::name_of(layer_idx_, linears[i]);
+      const std::string name = model::name_of(checkpoint_.config(), layer_idx_, linears[i]);
       const std::string& label = checkpoint_.label(name);
       Mat<float> activations(x.rows, x.cols);
       for (int64_t t = 0; t < x.rows; ++t)
@@ -295,15 +295,15 @@ TEST_P(SchemeRuns, AndIsEvaluatedInIntegersAsItsDefinitionSays) {
       return matrix;
     };
     model::OnlineRotation online;
-    const std::string o = model::name_of(i, Linear::kOProj),
-                      down = model::name_of(i, Linear::kDownProj);
+    const std::string o = model::name_of(config, i, Linear::kOProj),
+                      down = model::name_of(config, i, Linear::kDownProj);
     if (!checkpoint.values(o, "heads_rotation").empty())
-      online.o_proj = std::make_shared<model::KroneckerRotation>(
+      online.o = std::make_shared<model::KroneckerRotation>(
           model::KroneckerRotation{square(o, "heads_rotation"), {}, config.head_dim});
     if (!checkpoint.values(down, "kronecker_rotation_m").empty()) {
       Mat<float> right = square(down, "kronecker_rotation_n");
       const int64_t cols = right.rows();
-      online.down_proj = std::make_shared<model::KroneckerRotation>(
+      online.down = std::make_shared<model::KroneckerRotation>(
           model::KroneckerRotation{square(down, "kronecker_rotation_m"), std::move(right), cols});
     }
     FakeQuantized plain(checkpoint, i);

@@ -137,9 +137,8 @@ TEST(OnlineRotations, AreOrthogonalAndMixNoMoreThanMaxTpSize) {
     RotateOptions options = kOnline;
     options.max_tp_size = block;
     const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
-    ASSERT_TRUE(rotation.online.o_proj && rotation.online.down_proj);
-    const model::KroneckerRotation &heads = *rotation.online.o_proj,
-                                   &down = *rotation.online.down_proj;
+    ASSERT_TRUE(rotation.online.o && rotation.online.down);
+    const model::KroneckerRotation &heads = *rotation.online.o, &down = *rotation.online.down;
     ASSERT_EQ(heads.left.rows(), 8);
     EXPECT_EQ(heads.cols, 8);
     EXPECT_EQ(heads.right.size(), 0);
@@ -157,15 +156,15 @@ TEST(OnlineRotations, AreOrthogonalAndMixNoMoreThanMaxTpSize) {
 
 TEST(OnlineRotations, AreThereOnlyWhenAskedForAndOfDownOnlyInItsLayers) {
   const ModelRotation offline = make_rotation(online_config(), {}, std::nullopt);
-  EXPECT_FALSE(offline.online.o_proj || offline.online.down_proj);
-  EXPECT_FALSE(offline.online_of(1).o_proj);
+  EXPECT_FALSE(offline.online.o || offline.online.down);
+  EXPECT_FALSE(offline.online_of(1).o);
   RotateOptions options = kOnline;
   options.down_proj_online_layers = {3, 1};
   const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
   for (int64_t layer_idx = 0; layer_idx < 5; ++layer_idx) {
     const model::OnlineRotation online = rotation.online_of(layer_idx);
-    EXPECT_EQ(online.o_proj, rotation.online.o_proj);
-    EXPECT_EQ(online.down_proj != nullptr, layer_idx == 1 || layer_idx == 3) << layer_idx;
+    EXPECT_EQ(online.o, rotation.online.o);
+    EXPECT_EQ(online.down != nullptr, layer_idx == 1 || layer_idx == 3) << layer_idx;
   }
 }
 
@@ -239,11 +238,11 @@ TEST_P(FitRows, IsOrthogonalNeverWorseThanHadamardAndTheSameOnAnyNumberOfThreads
 TEST(FitRotation, RefusesToFitNothing) { EXPECT_THROW(fit_rotation(Mat<float>(0, 48), {}), Error); }
 
 TEST(FittedLinears, AreThoseThatReadTheResidualStream) {
-  EXPECT_EQ(fitted_linears({.layer_type = {"up_proj"}}), std::vector{Linear::kUpProj});
-  EXPECT_EQ(fitted_linears({.layer_type = {"self_attn.k", "gate"}}),
+  EXPECT_EQ(fitted_linears({}, {.layer_type = {"up_proj"}}), std::vector{Linear::kUpProj});
+  EXPECT_EQ(fitted_linears({}, {.layer_type = {"self_attn.k", "gate"}}),
             (std::vector{Linear::kKProj, Linear::kGateProj}));
-  EXPECT_THROW(fitted_linears({.layer_type = {"down_proj"}}), Error);
-  EXPECT_THROW(fitted_linears({.layer_type = {"experts"}}), Error);
+  EXPECT_THROW(fitted_linears({}, {.layer_type = {"down_proj"}}), Error);
+  EXPECT_THROW(fitted_linears({}, {.layer_type = {"experts"}}), Error);
 }
 
 TEST(ActivationRows, KeepsTokenMeansAndSpreadsWhatItDrops) {

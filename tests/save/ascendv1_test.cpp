@@ -171,14 +171,17 @@ TEST(AscendV1Plan, DescribesGroupsOnlineRotationsAndTheGlobalOne) {
 }
 
 TEST(AscendV1Plan, FindsLinearsThatEnginesFuseWithDifferentLabels) {
-  EXPECT_TRUE(find_fused_conflicts(output_linears(tiny_config(), mixed_schemes)).empty());
+  EXPECT_TRUE(
+      find_fused_conflicts(tiny_config(), output_linears(tiny_config(), mixed_schemes)).empty());
 
-  const std::vector<FusedConflict> conflicts = find_fused_conflicts(output_linears(
-      tiny_config(), [](const std::string& linear) -> std::optional<quant::LinearScheme> {
-        if (linear == "model.layers.1.self_attn.v_proj") return std::nullopt;
-        if (linear == "model.layers.0.mlp.up_proj") return w4a4();
-        return w8a8();
-      }));
+  const std::vector<FusedConflict> conflicts = find_fused_conflicts(
+      tiny_config(),
+      output_linears(tiny_config(),
+                     [](const std::string& linear) -> std::optional<quant::LinearScheme> {
+                       if (linear == "model.layers.1.self_attn.v_proj") return std::nullopt;
+                       if (linear == "model.layers.0.mlp.up_proj") return w4a4();
+                       return w8a8();
+                     }));
   ASSERT_EQ(conflicts.size(), 2u);
   EXPECT_EQ(conflicts[0].layer, "model.layers.0");
   EXPECT_THAT(conflicts[0].members, testing::ElementsAre("mlp.gate_proj", "mlp.up_proj"));

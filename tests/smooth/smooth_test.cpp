@@ -140,11 +140,11 @@ Mat<double> run_layer(const hf::Config& config, const model::LayerWeights& weigh
     std::copy_n(m.data(), m.size(), wide.data());
     return wide;
   };
-  std::array<Mat<double>, model::kNumLinears> linears;
+  model::PerLinear<Mat<double>> linears;
   model::FloatLinears<double>::Weights views;
-  for (size_t l = 0; l < linears.size(); ++l) {
+  for (const model::Linear l : model::kAllLinears) {
     linears[l] = widened(weights.linears[l]);
-    views[l] = std::as_const(linears[l]).view();
+    views.linears[l] = std::as_const(linears[l]).view();
   }
   const Mat<double> gains[] = {widened(weights.input_layernorm),
                                widened(weights.post_attention_layernorm), widened(weights.q_norm),
@@ -230,7 +230,7 @@ TEST_P(SmoothPair, ChangesTargetsAndSourceOnly) {
         float expected = before(i, j);
         if (is_target) expected *= smoothed.by_target[static_cast<size_t>(j)];
         if (is_source) expected /= smoothed.by_source[static_cast<size_t>(i)];
-        ASSERT_EQ(after(i, j), expected) << model::path_of(l) << " " << i << ", " << j;
+        ASSERT_EQ(after(i, j), expected) << hf::short_name(l) << " " << i << ", " << j;
       }
   }
   const auto expect_gain = [&](const Mat<float>& before, const Mat<float>& after, bool is_source) {
@@ -357,10 +357,10 @@ TEST(SmoothAllPairs, KeepTheFunctionAndTameOutliers) {
 }
 
 TEST(SmoothPairs, AreNamedByTheirSourceAndEnabledByKind) {
-  EXPECT_EQ(source_of(3, Pair::kUpDown), "model.layers.3.mlp.up_proj");
-  EXPECT_EQ(source_of(0, Pair::kOv), "model.layers.0.self_attn.v_proj");
-  EXPECT_EQ(source_of(12, Pair::kInputNorm), "model.layers.12.input_layernorm");
-  EXPECT_EQ(source_of(1, Pair::kPostAttentionNorm), "model.layers.1.post_attention_layernorm");
+  EXPECT_EQ(source_of({}, 3, Pair::kUpDown), "model.layers.3.mlp.up_proj");
+  EXPECT_EQ(source_of({}, 0, Pair::kOv), "model.layers.0.self_attn.v_proj");
+  EXPECT_EQ(source_of({}, 12, Pair::kInputNorm), "model.layers.12.input_layernorm");
+  EXPECT_EQ(source_of({}, 1, Pair::kPostAttentionNorm), "model.layers.1.post_attention_layernorm");
   const SmoothOptions norms{.norm_linear = true, .ov = false, .up_down = false};
   EXPECT_TRUE(is_enabled(norms, Pair::kInputNorm));
   EXPECT_TRUE(is_enabled(norms, Pair::kPostAttentionNorm));

@@ -61,7 +61,7 @@ report::RunRecord run_record(int64_t num_layers, int64_t iters) {
     for (const model::Linear l : model::kAllLinears) {
       const bool four_bit =
           !eight_bit && (l == model::Linear::kGateProj || l == model::Linear::kUpProj);
-      layer.linears.push_back({.name = model::name_of(i, l),
+      layer.linears.push_back({.name = model::name_of(hf::Config{}, i, l),
                                .label = four_bit ? "W4A4_DYNAMIC" : "W8A8_DYNAMIC",
                                .decided_by = "recipe.yaml:30:11 spec.process[1].strategies[1]",
                                .parameters = 5120 * 5120,

@@ -65,19 +65,19 @@ class RoundStep : public Step {
         if (grams) grams->observe(piece, batch.num_tokens());
       });
     if (grams) {
-      auto codes = gptq::quantize_layer(work.layer.weights, solved, *gptq_, *std::move(grams));
-      for (size_t l = 0; l < codes.size(); ++l)
+      auto codes =
+          gptq::quantize_layer(config, work.layer.weights, solved, *gptq_, *std::move(grams));
+      for (const model::Linear l : model::kAllLinears)
         if (solved[l]) result.quantized[l] = std::move(codes[l]);
     }
     for (const model::LinearGroup group : model::kAllLinearGroups)
       for (const Linear l : model::linears_of(group)) {
-        const auto index = static_cast<size_t>(l);
-        if (!scheme[index]) continue;
-        if (!solved[index])
-          result.quantized[index] =
-              quant::quantize_rtn(work.layer.weights[l].view(), scheme[index]->weight);
-        const quant::ActSpec& act = scheme[index]->act;
-        if (act.is_static) result.ranges[index] = range_of(stats[group], act, config.dtype);
+        if (!scheme[l]) continue;
+        if (!solved[l])
+          result.quantized[l] =
+              quant::quantize_rtn(work.layer.weights[l].view(), scheme[l]->weight);
+        const quant::ActSpec& act = scheme[l]->act;
+        if (act.is_static) result.ranges[l] = range_of(stats[group], act, config.dtype);
       }
   }
 

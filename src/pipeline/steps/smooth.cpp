@@ -15,9 +15,10 @@ class SmoothStep : public Step {
   SmoothStep(size_t index, const smooth::SmoothOptions& options, std::set<std::string> sources)
       : Step(index), options_(options), sources_(std::move(sources)) {}
 
-  bool reads(const Plan&, int64_t layer_idx) const override {
-    return std::any_of(smooth::kAllPairs.begin(), smooth::kAllPairs.end(),
-                       [&](smooth::Pair pair) { return has(layer_idx, pair); });
+  bool reads(const Plan& plan, int64_t layer_idx) const override {
+    return std::any_of(smooth::kAllPairs.begin(), smooth::kAllPairs.end(), [&](smooth::Pair pair) {
+      return has(plan.checkpoint.config(), layer_idx, pair);
+    });
   }
 
   void transform(const Plan& plan, FloatWork& work) const override {
@@ -28,13 +29,13 @@ class SmoothStep : public Step {
       stats.observe(batch, piece);
     });
     for (const smooth::Pair pair : smooth::kAllPairs)
-      if (has(work.layer_idx, pair))
+      if (has(config, work.layer_idx, pair))
         smooth::smooth_pair(config, options_, pair, stats, work.layer.weights);
   }
 
  private:
-  bool has(int64_t layer_idx, smooth::Pair pair) const {
-    return sources_.contains(smooth::source_of(layer_idx, pair));
+  bool has(const hf::Config& config, int64_t layer_idx, smooth::Pair pair) const {
+    return sources_.contains(smooth::source_of(config, layer_idx, pair));
   }
 
   smooth::SmoothOptions options_;
@@ -50,7 +51,8 @@ std::unique_ptr<Step> plan_step(const recipe::IterSmooth& what, const recipe::Lo
   std::vector<std::string> names;
   for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
     for (const smooth::Pair pair : smooth::kAllPairs)
-      if (smooth::is_enabled(what.options, pair)) names.push_back(smooth::source_of(i, pair));
+      if (smooth::is_enabled(what.options, pair))
+        names.push_back(smooth::source_of(plan.checkpoint.config(), i, pair));
   const recipe::Assignment assignment = recipe::assign({{.scheme = std::nullopt,
                                                          .include = what.include,
                                                          .exclude = what.exclude,

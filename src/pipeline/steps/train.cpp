@@ -61,18 +61,16 @@ class TrainStep : public Step {
                                  scheme = trained_scheme(plan, work.layer_idx);
     autoround::ActBits untrained = {};
     // Linears that an earlier step quantized act as they are now, so that training makes up for it.
-    std::array<Mat<float>, model::kNumLinears> replaced;
+    model::PerLinear<Mat<float>> replaced;
     if (reads(plan, work.layer_idx)) work.ensure_outputs();
     for (const Linear l : model::kAllLinears) {
-      const auto index = static_cast<size_t>(l);
-      if (scheme[index]) continue;
-      if (own[index])
-        result.quantized[index] = quant::quantize_rtn(weights[l].view(), own[index]->weight);
-      if (result.quantized[index].q.size() == 0) continue;
+      if (scheme[l]) continue;
+      if (own[l]) result.quantized[l] = quant::quantize_rtn(weights[l].view(), own[l]->weight);
+      if (result.quantized[l].q.size() == 0) continue;
       const quant::ActSpec& act = plan.linear(work.layer_idx, l).scheme->act;
-      untrained[index] = act.is_static || act.bits > 8 ? 0 : act.bits;
-      replaced[index] = quant::dequantize(result.quantized[index]);
-      std::swap(replaced[index], weights[l]);
+      untrained[l] = act.is_static || act.bits > 8 ? 0 : act.bits;
+      replaced[l] = quant::dequantize(result.quantized[l]);
+      std::swap(replaced[l], weights[l]);
     }
     autoround::LayerResult trained = autoround::train_layer(
         {.config = plan.checkpoint.config(),
@@ -91,9 +89,8 @@ class TrainStep : public Step {
           stop_if_asked(work.progress());
         });
     for (const Linear l : model::kAllLinears) {
-      const auto index = static_cast<size_t>(l);
-      if (scheme[index]) result.quantized[index] = std::move(trained.weights[index]);
-      if (replaced[index].size() != 0) std::swap(replaced[index], weights[l]);
+      if (scheme[l]) result.quantized[l] = std::move(trained.weights[l]);
+      if (replaced[l].size() != 0) std::swap(replaced[l], weights[l]);
     }
     result.trained.push_back(std::move(trained.report));
   }
