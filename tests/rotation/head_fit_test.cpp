@@ -104,7 +104,8 @@ TEST(FitHeads, LeavesHeadsAsTheyAreWhereNothingIsWon) {
 }
 
 TEST(RotateHeads, KeepsTheLayersFunction) {
-  const hf::Config config = small_config();
+  hf::Config config = small_config();
+  config.qkv_bias = true;
   model::LayerWeights weights = test::random_layer(config, 0.5f);
   const Mat<float> x = normal_matrix(20, config.hidden_size, 30);
   const Mat<float> before = test::run_layer(config, weights, x);

@@ -8,9 +8,12 @@
 #include <cstring>
 #include <optional>
 #include <random>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "core/threads.h"
+#include "hf/family.h"
 #include "linalg/gemm.h"
 #include "linalg/polar.h"
 #include "model/hidden_states.h"
@@ -36,14 +39,30 @@ hf::Config small_config() {
   return config;
 }
 
-class Rotations : public testing::TestWithParam<bool> {};
-INSTANTIATE_TEST_SUITE_P(HadamardAndDense, Rotations, testing::Bool(),
-                         [](const auto& p) { return p.param ? "Dense" : "Hadamard"; });
+// The same with biases wherever the family may have them, and with or without norms of heads.
+hf::Config small_config_of(const hf::Family& family) {
+  hf::Config config = small_config();
+  config.family = &family;
+  config.qkv_bias = family.qkv_bias || family.attention_bias;
+  config.o_bias = family.attention_bias;
+  config.mlp_bias = family.mlp_bias;
+  return config;
+}
+
+class Rotations : public testing::TestWithParam<std::tuple<bool, size_t>> {};
+INSTANTIATE_TEST_SUITE_P(HadamardAndDense, Rotations,
+                         testing::Combine(testing::Bool(),
+                                          testing::Range<size_t>(0, hf::families().size())),
+                         [](const auto& p) {
+                           return std::string(std::get<0>(p.param) ? "Dense" : "Hadamard") +
+                                  std::string(hf::families()[std::get<1>(p.param)].architecture);
+                         });
 
 TEST_P(Rotations, PreservesTheLayersFunctionInTheRotatedBasis) {
-  const hf::Config config = small_config();
+  const hf::Config config = small_config_of(hf::families()[std::get<1>(GetParam())]);
   std::optional<Mat<float>> fitted;
-  if (GetParam()) fitted = linalg::polar_factor(normal_matrix(48, 48, 9).view()).factor;
+  if (std::get<0>(GetParam()))
+    fitted = linalg::polar_factor(normal_matrix(48, 48, 9).view()).factor;
   const ModelRotation rotation = make_rotation(config, {}, std::move(fitted));
   Mat<float> x = normal_matrix(13, 48, 30);
   Mat<float> expected = run_layer(config, random_layer(config, 0.5f), x);
@@ -62,8 +81,9 @@ TEST_P(Rotations, PreservesTheLayersFunctionInTheRotatedBasis) {
 
 TEST_P(Rotations, ApplyLeftTransposedIsTheDenseProduct) {
   const Rotation rotation =
-      GetParam() ? Rotation(linalg::polar_factor(normal_matrix(48, 48, 9).view()).factor)
-                 : Rotation(linalg::RandomHadamard(48));
+      std::get<0>(GetParam())
+          ? Rotation(linalg::polar_factor(normal_matrix(48, 48, 9).view()).factor)
+          : Rotation(linalg::RandomHadamard(48));
   const Mat<float> r = rotation.matrix(), w = normal_matrix(48, 70, 2);
   Mat<float> expected(48, 70), actual = w.clone();
   linalg::gemm(linalg::Trans::kYes, linalg::Trans::kNo, 1.0f, r.view(), w.view(), 0.0f,

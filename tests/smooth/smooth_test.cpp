@@ -216,7 +216,8 @@ TEST_P(FactorsOfOneChannel, OfTheL4StatisticAreTheFormulaOfTheFourthPowerMean) {
 // The factors multiply every column of the targets, divide every row of the source, and touch
 // nothing else.
 TEST_P(SmoothPair, ChangesTargetsAndSourceOnly) {
-  const hf::Config config = small_config();
+  hf::Config config = small_config();
+  config.qkv_bias = config.o_bias = config.mlp_bias = true;
   const Smoothed smoothed =
       smooth_with_peaks(config, {}, GetParam(), normal_peaks(config, GetParam()));
   const std::span<const Linear> targets = model::linears_of(targets_of(GetParam()));
@@ -232,6 +233,11 @@ TEST_P(SmoothPair, ChangesTargetsAndSourceOnly) {
         if (is_source) expected /= smoothed.by_source[static_cast<size_t>(i)];
         ASSERT_EQ(after(i, j), expected) << hf::short_name(l) << " " << i << ", " << j;
       }
+    for (int64_t i = 0; i < before.rows(); ++i) {
+      float expected = smoothed.before.biases[l](0, i);
+      if (is_source) expected /= smoothed.by_source[static_cast<size_t>(i)];
+      ASSERT_EQ(smoothed.after.biases[l](0, i), expected) << hf::short_name(l) << " " << i;
+    }
   }
   const auto expect_gain = [&](const Mat<float>& before, const Mat<float>& after, bool is_source) {
     for (int64_t j = 0; j < before.cols(); ++j)
