@@ -50,9 +50,14 @@ void run_bench(const BenchFlags& flags) {
               static_cast<long long>(r.num_samples), static_cast<long long>(r.num_tokens), dtype,
               num_threads());
   std::printf("GEMM       %.0f GFLOP/s\n", r.gemm_gflops);
-  std::printf("train      %.3f s an iteration, %.0f tokens/s, %.0f %% of the GEMM rate\n",
-              r.train_seconds, r.train_tokens_per_s, 100 * r.train_efficiency);
-  std::printf("eval       %.3f s in integers, %.0f tokens/s, %.2f x the %s forward\n",
+  std::printf("train      %.3g s an iteration, %.0f tokens/s, ", r.train_seconds,
+              r.train_tokens_per_s);
+  // Products of microseconds have no rate to hold training against.
+  if (r.train_efficiency <= 1)
+    std::printf("%.0f %% of the GEMM rate\n", 100 * r.train_efficiency);
+  else
+    std::printf("faster than such products alone: too small or too disturbed to compare\n");
+  std::printf("eval       %.3g s in integers, %.0f tokens/s, %.2f x the %s forward\n",
               r.eval_seconds, r.eval_tokens_per_s, r.float_seconds / r.eval_seconds, dtype);
   std::printf("peak RSS   %.0f MB\n", static_cast<double>(r.peak_rss_bytes) * 1e-6);
 }

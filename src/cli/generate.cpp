@@ -17,6 +17,7 @@
 #include "cli/model_text.h"
 #include "core/memory.h"
 #include "core/threads.h"
+#include "core/units.h"
 #include "eval/generate.h"
 #include "hf/chat.h"
 #include "hf/generation_config.h"
@@ -101,16 +102,6 @@ Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompt
     encoded.push_back(tokenizer.encode(chat->prompt(messages, !flags.no_thinking)));
   }
   return encoded;
-}
-
-std::string bytes_text(int64_t bytes) {
-  char text[32];
-  const auto value = static_cast<double>(bytes);
-  if (value < 1e9)
-    std::snprintf(text, sizeof text, "%.1f MB", value / 1e6);
-  else
-    std::snprintf(text, sizeof text, "%.2f GB", value / 1e9);
-  return text;
 }
 
 // Refuses what cannot fit, before the first token.

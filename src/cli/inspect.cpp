@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/units.h"
 #include "save/inspect.h"
 
 namespace laos::cli {
@@ -23,24 +24,11 @@ std::string printable(std::string text) {
   return text;
 }
 
-std::string human_bytes(int64_t bytes) {
-  const char* const units[] = {"B", "kB", "MB", "GB", "TB"};
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1000 && unit + 1 < std::size(units)) {
-    value /= 1000;
-    ++unit;
-  }
-  std::ostringstream text;
-  text << std::fixed << std::setprecision(unit == 0 ? 0 : 2) << value << ' ' << units[unit];
-  return text.str();
-}
-
 std::string to_text(const save::InspectReport& report) {
   std::ostringstream text;
   text << report.directory.string() << ": "
        << (report.model_quant_type.empty() ? "no quant type" : printable(report.model_quant_type))
-       << ", " << report.parameters << " parameters, " << human_bytes(report.bytes) << " in "
+       << ", " << report.parameters << " parameters, " << bytes_text(report.bytes) << " in "
        << report.files << (report.files == 1 ? " file\n" : " files\n");
 
   if (!report.labels.empty()) {
@@ -57,7 +45,7 @@ std::string to_text(const save::InspectReport& report) {
     line("label", "weights", "parameters", "size");
     for (const save::LabelTotals& totals : report.labels)
       line(printable(totals.label), std::to_string(totals.weights),
-           std::to_string(totals.parameters), human_bytes(totals.bytes));
+           std::to_string(totals.parameters), bytes_text(totals.bytes));
   }
 
   text << '\n';
@@ -68,6 +56,10 @@ std::string to_text(const save::InspectReport& report) {
     text << '\n';
     if (!finding.fix.empty()) text << "  fix: " << printable(finding.fix) << '\n';
   }
+  if (report.verified)
+    text << report.verified->files << (report.verified->files == 1 ? " file" : " files") << ", "
+         << bytes_text(report.verified->bytes) << ", verified against " << save::kManifestFile
+         << '\n';
   text << scheme::row_of(report.engine).title
        << (report.loads() ? " can load this checkpoint.\n"
                           : " cannot load this checkpoint as it was meant.\n");
@@ -84,6 +76,8 @@ std::string to_json(const save::InspectReport& report) {
   json["files"] = report.files;
   json["parameters"] = report.parameters;
   json["bytes"] = report.bytes;
+  if (report.verified)
+    json["verified"] = {{"files", report.verified->files}, {"bytes", report.verified->bytes}};
   json["labels"] = nlohmann::ordered_json::array();
   for (const save::LabelTotals& totals : report.labels)
     json["labels"].push_back({{"label", totals.label},

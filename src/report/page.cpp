@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "core/units.h"
 #include "model/checkpoint.h"
 #include "report/chart.h"
 #include "report/format.h"
@@ -61,21 +62,6 @@ blockquote b { font-weight: 600; color: var(--dim); } footer { margin-top: 36px;
   pre { white-space: pre-wrap; } details::details-content { content-visibility: visible; display: block; block-size: auto; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 )css";
-
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
-  int unit = 0;
-  for (; bytes >= 1000 && unit < 4; ++unit) bytes /= 1000;
-  return format(unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
-}
-std::string bytes_text(int64_t bytes) { return bytes_text(static_cast<double>(bytes)); }
-
-std::string duration_text(double seconds) {
-  if (seconds < 100) return format("%.1f s", seconds);
-  const auto minutes = static_cast<long long>(seconds / 60);
-  if (minutes < 90) return format("%lld min", minutes);
-  return format("%lld h %02lld min", minutes / 60, minutes % 60);
-}
 
 std::string percent(double share) {
   return std::isnan(share) ? "–" : format(share < 0.0995 ? "%.2f %%" : "%.1f %%", 100 * share);
@@ -269,11 +255,12 @@ class Page {
           duration_text(run.timings.total), "not checked"};
       if (run.health) {
         const eval::Health& h = run.health->figures;
-        const bool comparable = r_.health && r_.health->source == run.health->source &&
-                                r_.health->figures.num_tokens == h.num_tokens;
+        const bool comparable = r_.health &&
+                                r_.health->tokens_sha256 == run.health->tokens_sha256 &&
+                                !r_.health->tokens_sha256.empty();
         row[1] = short_number(h.kl_mean);
         row[2] = percent(h.top1_agreement);
-        row[5] = escaped(run.health->source) + (comparable ? "" : ", so not drawn");
+        row[5] = escaped(run.health->source) + (comparable ? "" : ": another text, so not drawn");
         if (comparable && tflop > 0 && h.kl_mean > 0)
           scatter.points.push_back({run.recipe.config_id, style, tflop, h.kl_mean});
       }

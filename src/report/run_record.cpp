@@ -126,6 +126,7 @@ template <class F>
 void fields(F& field, Health& h) {
   eval::Health& f = h.figures;
   field("source", h.source);
+  field("tokens_sha256", h.tokens_sha256);
   field("calibrated", h.calibrated);
   field("tokens", f.num_tokens);
   field("not_finite", f.not_finite);
@@ -295,13 +296,28 @@ Rank rank_from_json(const std::string& text, const std::string& name) {
   return value_of<Rank>(text, name);
 }
 
+namespace {
+
+void write_record(const std::filesystem::path& directory, const char* file, const char* page,
+                  const RunRecord& record, const std::vector<RunRecord>& others) {
+  const std::string json = to_json(record);
+  io::write_text_atomically(directory / file, json);
+  // The page shows what is written, so that `laos report` makes the same one.
+  io::write_text_atomically(directory / page, to_html(run_record_from_json(json, file), others));
+}
+
+}  // namespace
+
 void write_run(const std::filesystem::path& directory, const RunRecord& record,
                const std::vector<RunRecord>& others) {
-  const std::string json = to_json(record);
-  io::write_text_atomically(directory / kRunFile, json);
-  // The page shows what is written, so that `laos report` makes the same one.
-  io::write_text_atomically(directory / kPageFile,
-                            to_html(run_record_from_json(json, kRunFile), others));
+  write_record(directory, kRunFile, kPageFile, record, others);
+}
+
+void write_check(const std::filesystem::path& directory, const Health& health) {
+  RunRecord record;
+  if (std::filesystem::exists(directory / kRunFile)) record = read_run(directory);
+  record.health = health;
+  write_record(directory, kCheckFile, kCheckPageFile, record, {});
 }
 
 RunRecord read_run(const std::filesystem::path& directory) {

@@ -15,6 +15,9 @@ namespace laos::report {
 
 inline constexpr const char* kRunFile = "run.json";
 inline constexpr const char* kPageFile = "report.html";
+// The same of a later check: the run's record, where there is one, with that check's health.
+inline constexpr const char* kCheckFile = "check.json";
+inline constexpr const char* kCheckPageFile = "check.html";
 
 struct Environment {
   std::string cpu;              // as the system names it
@@ -85,8 +88,9 @@ struct Timings {
 };
 
 struct Health {
-  std::string source;       // the text it ran on
-  bool calibrated = false;  // the run was calibrated on that text
+  std::string source;         // the text it ran on
+  std::string tokens_sha256;  // of its tokens; "" in older records
+  bool calibrated = false;    // the run was calibrated on that text
   eval::Health figures;
 };
 
@@ -126,6 +130,9 @@ Rank rank_from_json(const std::string& text, const std::string& name);
 // Throws Error(kIo), Error(kResource).
 void write_run(const std::filesystem::path& directory, const RunRecord& record,
                const std::vector<RunRecord>& others = {});
+// Writes check.json and check.html into `directory`, and changes nothing else there. Throws as
+// write_run, and as read_run where there is a run.json.
+void write_check(const std::filesystem::path& directory, const Health& health);
 // Reads directory/run.json. Throws Error(kIo), Error(kFormat).
 RunRecord read_run(const std::filesystem::path& directory);
 

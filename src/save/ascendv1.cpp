@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "core/threads.h"
+#include "core/units.h"
 #include "hf/ascendv1.h"
 #include "hf/config.h"
 #include "hf/json_file.h"
@@ -447,8 +448,8 @@ void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
   if (static_cast<uintmax_t>(std::max<int64_t>(bytes_needed, 0)) > space.available + left_there)
     throw Error(ErrorCode::kResource,
                 {.what = "the output, and what is kept of the run until it is done, need " +
-                         std::to_string(bytes_needed) + " bytes, the disk has " +
-                         std::to_string(space.available + left_there) + " free",
+                         bytes_text(bytes_needed) + ", the disk has " +
+                         bytes_text(static_cast<double>(space.available + left_there)) + " free",
                  .where = existing.string(),
                  .fix = "free disk space, or write to another disk"});
 }

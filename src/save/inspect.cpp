@@ -102,8 +102,11 @@ class Inspection {
       for (const auto& [name, label] : description_->labels) check_values(name, label);
       check_tied_head();
     }
-    if (options_.verify_files)
-      for (Problem& problem : verify(directory_)) errors_.push_back(std::move(problem));
+    if (options_.verify_files) {
+      report_.verified = verify(directory_);
+      errors_.insert(errors_.end(), report_.verified->problems.begin(),
+                     report_.verified->problems.end());
+    }
     collect(Severity::kError, errors_);
     collect(Severity::kWarning, warnings_);
     return std::move(report_);

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "save/manifest.h"
 #include "scheme/schemes.h"
 
 namespace laos::save {
@@ -40,8 +42,9 @@ struct InspectReport {
   std::vector<LabelTotals> labels;  // in order of first appearance
   int64_t files = 0;                // *.safetensors
   int64_t parameters = 0;
-  int64_t bytes = 0;              // of tensors
-  std::vector<Finding> findings;  // errors first
+  int64_t bytes = 0;                 // of tensors
+  std::vector<Finding> findings;     // errors first
+  std::optional<Verified> verified;  // where it was asked for; its problems are findings too
 
   // False when a finding is an error.
   bool loads() const noexcept;

@@ -39,14 +39,15 @@ std::string manifest_of(const fs::path& directory, std::vector<std::string> name
   return text;
 }
 
-std::vector<Problem> verify(const fs::path& directory) {
-  std::vector<Problem> problems;
+Verified verify(const fs::path& directory) {
+  Verified result;
+  std::vector<Problem>& problems = result.problems;
   const fs::path path = directory / kManifestFile;
   std::error_code ignored;
   if (!fs::exists(path, ignored)) {
     problems.push_back({"there is no manifest to verify the files with", path.string(),
                         "quantize again; checkpoints of other programs have none"});
-    return problems;
+    return result;
   }
   std::set<std::string> listed;
   try {
@@ -70,6 +71,10 @@ std::vector<Problem> verify(const fs::path& directory) {
         else if (io::sha256_of_file(file) != sum)
           problems.push_back(
               {"the file is not the one that was written", file.string(), kCopyAgain});
+        else {
+          ++result.files;
+          result.bytes += static_cast<int64_t>(fs::file_size(file, ignored));
+        }
       } catch (const Error& e) {
         problems.insert(problems.end(), e.problems().begin(), e.problems().end());
       }
@@ -82,7 +87,7 @@ std::vector<Problem> verify(const fs::path& directory) {
   } catch (const Error& e) {
     problems.insert(problems.end(), e.problems().begin(), e.problems().end());
   }
-  return problems;
+  return result;
 }
 
 }  // namespace laos::save

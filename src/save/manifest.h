@@ -14,8 +14,12 @@ inline constexpr const char* kManifestFile = "SHA256SUMS";
 // The lines for `names`, paths below `directory`, sorted. Reads every file. Throws Error(kIo).
 std::string manifest_of(const std::filesystem::path& directory, std::vector<std::string> names);
 
+struct Verified {
+  int64_t files = 0, bytes = 0;  // that are those which were written
+  std::vector<Problem> problems;
+};
 // Holds the files of `directory` against its manifest: a problem for each that is missing, changed
 // or, being *.safetensors, not listed, and for a manifest that is missing or damaged.
-std::vector<Problem> verify(const std::filesystem::path& directory);
+Verified verify(const std::filesystem::path& directory);
 
 }  // namespace laos::save

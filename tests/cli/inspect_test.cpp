@@ -2,12 +2,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 
 #include "support/command.h"
 #include "support/reference.h"
+#include "support/synthetic.h"
 #include "support/temporary_directory.h"
 
 namespace laos::cli {
@@ -43,6 +47,26 @@ TEST(InspectCommand, SucceedsAndCountsForTheReferenceCheckpoint) {
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_THAT(result.output, HasSubstr("8393984 parameters"));
   EXPECT_THAT(result.output, HasSubstr("can load this checkpoint"));
+}
+
+TEST(InspectCommand, SaysWhatItVerified) {
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path model = directory / "model", out = directory / "out";
+  test::write_synthetic({.config = test::qwen3_config("tiny")}, model);
+  const std::string quant = "quant --no-health --model-path " + model.string() + " --save-path " +
+                            out.string() +
+                            " --config-path " LAOS_SOURCE_DIR "/recipes/qwen3-tiny-w4a4-rtn.yaml";
+  ASSERT_EQ(test::run_laos(quant).exit_code, 0);
+  std::stringstream manifest;
+  manifest << std::ifstream(out / "SHA256SUMS").rdbuf();
+  const std::string lines = manifest.str();
+  const auto files = std::count(lines.begin(), lines.end(), '\n');
+  EXPECT_THAT(inspect("--verify " + out.string()).output,
+              HasSubstr(std::to_string(files) + " files, "));
+  const auto json = nlohmann::json::parse(inspect("--verify --json " + out.string()).output);
+  EXPECT_EQ(json["verified"]["files"], files);
+  EXPECT_GT(json["verified"]["bytes"].get<int64_t>(), 0);
+  EXPECT_THAT(inspect(out.string()).output, testing::Not(HasSubstr("verified")));
 }
 
 TEST(InspectCommand, ReportsWrongUseAsSuch) { EXPECT_EQ(inspect("").exit_code, 2); }

@@ -89,9 +89,12 @@ TEST(Page, DrawsRunsBesideEachOtherThatWereCheckedOnTheSameText) {
   cheap.recipe.config_id = "cheap";
   cheap.recipe.flops = 1e14;
   cheap.health->figures.kl_mean = 0.06;
+  // The same text under another path, and another text under the same one.
+  cheap.health->source = "/mnt/copy/calib.jsonl";
   RunRecord elsewhere = cheap, old = cheap, unchecked = cheap;
   elsewhere.recipe.config_id = "elsewhere";
-  elsewhere.health->source = "another.txt";
+  elsewhere.health->source = record.health->source;
+  elsewhere.health->tokens_sha256 = "07e4";
   old.recipe.config_id = "old";
   old.recipe.flops = 0;  // of a version that did not record it
   unchecked.recipe.config_id = "unchecked";
@@ -105,7 +108,7 @@ TEST(Page, DrawsRunsBesideEachOtherThatWereCheckedOnTheSameText) {
     EXPECT_THAT(html, HasSubstr(std::string("<td>") + name));
     EXPECT_THAT(html, Not(HasSubstr(std::string("<title>") + name)));
   }
-  EXPECT_THAT(html, HasSubstr("another.txt, so not drawn"));
+  EXPECT_THAT(html, HasSubstr("calib.jsonl: another text, so not drawn"));
   EXPECT_EQ(html.find("NaN"), std::string::npos);
   // One that can be compared is no comparison.
   EXPECT_THAT(to_html(record, {elsewhere}), Not(HasSubstr("Divergence against work")));
