@@ -11,7 +11,6 @@
 #include "cli/data_path.h"
 #include "cli/flags.h"
 #include "cli/model_text.h"
-#include "cli/progress.h"
 #include "core/threads.h"
 #include "hf/data_file.h"
 #include "pipeline/record.h"
@@ -23,6 +22,8 @@ namespace fs = std::filesystem;
 
 struct CheckFlags {
   std::string directory, baseline, text;
+  bool write = false;
+  VerdictFlags verdict;
   int threads = 0;
 };
 
@@ -34,15 +35,6 @@ fs::path text_of(const CheckFlags& flags) {
   throw Error(ErrorCode::kData, {.what = "no text to check on: calib/health.jsonl is not installed",
                                  .where = "--text",
                                  .fix = "give a file of texts"});
-}
-
-// A run's record is brought up to date: the health in run.json and on the page is the last check's.
-void update_report(const fs::path& directory, const report::Health& health) {
-  if (!fs::exists(directory / report::kRunFile)) return;
-  report::RunRecord record = report::read_run(directory);
-  record.health = health;
-  report::write_run(directory, record);
-  std::printf("report    %s\n", (directory / report::kPageFile).string().c_str());
 }
 
 // Whether the run that wrote the directory says that it was calibrated on this file.
@@ -60,19 +52,25 @@ void run_check(const CheckFlags& flags, int& exit_code) {
   text.calibrated = was_calibrated_on(flags.directory, file);
   for (const std::string& warning : text.warnings)
     std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
-  const report::Health health = run_health_check(flags.directory, flags.baseline, text);
-  update_report(flags.directory, health);
+  TerminalProgress progress;
+  const report::Health health = run_health_check(flags.directory, flags.baseline, text, progress);
+  print_verdict(health);
   print_health(health);
-  exit_code = eval::judge(health.figures).verdict == eval::Verdict::kGood ? 0 : 1;
+  std::fflush(stdout);  // whatever comes of writing
+  exit_code = exit_code_of(health, flags.verdict);
+  if (!flags.write) return;
+  report::write_check(flags.directory, health);
+  std::printf("written   %s\n", (fs::path(flags.directory) / report::kCheckFile).string().c_str());
 }
 
 }  // namespace
 
 report::Health run_health_check(const fs::path& directory, const fs::path& baseline,
-                                const pipeline::HealthText& text) {
-  TerminalProgress progress;
+                                const pipeline::HealthText& text, TerminalProgress& progress,
+                                const Mat<float>& rotation) {
   try {
-    report::Health health = pipeline::check_checkpoint(directory, baseline, text, progress);
+    report::Health health = pipeline::check_checkpoint(directory, baseline, text, progress,
+                                                       rotation.size() == 0 ? nullptr : &rotation);
     progress.finish();
     return health;
   } catch (...) {
@@ -101,6 +99,11 @@ void print_health(const report::Health& health) {
   }
   std::printf("\n");
   for (const std::string& reason : judgement.reasons) std::printf("because   %s\n", reason.c_str());
+}
+
+void print_verdict(const report::Health& health) {
+  const eval::Health& h = health.figures;
+  const eval::Judgement judgement = eval::judge(h);
   if (std::isnan(h.kl_mean))
     std::printf("health: %s (%s)\n", report::verdict_text(health).c_str(),
                 judgement.reasons.front().c_str());
@@ -111,12 +114,36 @@ void print_health(const report::Health& health) {
                 judgement.reasons.empty() ? "" : judgement.reasons.front().c_str());
 }
 
+void add_verdict_flags(CLI::App& command, VerdictFlags& flags) {
+  CLI::Option* strict = command.add_flag("--strict", flags.strict,
+                                         "exit with 1 unless the health check's verdict is good");
+  command
+      .add_flag("--lenient", flags.lenient,
+                "exit with 0 even where the health check's verdict is broken")
+      ->excludes(strict);
+}
+
+int exit_code_of(const report::Health& health, const VerdictFlags& flags) {
+  const eval::Judgement judgement = eval::judge(health.figures);
+  switch (judgement.verdict) {
+    case eval::Verdict::kGood:
+      return 0;
+    case eval::Verdict::kDegraded:
+      std::fprintf(stderr, "laos: warning: the checkpoint is degraded: %s\n",
+                   judgement.reasons.front().c_str());
+      return flags.strict ? 1 : 0;
+    case eval::Verdict::kBroken:
+      break;
+  }
+  return flags.lenient ? 0 : 1;
+}
+
 void add_check_command(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<CheckFlags>();
   CLI::App* command = app.add_subcommand(
       "check",
       "Check that a quantized checkpoint is sound, layer by layer beside the float one; exits with "
-      "1 unless the verdict is good");
+      "1 when it is broken");
   command->add_option("DIR", flags->directory, "AscendV1 checkpoint directory")->required();
   command
       ->add_option("--baseline", flags->baseline, "the float checkpoint that it was quantized from")
@@ -125,6 +152,10 @@ void add_check_command(CLI::App& app, int& exit_code) {
       "--text", flags->text,
       "text to check on (see laos quant --dataset) instead of laos's own; a few hundred "
       "tokens are used");
+  command->add_flag("--write", flags->write,
+                    "also write the check into DIR, as check.json and check.html; what the run "
+                    "itself left stays as it is");
+  add_verdict_flags(*command, flags->verdict);
   command
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));

@@ -15,6 +15,7 @@
 #include "cli/emulate.h"
 #include "cli/flags.h"
 #include "cli/job.h"
+#include "cli/progress.h"
 #include "core/threads.h"
 #include "eval/metrics.h"
 #include "hf/dataset.h"
@@ -240,13 +241,15 @@ eval::TokenScores gathered(cluster::Cluster& ranks, const eval::TokenScores& own
 
 // What the baseline computes, from the cache where it is there.
 eval::ScoredHidden hidden_of_baseline(const EvalFlags& flags, const eval::EvalModel& baseline,
-                                      const eval::Windows& windows) {
+                                      const eval::Windows& windows,
+                                      const eval::LayersDone& progress) {
   const std::filesystem::path directory = flags.cache_dir.empty()
                                               ? pipeline::default_cache_directory()
                                               : std::filesystem::path(flags.cache_dir);
-  if (flags.no_cache || directory.empty()) return eval::scored_hidden(baseline, windows);
-  pipeline::HiddenCache::Result result = pipeline::HiddenCache({.directory = directory})
-                                             .scored_hidden(baseline, flags.baseline, windows);
+  if (flags.no_cache || directory.empty()) return eval::scored_hidden(baseline, windows, progress);
+  pipeline::HiddenCache::Result result =
+      pipeline::HiddenCache({.directory = directory})
+          .scored_hidden(baseline, flags.baseline, windows, progress);
   if (!result.problem.empty()) std::cerr << "laos: note: " << result.problem << '\n';
   return std::move(result.hidden);
 }
@@ -271,22 +274,31 @@ void run_eval(const EvalFlags& flags) {
   const model::SampleRange range =
       eval::share_windows(windows, ranks.size())[static_cast<size_t>(ranks.rank())];
   const eval::Windows share(windows.begin() + range.first, windows.begin() + range.last);
+  // For a person who waits; what reads a pipe wants the figures alone.
+  TerminalProgress progress(ranks.rank() == 0 && stderr_is_terminal());
+  const auto layers_of = [&](const std::string& path, const eval::EvalModel& model) {
+    progress.begin("eval " + path, model.config().num_hidden_layers + 1);
+    return [&progress](int64_t done) { progress.step(done, ""); };
+  };
   eval::ScoredHidden base_hidden;
-  if (baseline && !share.empty()) base_hidden = hidden_of_baseline(flags, *baseline, share);
+  if (baseline && !share.empty())
+    base_hidden = hidden_of_baseline(flags, *baseline, share, layers_of(flags.baseline, *baseline));
   std::vector<Result> results;
   Result base_result{.path = flags.baseline, .score = {}, .divergence = {}};
   for (size_t i = 0; i < models.size(); ++i) {
     const OverflowReport overflow(flags.model_paths[i], *models[i]);
     eval::TokenScores scores;
     if (!share.empty())
-      scores = eval::score_tokens(eval::scored_hidden(*models[i], share),
-                                  baseline ? &base_hidden : nullptr, share);
+      scores = eval::score_tokens(
+          eval::scored_hidden(*models[i], share, layers_of(flags.model_paths[i], *models[i])),
+          baseline ? &base_hidden : nullptr, share);
     scores = gathered(ranks, scores);
     if (ranks.rank() != 0) continue;
     const eval::Comparison c = eval::summarize(std::move(scores), windows);
     results.push_back({.path = flags.model_paths[i], .score = c.model, .divergence = c.divergence});
     base_result.score = c.baseline;
   }
+  progress.finish();
   if (ranks.rank() != 0) return;
   const Result* shown_baseline = baseline ? &base_result : nullptr;
   if (flags.json)

@@ -2,73 +2,68 @@
 
 #include <unistd.h>
 
-#include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include "cli/stop.h"
+#include "core/units.h"
 
 namespace laos::cli {
 
-std::string duration_text(double seconds) {
-  char text[48];
-  if (seconds < 90)
-    std::snprintf(text, sizeof text, "%.0f s", seconds);
-  else if (seconds < 90 * 60)
-    std::snprintf(text, sizeof text, "%.0f min", seconds / 60);
-  else
-    std::snprintf(text, sizeof text, "%.0f h %02.0f min", std::floor(seconds / 3600),
-                  std::floor(std::fmod(seconds / 60, 60)));
-  return text;
-}
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) != 0; }
 
 bool TerminalProgress::stop() { return stop_signal() != 0; }
 
-TerminalProgress::TerminalProgress(bool talks)
-    : talks_(talks), is_terminal_(talks && isatty(STDERR_FILENO) != 0) {}
+TerminalProgress::TerminalProgress(bool talks, std::vector<pipeline::PartCost> parts)
+    : talks_(talks), is_terminal_(talks && stderr_is_terminal()), clock_(std::move(parts)) {}
 
 void TerminalProgress::begin(const std::string& part, int64_t num_steps) {
-  part_ = part;
-  num_steps_ = num_steps;
-  start_ = std::chrono::steady_clock::now();
-  fraction_ = 0;
+  clock_.begin(part, num_steps);
+  draw("");
+}
+
+void TerminalProgress::kept(int64_t done) {
+  clock_.kept(done);
   draw("");
 }
 
 void TerminalProgress::step(int64_t done, const std::string& note) {
-  fraction_ = static_cast<double>(done) / static_cast<double>(num_steps_);
-  const bool last = done == num_steps_;
-  if (note.empty() && !last) {
-    draw("");
+  clock_.step(done);
+  const bool last = done == clock_.num_steps();
+  // A line of its own for what stays worth reading: layers, and where a part ends.
+  const bool stays = is_terminal_ ? last || clock_.part() == pipeline::kQuantizePart : true;
+  if ((note.empty() || !stays) && !last) {
+    draw(note);
     return;
   }
-  std::string line = part_ + " " + std::to_string(done) + "/" + std::to_string(num_steps_);
+  std::string line =
+      clock_.part() + " " + std::to_string(done) + "/" + std::to_string(clock_.num_steps());
   if (!note.empty()) line += "  " + note;
-  print_line(line + "  " + duration_text(elapsed()) + left_text());
+  const std::string left = left_text();
+  print_line(line + "  " + rough_duration_text(clock_.part_seconds()) +
+             (left.empty() ? "" : ", " + left));
+}
+
+// Drawing for every iteration would cost more than the iteration.
+bool TerminalProgress::is_due(bool is_last) {
+  if (!is_terminal_) return false;
+  return is_last || std::chrono::steady_clock::now() - drawn_ >= std::chrono::milliseconds(100);
 }
 
 void TerminalProgress::iteration(int64_t layer_idx, int64_t iteration, int64_t iters, double loss) {
-  fraction_ = (static_cast<double>(layer_idx) +
-               static_cast<double>(iteration) / static_cast<double>(iters)) /
-              static_cast<double>(num_steps_);
-  if (!is_terminal_) return;
-  const auto now = std::chrono::steady_clock::now();
-  if (now - drawn_ < std::chrono::milliseconds(100) && iteration != iters) return;
+  clock_.iteration(layer_idx, iteration, iters);
+  if (!is_due(iteration == iters)) return;
   char note[128];
-  const double rate = (static_cast<double>(layer_idx) * static_cast<double>(iters) +
-                       static_cast<double>(iteration)) /
-                      elapsed();
-  std::snprintf(note, sizeof note, "layer %lld/%lld  iteration %lld/%lld  loss %.5f  %.1f it/s",
-                static_cast<long long>(layer_idx) + 1, static_cast<long long>(num_steps_),
-                static_cast<long long>(iteration), static_cast<long long>(iters), loss, rate);
+  std::snprintf(note, sizeof note, "layer %lld/%lld  iteration %lld/%lld  loss %.5f",
+                static_cast<long long>(layer_idx) + 1, static_cast<long long>(clock_.num_steps()),
+                static_cast<long long>(iteration), static_cast<long long>(iters), loss);
   draw(note);
 }
 
 void TerminalProgress::share(double share, int64_t layer_idx, int64_t iteration, int64_t iters,
                              double loss) {
-  fraction_ = share;
-  if (!is_terminal_) return;
-  const auto now = std::chrono::steady_clock::now();
-  if (now - drawn_ < std::chrono::milliseconds(100) && iteration != iters) return;
+  clock_.share(share);
+  if (!is_due(iteration == iters)) return;
   char note[128];
   std::snprintf(note, sizeof note, "here: layer %lld  iteration %lld/%lld  loss %.5f",
                 static_cast<long long>(layer_idx) + 1, static_cast<long long>(iteration),
@@ -80,20 +75,22 @@ void TerminalProgress::finish() const {
   if (is_terminal_) std::fputs("\r\033[K", stderr);
 }
 
-double TerminalProgress::elapsed() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-}
-
 std::string TerminalProgress::left_text() const {
-  if (fraction_ <= 0 || fraction_ >= 1 || elapsed() < 1) return "";
-  return ", " + duration_text(elapsed() / fraction_ - elapsed()) + " left";
+  if (const std::optional<double> job = clock_.job_seconds_left(); job && *job > 0)
+    return rough_duration_text(*job) + " left in all";
+  if (const std::optional<double> part = clock_.part_seconds_left(); part && *part > 0)
+    return rough_duration_text(*part) + " left";
+  return "";
 }
 
 void TerminalProgress::draw(const std::string& note) {
   if (!is_terminal_) return;
   drawn_ = std::chrono::steady_clock::now();
-  std::fprintf(stderr, "\r\033[K%s %3.0f %%  %s%s", part_.c_str(), 100 * fraction_, note.c_str(),
-               left_text().c_str());
+  std::string text = note;
+  if (const std::string left = left_text(); !left.empty())
+    text += (note.empty() ? "" : ", ") + left;
+  std::fprintf(stderr, "\r\033[K%s %3.0f %%  %s", clock_.part().c_str(), 100 * clock_.part_share(),
+               text.c_str());
   std::fflush(stderr);
 }
 

@@ -22,6 +22,7 @@
 #include "cli/stop.h"
 #include "core/memory.h"
 #include "core/threads.h"
+#include "core/units.h"
 #include "hf/config.h"
 #include "io/file.h"
 #include "pipeline/agree.h"
@@ -45,21 +46,13 @@ struct QuantFlags {
   bool dry_run = false;
   bool debug = false;
   bool restart = false;
-  bool strict = false, no_health = false;
+  bool no_health = false;
+  VerdictFlags verdict;
   bool local_model = false;
   int ranks = 0;
   std::string health_text;
   bool fast = false, balanced = false, full = false;
 };
-
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
-  int unit = 0;
-  for (; bytes >= 1000 && unit < 4; ++unit) bytes /= 1000;
-  char text[32];
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
-  return text;
-}
 
 // "0, 2, 4-7"
 std::string ranges_text(const std::vector<int64_t>& sorted) {
@@ -189,6 +182,8 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.local_model = flags.local_model;
   options.compute = compute_type_of(flags.compute_dtype);
   options.scratch_path = flags.scratch_path;
+  options.dry_run = flags.dry_run;
+  options.checks = !flags.no_health;
   options.max_memory = static_cast<int64_t>(flags.max_memory);
   return options;
 }
@@ -196,7 +191,8 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
 // Who does what, and what it costs, when the job is shared.
 void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Estimate& estimate) {
   const auto duration_of = [&](double flops) {
-    return duration_text(flops * estimate.seconds / std::max(1.0, estimate.flops));
+    return rough_duration_text(flops * (estimate.seconds - estimate.health_seconds) /
+                               std::max(1.0, estimate.flops));
   };
   const pipeline::PlanCosts costs = pipeline::costs_of(plan);
   const std::vector<bool> none(costs.layers.size(), false);
@@ -206,7 +202,6 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Esti
   int64_t wire = 0;
   std::printf("\n%-4s  %-24s  %8s  %8s  %9s  %9s  %9s  %9s\n", "rank", "layers", "tokens", "work",
               "peak RAM", "states", "sends", "receives");
-  const auto bytes = [](int64_t count) { return bytes_text(static_cast<double>(count)); };
   for (size_t r = 0; r < prices.size(); ++r) {
     const pipeline::RankPrice& p = prices[r];
     all += p.flops;
@@ -214,15 +209,15 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Esti
     wire += p.sent_bytes;
     std::printf("%-4zu  %-24s  %8lld  %8s  %9s  %9s  %9s  %9s\n", r, ranges_text(p.layers).c_str(),
                 static_cast<long long>(p.tokens), duration_of(p.flops).c_str(),
-                bytes(p.peak_ram_bytes).c_str(), bytes(p.state_bytes).c_str(),
-                bytes(p.sent_bytes).c_str(), bytes(p.received_bytes).c_str());
+                bytes_text(p.peak_ram_bytes).c_str(), bytes_text(p.state_bytes).c_str(),
+                bytes_text(p.sent_bytes).c_str(), bytes_text(p.received_bytes).c_str());
   }
   const double mean = all / static_cast<double>(prices.size());
   std::printf("ranks     %d, in %zu waves of layers; the busiest has %.2f of the mean\n", num_ranks,
               division.waves.size(), most / mean);
   std::printf("time      about %s, with every rank like this machine\n",
               duration_of(prices.front().job_flops).c_str());
-  std::printf("wire      %s in all\n", bytes_text(static_cast<double>(wire)).c_str());
+  std::printf("wire      %s in all\n", bytes_text(wire).c_str());
 }
 
 void print_warnings(const pipeline::Plan& plan) {
@@ -249,25 +244,35 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
               plan.recipe.path.string().c_str());
   std::printf("weights   %.1f %% of the linear weights in integers, %.1f %% at 4 bits\n",
               100 * quantized / all, 100 * four_bit / all);
-  int64_t tokens = 0;
-  for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
-  std::printf("samples   %zu, %lld tokens", plan.samples->size(), static_cast<long long>(tokens));
+  const auto counted = [](const pipeline::Samples& samples) {
+    int64_t tokens = 0;
+    for (const std::vector<int32_t>& sample : samples) tokens += std::ssize(sample);
+    return std::to_string(samples.size()) + ", " + std::to_string(tokens) + " tokens";
+  };
+  std::printf("samples   %s", counted(*plan.samples).c_str());
+  for (const pipeline::PlannedFit& fit : plan.fits)
+    if (fit.samples != plan.samples)
+      std::printf("; for the rotation alone %s", counted(*fit.samples).c_str());
   if (!plan.held_back->empty())
     std::printf("; %zu more held back for the health check", plan.held_back->size());
   std::printf("\n");
-  std::printf("disk      %s", bytes_text(static_cast<double>(estimate.disk_bytes)).c_str());
+  std::printf("disk      %s", bytes_text(estimate.disk_bytes).c_str());
   if (estimate.scratch_bytes > 0)
     std::printf(", and %s for hidden states until the end",
-                bytes_text(static_cast<double>(estimate.scratch_bytes)).c_str());
+                bytes_text(estimate.scratch_bytes).c_str());
   std::printf("\n");
-  std::printf("peak RAM  about %s\n",
-              bytes_text(static_cast<double>(estimate.peak_ram_bytes)).c_str());
+  std::printf("peak RAM  about %s\n", bytes_text(estimate.peak_ram_bytes).c_str());
   std::printf("time      %s %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s",
-              estimate.may_end_early ? "at most" : "about", duration_text(estimate.seconds).c_str(),
+              estimate.may_end_early ? "at most" : "about",
+              rough_duration_text(estimate.seconds).c_str(),
               estimate.flops / 1e12, estimate.gemm_gflops);
   if (plan.options.compute == linalg::ComputeType::kBf16)
     std::printf(", in bf16 at %.0f", estimate.train_gflops);
-  std::printf(")\n");
+  std::printf(")");
+  if (estimate.health_seconds > 0)
+    std::printf(", the health check %s of it",
+                rough_duration_text(estimate.health_seconds).c_str());
+  std::printf("\n");
 }
 
 // What the run learned, for looking into it afterwards.
@@ -343,7 +348,8 @@ std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
   if (flags.no_health) return std::nullopt;
   if (!flags.health_text.empty()) {
     pipeline::HealthText text = pipeline::load_health_text(
-        flags.health_text, plan.options.model_path, plan.options.chat_format);
+        flags.health_text, plan.options.model_path, plan.options.chat_format,
+        pipeline::health_size(plan, pipeline::costs_of(plan)));
     text.calibrated = pipeline::is_calibrated_on(plan, text);
     for (const std::string& warning : text.warnings)
       std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
@@ -377,13 +383,17 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
     if (!is_first) return;
     const pipeline::Estimate estimate = pipeline::estimate(plan);
     print_plan(plan, estimate);
+    for (const Problem& refusal : plan.refusals)
+      std::printf("refused   %s\n  at:  %s\n  fix: %s\n", refusal.what.c_str(),
+                  refusal.where.c_str(), refusal.fix.c_str());
+    exit_code = plan.refusals.empty() ? 0 : 1;
     const int num_ranks = flags.ranks > 0 ? flags.ranks : ranks.size();
     if (num_ranks > 1) print_ranks(plan, num_ranks, estimate);
     return;
   }
   const std::optional<pipeline::HealthText> health_text =
       is_first ? health_text_of(flags, plan) : std::nullopt;
-  TerminalProgress progress(is_first);
+  TerminalProgress progress(is_first, pipeline::part_costs(plan, pipeline::costs_of(plan)));
   const auto watch = [start = std::chrono::steady_clock::now()] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
@@ -410,26 +420,27 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
           static_cast<long long>(fit.best_step), 100 * (kept->loss / plain - 1));
   }
   std::printf("saved     %s\n", plan.options.save_path.string().c_str());
-  std::printf("size      %s\n",
-              bytes_text(static_cast<double>(save::planned_bytes(plan.job))).c_str());
+  std::printf("size      %s\n", bytes_text(save::planned_bytes(plan.job)).c_str());
   std::printf("time      %.1f s (rotation %.1f, layers %.1f, save %.1f)\n", seconds,
               result.fit_seconds, result.quantize_seconds, result.save_seconds);
   print_rank_records(result.ranks);
-  std::printf("peak RSS  %s\n",
-              bytes_text(static_cast<double>(peak_rss_bytes())).c_str());
+  std::printf("peak RSS  %s\n", bytes_text(peak_rss_bytes()).c_str());
 
   report::RunRecord record = pipeline::record_of(plan, result, LAOS_VERSION, seconds);
   report::write_run(plan.options.save_path, record);  // stays whatever the check does
   std::printf("report    %s\n", (plan.options.save_path / report::kPageFile).string().c_str());
   if (!health_text) return;
-  record.health = run_health_check(plan.options.save_path, plan.options.model_path, *health_text);
+  std::printf("checking  the saved checkpoint beside the float model\n");
+  std::fflush(stdout);  // all that was written is there, whatever comes of the check
+  record.health = run_health_check(plan.options.save_path, plan.options.model_path, *health_text,
+                                   progress, result.rotation);
   record.timings.total = watch();
   record.timings.health = record.timings.total - seconds;
   record.peak_rss_bytes = peak_rss_bytes();
   report::write_run(plan.options.save_path, record);
   print_health(*record.health);
-  if (flags.strict && eval::judge(record.health->figures).verdict != eval::Verdict::kGood)
-    exit_code = 1;
+  print_verdict(*record.health);
+  exit_code = exit_code_of(*record.health, flags.verdict);
 }
 
 }  // namespace
@@ -458,7 +469,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                     "of --quant-type w4a4: the published scheme in closed form, no training");
   command->add_flag("--balanced", flags->balanced,
                     "of --quant-type w4a4: every linear W4A4 but down_proj, no training");
-  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, no training");
+  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, trained");
   add_dataset_options(*command, flags->data);
   command
       ->add_option(both_spellings("--hold-back"), flags->hold_back,
@@ -503,8 +514,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                       "MSMODELSLIM_CUSTOM_PRACTICE_REPO names another");
   command->add_flag("--debug", flags->debug,
                     "also write save_path/debug_info/debug_info.json: losses of every step");
-  command->add_flag("--strict", flags->strict,
-                    "exit with 1 unless the health check's verdict is good");
+  add_verdict_flags(*command, flags->verdict);
   command->add_flag(both_spellings("--no-health"), flags->no_health,
                     "do not check the finished checkpoint beside the float one");
   command->add_option(

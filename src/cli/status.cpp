@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/units.h"
 #include "hf/ascendv1.h"
 #include "save/work_directory.h"
 
@@ -17,6 +18,35 @@ const char* state_of(const save::WorkStatus& status, bool has_checkpoint) {
   if (status.is_running) return "running";
   if (status.has_work) return "interrupted";
   return has_checkpoint ? "done" : "empty";
+}
+
+// Of the layer at work: where it is and how long it and the job will take. Empty where it is not
+// known.
+std::string at_work(const save::WorkStatus& status) {
+  const auto now = nlohmann::json::parse(status.now, nullptr, /*allow_exceptions=*/false);
+  if (!now.is_object()) return "";
+  const auto number = [&](const char* key) {
+    const auto found = now.find(key);
+    return found != now.end() && found->is_number() ? found->get<double>() : -1.0;
+  };
+  const auto part = now.find("part");
+  if (part == now.end() || !part->is_string()) return "";
+  std::string text = part->get<std::string>();
+  char piece[96];
+  if (number("share") >= 0) {
+    std::snprintf(piece, sizeof piece, " %.0f %%", 100 * number("share"));
+    text += piece;
+  }
+  if (number("layer") > 0 && number("iterations") > 0) {
+    std::snprintf(piece, sizeof piece, ", layer %.0f, iteration %.0f of %.0f", number("layer"),
+                  number("iteration"), number("iterations"));
+    text += piece;
+  }
+  if (number("layer_seconds_left") >= 0)
+    text += ", " + rough_duration_text(number("layer_seconds_left")) + " left of the layer";
+  if (number("seconds_left") >= 0)
+    text += ", " + rough_duration_text(number("seconds_left")) + " left in all";
+  return text;
 }
 
 void print_text(const std::string& directory, const save::WorkStatus& status, bool has_checkpoint) {
@@ -31,6 +61,8 @@ void print_text(const std::string& directory, const save::WorkStatus& status, bo
     if (parts.planned > 0)
       std::printf("  %-10s %lld of %lld\n", kind.c_str(), static_cast<long long>(parts.done),
                   static_cast<long long>(parts.planned));
+  if (const std::string text = at_work(status); !text.empty())
+    std::printf("  %-10s %s\n", "at work", text.c_str());
   if (status.has_work && has_checkpoint)
     std::printf("the checkpoint of an earlier run is there until this one is done\n");
   if (status.has_work && !status.is_running)
@@ -44,6 +76,8 @@ void print_json(const std::string& directory, const save::WorkStatus& status, bo
   json["parts"] = Json::object();
   for (const auto& [kind, parts] : status.parts)
     if (parts.planned > 0) json["parts"][kind] = {{"done", parts.done}, {"planned", parts.planned}};
+  if (const Json now = Json::parse(status.now, nullptr, false); now.is_object())
+    json["at_work"] = now;
   json["identity"] = Json(status.identity);
   std::cout << json.dump(2, ' ', false, Json::error_handler_t::replace) << '\n';
 }

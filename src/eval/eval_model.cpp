@@ -353,7 +353,7 @@ namespace {
 // All layers with activations rounded between operations, which the layer with a cache does; here
 // the cache holds one layer and each sequence is run at once.
 void emulated_layers(const EvalModel& model, const model::Rope<float>& rope,
-                     model::HiddenStates& states) {
+                     model::HiddenStates& states, const LayersDone& progress) {
   hf::Config config = model.config();
   model::LayerSaved<float> saved(
       config, std::max(kEvalTokens, model::longest_sample(states.samples)), false);
@@ -379,18 +379,20 @@ void emulated_layers(const EvalModel& model, const model::Rope<float>& rope,
       std::copy_n(y.data(), y.size(), x.data);
     }
     model.drop_pages();
+    if (progress) progress(i + 1);
   }
 }
 
 }  // namespace
 
 model::HiddenStates final_hidden(const EvalModel& model,
-                                 const std::vector<std::vector<int32_t>>& sequences) {
+                                 const std::vector<std::vector<int32_t>>& sequences,
+                                 const LayersDone& progress) {
   const hf::Config& config = model.config();
   model::HiddenStates states = model::embed(model.embed_tokens(), sequences);
   const model::Rope<float> rope(config, model::longest_sample(states.samples));
   if (model.emulation() != nullptr) {
-    emulated_layers(model, rope, states);
+    emulated_layers(model, rope, states, progress);
     normalize_final(model, states);
     return states;
   }
@@ -401,6 +403,7 @@ model::HiddenStates final_hidden(const EvalModel& model,
     model::forward_all(config, layer->norms(), layer->linears(), rope, states, kEvalTokens, saved,
                        &states);
     model.drop_pages();
+    if (progress) progress(i + 1);
   }
   normalize_final(model, states);
   return states;

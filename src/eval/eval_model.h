@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -57,8 +58,12 @@ inline constexpr int64_t kEvalTokens = 2048;
 // Applies the final norm to every row.
 void normalize_final(const EvalModel& model, model::HiddenStates& states);
 
+// Called with the number of layers that are done.
+using LayersDone = std::function<void(int64_t)>;
+
 // The normalised output of the last layer for every token of every sequence: what lm_head reads.
 model::HiddenStates final_hidden(const EvalModel& model,
-                                 const std::vector<std::vector<int32_t>>& sequences);
+                                 const std::vector<std::vector<int32_t>>& sequences,
+                                 const LayersDone& progress = nullptr);
 
 }  // namespace laos::eval

@@ -24,16 +24,6 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-bool is_finite(MatView<const float> x) {
-  std::vector<char> finite(static_cast<size_t>(x.rows), 1);
-  parallel_for_ranges(x.rows, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < x.cols; ++j)
-        if (!std::isfinite(x.row(i)[j])) finite[static_cast<size_t>(i)] = 0;
-  });
-  return std::all_of(finite.begin(), finite.end(), [](char f) { return f != 0; });
-}
-
 // Names of the directory's float tensors that hold NaN or infinity.
 std::vector<std::string> tensors_not_finite(const std::filesystem::path& directory) {
   constexpr int64_t kPiece = int64_t{1} << 20;
@@ -63,10 +53,12 @@ std::vector<std::string> tensors_not_finite(const std::filesystem::path& directo
 // The rotation R between two residual streams: x of the baseline is x R in the model.
 class Basis {
  public:
-  Basis(const TensorView& baseline, const TensorView& model) {
+  // `rotation` as of check_health.
+  Basis(const TensorView& baseline, const TensorView& model, const Mat<float>* rotation) {
     const int64_t vocab_size = baseline.shape[0], hidden_size = baseline.shape[1];
-    // Enough rows to span the space many times over, spread evenly.
-    const int64_t count = std::min(vocab_size, 4 * hidden_size);
+    // Spread evenly; to find the rotation, enough to span the space many times over.
+    const int64_t count =
+        std::min(vocab_size, rotation != nullptr ? kRowsToCompare : 4 * hidden_size);
     Mat<float> a(count, hidden_size), b(count, hidden_size);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = i * vocab_size / count;
@@ -74,16 +66,22 @@ class Basis {
       std::copy_n(model::rows_to_f32(model, row, row + 1).data(), hidden_size, b.row(i));
     }
     if (std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * sizeof(float)) == 0) return;
-    if (!is_finite(std::as_const(b).view())) {
+    if (!model::is_finite(std::as_const(b).view())) {
       error_ = kNaN;
       return;
     }
-    Mat<float> correlation(hidden_size, hidden_size);
-    linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, std::as_const(a).view(), std::as_const(b).view(),
-                 0.0f, correlation.view());
-    // The ridge is small: embeddings reach far less into some directions than into others, and it
-    // must not pull those to the identity.
-    rotation_ = linalg::polar_factor(std::as_const(correlation).view(), 1e-7).factor;
+    if (rotation != nullptr) {
+      LAOS_ASSERT(rotation->rows() == hidden_size && rotation->cols() == hidden_size);
+      rotation_ = rotation->view();
+    } else {
+      Mat<float> correlation(hidden_size, hidden_size);
+      linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, std::as_const(a).view(), std::as_const(b).view(),
+                   0.0f, correlation.view());
+      // The ridge is small: embeddings reach far less into some directions than into others, and it
+      // must not pull those to the identity.
+      found_ = linalg::polar_factor(std::as_const(correlation).view(), 1e-7).factor;
+      rotation_ = std::as_const(found_).view();
+    }
     const Mat<float> rotated = apply(std::as_const(a).view());
     error_ = model::mean_relative_error(rotated.view(), std::as_const(b).view(),
                                         std::as_const(b).view());
@@ -93,15 +91,17 @@ class Basis {
   // x R
   Mat<float> apply(MatView<const float> x) const {
     Mat<float> y(x.rows, x.cols);
-    if (rotation_.size() == 0)
+    if (rotation_.rows == 0)
       for (int64_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, y.row(i));
     else
-      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, x, rotation_.view(), 0.0f, y.view());
+      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, x, rotation_, 0.0f, y.view());
     return y;
   }
 
  private:
-  Mat<float> rotation_;  // [hidden_size, hidden_size]; empty = identity
+  static constexpr int64_t kRowsToCompare = 256;
+  Mat<float> found_;
+  MatView<const float> rotation_ = {};  // [hidden_size, hidden_size]; empty = identity
   double error_ = 0;
 };
 
@@ -252,7 +252,7 @@ Judgement judge(const Health& health) {
 }
 
 Health check_health(const std::filesystem::path& directory, const EvalModel& model,
-                    const EvalModel& baseline, const Windows& windows,
+                    const EvalModel& baseline, const Windows& windows, const Mat<float>* rotation,
                     const std::function<void(int64_t)>& progress) {
   const hf::Config& config = model.config();
   require_same_architecture(config, baseline.config());
@@ -260,10 +260,11 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   health.not_finite = tensors_not_finite(directory);
   std::optional<hf::Description> description;
   if (hf::AscendV1Checkpoint::is_ascendv1(directory)) description = hf::read_description(directory);
-  const Basis basis(baseline.embed_tokens(), model.embed_tokens());
+  const Basis basis(baseline.embed_tokens(), model.embed_tokens(), rotation);
   baseline.drop_pages();
   model.drop_pages();
   health.embedding_error = basis.error();
+  if (progress) progress(1);
 
   const std::vector<std::vector<int32_t>> sequences = ids_of(windows);
   model::HiddenStates expected = model::embed(baseline.embed_tokens(), sequences);
@@ -275,7 +276,7 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   model::LayerSaved<float> saved(config, n, false);
   model::TokenRows next(n, config.hidden_size, {});
   Mat<float> alone(n, config.hidden_size);
-  bool finite = is_finite(std::as_const(actual.rows).view());
+  bool finite = model::is_finite(std::as_const(actual.rows).view());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerHealth layer;
     layer.labels = labels_of(config, description ? &*description : nullptr, i);
@@ -302,7 +303,7 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
       forward(*quantized, actual.rows.view(), next.view());
       layer.after = outliers_of_inputs(saved, n);
       std::swap(actual.rows, next);
-      finite = is_finite(std::as_const(actual.rows).view());
+      finite = model::is_finite(std::as_const(actual.rows).view());
     }
     layer.drift = finite ? model::mean_relative_error(std::as_const(actual.rows).view(),
                                                       outputs.view(), outputs.view())
@@ -310,15 +311,16 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
     health.layers.push_back(layer);
     baseline.drop_pages();
     model.drop_pages();
-    if (progress) progress(i + 1);
+    if (progress) progress(i + 2);
   }
   if (finite) {
     normalize_final(model, actual);
-    finite = is_finite(std::as_const(actual.rows).view());
+    finite = model::is_finite(std::as_const(actual.rows).view());
   }
   if (!finite || !health.not_finite.empty()) {
     health.kl_mean = health.kl_stderr = health.kl_max = health.top1_agreement = kNaN;
     health.perplexity = health.baseline_perplexity = kNaN;
+    if (progress) progress(health_steps(config));
     return health;
   }
   normalize_final(baseline, expected);
@@ -330,12 +332,13 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   health.top1_agreement = comparison.divergence.top1_agreement.value;
   health.perplexity = comparison.model.perplexity.value;
   health.baseline_perplexity = comparison.baseline.perplexity.value;
+  if (progress) progress(health_steps(config));
   return health;
 }
 
 std::vector<std::vector<int32_t>> greedy_continuations(
     const EvalModel& model, const std::vector<std::vector<int32_t>>& prompts, int64_t count,
-    std::vector<std::vector<int32_t>> drafts) {
+    std::vector<std::vector<int32_t>> drafts, int64_t max_passes) {
   const auto wanted = static_cast<size_t>(count);
   drafts.resize(prompts.size());
   std::vector<std::vector<int32_t>> chosen(prompts.size());
@@ -343,7 +346,7 @@ std::vector<std::vector<int32_t>> greedy_continuations(
     return std::all_of(chosen.begin(), chosen.end(),
                        [&](const auto& tokens) { return tokens.size() >= wanted; });
   };
-  while (!is_done()) {
+  for (int64_t pass = 0; !is_done() && (max_passes == 0 || pass < max_passes); ++pass) {
     // Of each unfinished prompt: what is chosen, then what is left of the draft.
     std::vector<std::vector<int32_t>> sequences;
     std::vector<size_t> owners;
@@ -366,11 +369,15 @@ std::vector<std::vector<int32_t>> greedy_continuations(
       Mat<float> rows(all.rows - known + 1, all.cols);
       for (int64_t i = 0; i < rows.rows(); ++i)
         std::copy_n(all.row(known - 1 + i), all.cols, rows.row(i));
-      for (const int32_t token : likeliest(model.lm_head(), rows)) {
-        chosen[p].push_back(token);
-        const size_t at = chosen[p].size() - 1;
-        if (at >= drafts[p].size() || drafts[p][at] != token) break;
+      const std::vector<int32_t> said = likeliest(model.lm_head(), rows);
+      auto next = said.begin();
+      for (bool was_guessed = true; was_guessed && next != said.end(); ++next) {
+        const size_t at = chosen[p].size();
+        was_guessed = at < drafts[p].size() && drafts[p][at] == *next;
+        chosen[p].push_back(*next);
       }
+      drafts[p] = chosen[p];
+      drafts[p].insert(drafts[p].end(), next, said.end());
     }
     model.drop_pages();
   }

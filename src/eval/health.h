@@ -68,21 +68,27 @@ struct Judgement {
 Judgement judge(const Health& health);
 
 // Runs both models over `windows` a layer at a time: memory is that of one layer of each and a few
-// rows a token. The model's residual stream may be rotated against the baseline's: the rotation is
-// found from the two embeddings. `directory`, the model's, is searched for values that are not
-// finite. `progress` is called with the layers done. Leaves `continuations` empty. Throws Error:
-// kShape when the two are not of one architecture, kData as perplexity does, kNumeric when the
-// baseline's logits are not finite.
+// rows a token. The model's residual stream may be rotated against the baseline's: by `rotation`
+// [hidden_size, hidden_size], or, where that is null, by what is found from the two embeddings,
+// which takes some 70 * hidden_size^3 operations. `directory`, the model's, is searched for values
+// that are not finite. `progress` is called with the steps done, of health_steps. Leaves
+// `continuations` empty. Throws Error: kShape when the two are not of one architecture, kData as
+// perplexity does, kNumeric when the baseline's logits are not finite.
 Health check_health(const std::filesystem::path& directory, const EvalModel& model,
                     const EvalModel& baseline, const Windows& windows,
+                    const Mat<float>* rotation = nullptr,
                     const std::function<void(int64_t)>& progress = nullptr);
+// One before the layers, and one behind them.
+inline int64_t health_steps(const hf::Config& config) { return config.num_hidden_layers + 2; }
 
 // The `count` tokens that the model finds likeliest after each prompt, one after the other, a layer
 // in memory at a time. Each of `drafts` (may be shorter or empty) is a guess at a continuation:
 // all its tokens run at once and those the model would have chosen are taken, so that a good guess
-// saves passes and none changes the result. Throws Error as final_hidden.
+// saves passes and none changes the result. Behind a wrong guess, what the model said there is the
+// next guess. After `max_passes` over the weights there is what was chosen until then, a token a
+// pass or more; 0: as many passes as it takes. Throws Error as final_hidden.
 std::vector<std::vector<int32_t>> greedy_continuations(
     const EvalModel& model, const std::vector<std::vector<int32_t>>& prompts, int64_t count,
-    std::vector<std::vector<int32_t>> drafts);
+    std::vector<std::vector<int32_t>> drafts, int64_t max_passes = 0);
 
 }  // namespace laos::eval

@@ -198,7 +198,8 @@ double percentile(std::span<const double> values, double p) noexcept {
   return values[static_cast<size_t>(std::clamp<int64_t>(count, 1, std::ssize(values)) - 1)];
 }
 
-ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
+ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows,
+                           const LayersDone& progress) {
   for (const Window& window : windows)
     if (window.num_context < 1 || window.num_scored() < 1)
       throw Error(ErrorCode::kData, {.what = "a window of " + std::to_string(window.ids.size()) +
@@ -208,7 +209,7 @@ ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows) {
   if (windows.empty())
     throw Error(ErrorCode::kData,
                 {.what = "there is nothing to score", .where = "evaluation text", .fix = ""});
-  return scored_hidden(model, final_hidden(model, ids_of(windows)), windows);
+  return scored_hidden(model, final_hidden(model, ids_of(windows), progress), windows);
 }
 
 ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,

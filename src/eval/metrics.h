@@ -57,7 +57,8 @@ struct ScoredHidden {
 };
 // Runs the model over all windows, layer by layer. Throws Error(kData) on no window, on one that
 // scores nothing and on token ids outside the vocabulary; and as EvalModel::load_layer.
-ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows);
+ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows,
+                           const LayersDone& progress = nullptr);
 // The same from what final_hidden gives for the ids of `windows`.
 ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,
                            const Windows& windows);

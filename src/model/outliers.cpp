@@ -36,6 +36,16 @@ double mean_over_rows(int64_t rows, F&& f) {
 
 }  // namespace
 
+bool is_finite(MatView<const float> x) {
+  std::vector<char> finite(static_cast<size_t>(x.rows), 1);
+  parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < x.cols; ++j)
+        if (!std::isfinite(x.row(i)[j])) finite[static_cast<size_t>(i)] = 0;
+  });
+  return std::all_of(finite.begin(), finite.end(), [](char f) { return f != 0; });
+}
+
 Outliers outliers_of(MatView<const float> x) {
   const auto n = static_cast<double>(x.cols);
   const auto moments = [&](int64_t i, double& peak, double& second, double& fourth) {

@@ -17,6 +17,9 @@ struct Outliers {
 // gives 0. Does not depend on the number of threads.
 Outliers outliers_of(MatView<const float> x);
 
+// Whether no value is NaN or infinite.
+bool is_finite(MatView<const float> x);
+
 // Mean over tokens of ‖a - b‖ / ‖reference‖, all [num_tokens, n]; tokens where the reference is 0
 // are left out. NaN when a value is not finite. Does not depend on the number of threads.
 double mean_relative_error(MatView<const float> a, MatView<const float> b,

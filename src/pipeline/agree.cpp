@@ -170,7 +170,12 @@ std::vector<std::string> agree_on_arithmetic(cluster::Cluster& cluster) {
 
 void agree_on_plan(const Plan& plan, cluster::Cluster& cluster) {
   if (cluster.size() == 1) return;
-  const std::vector<std::string> texts = cluster.gather(Json(work_plan(plan).identity).dump());
+  Identity identity = plan_identity(plan);
+  identity["model type"] = plan.options.model_type;
+  add_model_files(plan.options.model_path, plan.options.local_model, identity);
+  // Names of files need not be UTF-8; those that are not are compared as what JSON has instead.
+  const std::vector<std::string> texts =
+      cluster.gather(Json(identity).dump(-1, ' ', false, Json::error_handler_t::replace));
   for (size_t r = 1; r < texts.size(); ++r) {
     if (texts[r] == texts[0]) continue;
     const auto mine = Json::parse(texts[0]).get<std::map<std::string, std::string>>(),

@@ -2,12 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "model/hidden_states.h"
 #include "pipeline/plan.h"
 
 namespace laos::pipeline {
+
+// Tokens that a health check runs through both models: so many windows of so many tokens at most,
+// spread over the text's samples; and how often it goes through the weights for continuations.
+inline constexpr int64_t kHealthWindows = 4;
+inline constexpr int64_t kHealthWindowTokens = 128;
+inline constexpr int64_t kMostContinuationPasses = 4;
 
 // What the steps of a layer must have of the float model.
 struct LayerNeeds {
@@ -25,23 +32,42 @@ struct LayerCost {
   double steps = 0;     // what its steps do besides
   double trained = 0;   // of these: training, whose products are in its own dtype
   bool passed = false;  // its float outputs are needed, by its own steps or behind it
+  double total() const;
 };
 // Of the whole plan.
 struct PlanCosts {
   double fit_pass = 0;  // samples of stage 1 through all layers
   double fit = 0;       // fitting, after that
   std::vector<LayerCost> layers;
+  double save = 0;    // embedding and head
+  double health = 0;  // the check of what was made
   double forward_of(int64_t tokens, double pairs) const {
     return per_token * static_cast<double>(tokens) + per_pair * pairs;
   }
   double per_token = 0, per_pair = 0;  // of a pass: a token, and two of them that attend
-  double total() const;                // of one process that does it all
+  double total() const;  // of the recipe: of one process that does all but the last two
 };
 PlanCosts costs_of(const Plan& plan);
 // Expected of one process that does it all, on a machine that multiplies at these rates: in f32 and
 // in the dtype of training.
 double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
                   double train_gflops);
+
+// What a health check of the plan runs: as much as a tenth of the rest pays for, at least a fourth
+// of a whole check's tokens.
+struct HealthSize {
+  int64_t window_tokens = kHealthWindowTokens;
+  int64_t passes = kMostContinuationPasses;  // over each model's weights, for continuations
+};
+HealthSize health_size(const Plan& plan, const PlanCosts& costs);
+
+// The parts of the work in order, as Progress::begin names them, and what each costs: operations,
+// as many of one part take as long as of another.
+struct PartCost {
+  std::string name;
+  double cost = 0;
+};
+std::vector<PartCost> part_costs(const Plan& plan, const PlanCosts& costs);
 
 // Ranks carry shares of the samples, in whole pieces, through the float layers. They do so for a
 // wave of layers; then each works on those layers of the wave that it owns.

@@ -53,8 +53,23 @@ double efficiency(const hf::Config& config, linalg::ComputeType compute) {
   return static_cast<double>(config.hidden_size) /
          (static_cast<double>(config.hidden_size) + width);
 }
-// Reading, rounding, checking and writing a weight, in operations of that rate.
-constexpr double kOperationsPerWeight = 100;
+// Reading, rounding, checking and writing a weight, in operations of that rate; and reading alone.
+constexpr double kOperationsPerWeight = 100, kOperationsPerReadWeight = 20;
+
+double head_weights(const hf::Config& config) {
+  return static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
+}
+
+// Of a check of that size: the float layers once and the quantized ones twice, both heads, and the
+// weights once more a pass over them.
+double health_cost(const hf::Config& config, const PlanCosts& costs, const HealthSize& size) {
+  const auto layers = static_cast<double>(config.num_hidden_layers), head = head_weights(config);
+  const auto tokens = static_cast<double>(kHealthWindows * size.window_tokens);
+  const double pairs = 0.5 * tokens * static_cast<double>(size.window_tokens + 1);
+  const double read = kOperationsPerReadWeight * (layers * costs.per_token / 2 + head);
+  return 3 * layers * costs.forward_of(kHealthWindows * size.window_tokens, pairs) +
+         4 * tokens * head + 2 * read * static_cast<double>(1 + size.passes);
+}
 
 }  // namespace
 
@@ -96,7 +111,20 @@ PlanCosts costs_of(const Plan& plan) {
       cost.trained += own.trained;
     }
   }
+  costs.save = 2 * kOperationsPerWeight * head_weights(config);
+  if (plan.options.checks) costs.health = health_cost(config, costs, health_size(plan, costs));
   return costs;
+}
+
+HealthSize health_size(const Plan& plan, const PlanCosts& costs) {
+  const hf::Config& config = plan.checkpoint.config();
+  const double most = 0.1 * (costs.total() + costs.save);
+  HealthSize size;
+  for (; size.passes > 1; --size.passes)
+    if (health_cost(config, costs, size) <= most) return size;
+  while (size.window_tokens > kHealthWindowTokens / 4 && health_cost(config, costs, size) > most)
+    size.window_tokens -= kHealthWindowTokens / 8;
+  return size;
 }
 
 int64_t scratch_bytes(const Plan& plan) {
@@ -185,12 +213,31 @@ int64_t peak_ram_bytes(const Plan& plan) {
   return kProgram + kToken * config.vocab_size + peak;
 }
 
+double LayerCost::total() const {
+  // The first look of a layer's steps is the pass as well.
+  return std::max(looks, passed ? 1.0 : 0.0) * pass + rotate + steps;
+}
+
 double PlanCosts::total() const {
   double flops = fit_pass + fit;
-  for (const LayerCost& cost : layers)
-    // The first look of a layer's steps is the pass as well.
-    flops += std::max(cost.looks, cost.passed ? 1.0 : 0.0) * cost.pass + cost.rotate + cost.steps;
+  for (const LayerCost& cost : layers) flops += cost.total();
   return flops;
+}
+
+std::vector<PartCost> part_costs(const Plan& plan, const PlanCosts& costs) {
+  const hf::Config& config = plan.checkpoint.config();
+  double layers = 0, trained = 0;
+  for (const LayerCost& layer : costs.layers) {
+    layers += layer.total();
+    trained += layer.trained;
+  }
+  const double slower =
+      efficiency(config, linalg::ComputeType::kF32) / efficiency(config, plan.options.compute);
+  return {{kCollectPart, costs.fit_pass},
+          {kFitPart, costs.fit},
+          {kQuantizePart, layers - trained + trained * slower},
+          {kSavePart, costs.save},
+          {kHealthPart, costs.health}};
 }
 
 double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
@@ -198,7 +245,7 @@ double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
   double trained = 0;
   for (const LayerCost& layer : costs.layers) trained += layer.trained;
   const hf::Config& config = plan.checkpoint.config();
-  return 1e-9 * ((costs.total() - trained) /
+  return 1e-9 * ((costs.total() + costs.save + costs.health - trained) /
                      (efficiency(config, linalg::ComputeType::kF32) * gemm_gflops) +
                  trained / (efficiency(config, plan.options.compute) * train_gflops));
 }
@@ -217,6 +264,9 @@ Estimate estimate(const Plan& plan) {
   result.may_end_early = std::any_of(plan.steps.begin(), plan.steps.end(),
                                      [](const auto& step) { return step->may_end_early(); });
   result.seconds = seconds_of(plan, costs, result.gemm_gflops, result.train_gflops);
+  result.health_seconds =
+      1e-9 * costs.health /
+      (efficiency(plan.checkpoint.config(), linalg::ComputeType::kF32) * result.gemm_gflops);
   return result;
 }
 

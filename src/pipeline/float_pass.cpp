@@ -33,6 +33,20 @@ void stop_if_asked(Progress& progress) {
                 {.what = "stopped before the checkpoint was whole", .where = "", .fix = ""});
 }
 
+void require_finite(const Plan& plan, int64_t layer_idx, const model::LayerSaved<float>& saved,
+                    int64_t num_tokens) {
+  for (const model::LinearGroup group : model::kAllLinearGroups) {
+    if (model::is_finite(saved.input_of(group).view().slice_rows(0, num_tokens))) continue;
+    throw Error(ErrorCode::kNumeric,
+                {.what = "the float model's activations become NaN or infinite, first in what " +
+                         model::name_of(plan.checkpoint.config(), layer_idx,
+                                        model::linears_of(group).front()) +
+                         " reads",
+                 .where = plan.options.model_path.string(),
+                 .fix = "look at the weights in front of it: the checkpoint is damaged"});
+  }
+}
+
 FloatPass::FloatPass(const Plan& plan, const rotation::ModelRotation* rotation,
                      std::filesystem::path scratch, Progress& progress)
     : plan_(plan),
@@ -52,7 +66,7 @@ model::HiddenStates FloatPass::embed(const Samples& samples) const {
 }
 
 FloatLayer FloatPass::load(int64_t layer_idx) const {
-  FloatLayer layer{.weights = plan_.checkpoint.load_layer(layer_idx)};
+  FloatLayer layer{.weights = plan_.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx};
   if (rotates_first_) rotate(layer_idx, layer);
   return layer;
 }
@@ -108,6 +122,7 @@ void FloatPass::forward(const FloatLayer& layer, const model::HiddenStates& inpu
   model::OnlineLinears linears(layer.online, plain);
   const auto show = [&](const model::Piece&, const model::Ragged& batch,
                         model::LayerSaved<float>& piece) {
+    require_finite(plan_, layer.layer_idx, piece, batch.num_tokens());
     if (observe) observe(batch, piece);
     stop_if_asked(progress_);
   };

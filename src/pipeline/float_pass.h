@@ -18,10 +18,16 @@ namespace laos::pipeline {
 // Throws Error(kStopped) when `progress` says to stop.
 void stop_if_asked(Progress& progress);
 
+// Throws Error(kNumeric) naming the layer when what its linears read, which `saved` has of the
+// first `num_tokens` rows, is not finite.
+void require_finite(const Plan& plan, int64_t layer_idx, const model::LayerSaved<float>& saved,
+                    int64_t num_tokens);
+
 // A decoder layer in float, and what is rotated while it runs.
 struct FloatLayer {
   model::LayerWeights weights;
   model::OnlineRotation online = {};
+  int64_t layer_idx = 0;
 };
 
 // Its norms folded, everything from the model's own basis to that of `rotation`.
@@ -56,7 +62,8 @@ class FloatPass {
 
   using Observe = std::function<void(const model::Ragged&, const model::LayerSaved<float>&)>;
   // The layer over all samples of `inputs`: its outputs unless `outputs` is null, and what
-  // `observe` wants to see unless that is. `layer` is in the basis of `inputs`.
+  // `observe` wants to see unless that is. `layer` is in the basis of `inputs`. Throws
+  // Error(kNumeric) as require_finite.
   void forward(const FloatLayer& layer, const model::HiddenStates& inputs,
                model::HiddenStates* outputs, const Observe& observe = nullptr);
   // Of the longest sample.

@@ -135,7 +135,8 @@ fs::path default_cache_directory() {
 
 HiddenCache::Result HiddenCache::scored_hidden(const eval::EvalModel& model,
                                                const fs::path& directory,
-                                               const eval::Windows& windows) const {
+                                               const eval::Windows& windows,
+                                               const eval::LayersDone& progress) const {
   const std::string identity = identity_of(directory, windows);
   const fs::path file =
       options_.directory / (kPrefix + io::sha256(identity).substr(0, 32) + kSuffix);
@@ -151,7 +152,7 @@ HiddenCache::Result HiddenCache::scored_hidden(const eval::EvalModel& model,
       result.problem = problem.problems().front().what;
     }
   }
-  result.hidden = eval::scored_hidden(model, windows);
+  result.hidden = eval::scored_hidden(model, windows, progress);
   const int64_t bytes = 4 * num_rows * cols;
   if (bytes > options_.max_bytes) {
     result.problem = "it is larger than the cache may be";

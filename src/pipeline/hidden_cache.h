@@ -40,7 +40,8 @@ class HiddenCache {
   // `directory` is the model's. Throws Error as eval::scored_hidden. A cache that cannot be read or
   // written is no error.
   Result scored_hidden(const eval::EvalModel& model, const std::filesystem::path& directory,
-                       const eval::Windows& windows) const;
+                       const eval::Windows& windows,
+                       const eval::LayersDone& progress = nullptr) const;
 
  private:
   HiddenCacheOptions options_;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "pipeline/plan.h"
+#include "pipeline/run.h"
 #include "save/work_directory.h"
 
 namespace laos::pipeline {
@@ -17,6 +18,9 @@ inline constexpr const char* kLayerPart = "layer";
 // Hidden states that enter the layer of that index, f32 [tokens, hidden_size].
 inline constexpr const char* kStatesPart = "states";
 
+// Of the token ids, sample by sample.
+std::string sha256_of(const Samples& samples);
+
 // Key by key, what a result depends on.
 using Identity = std::map<std::string, std::string>;
 
@@ -26,9 +30,18 @@ Identity program_identity();
 // MiB. Throws Error(kIo).
 void add_model_files(const std::filesystem::path& directory, bool is_copy, Identity& identity);
 
-// The parts of `plan` and their identity: program, instruction set, recipe, seed, calibration
-// tokens and every file of the model directory by size, time of change and first MiB. Whatever is
-// added to QuantOptions and changes a byte of the result belongs in here. Throws Error(kIo).
+// What decides the bytes of the parts besides the model: program, instruction set, recipe, seed,
+// calibration tokens. Whatever is added to QuantOptions and changes a byte of a part belongs in
+// here.
+Identity plan_identity(const Plan& plan);
+
+// The parts of `plan`, with the identity above.
 save::WorkPlan work_plan(const Plan& plan);
+
+// Adds every file of the model directory by its content, unless that is there. A file that looks as
+// it did to the run whose parts are kept in save_path (size, inode and times) is not read again:
+// the same bytes under another name or date are the same model. Throws Error(kIo), and
+// Error(kStopped) as `progress` asks, which may be null.
+void add_model_content(const Plan& plan, save::WorkPlan& work, Progress* progress);
 
 }  // namespace laos::pipeline

@@ -10,7 +10,8 @@ using model::Linear;
 
 QuantizedLayer run_steps(const Plan& plan, FloatPass& pass, Progress& progress, int64_t layer_idx,
                          LayerStates& states, bool wants_outputs) {
-  QuantizedLayer result{.layer = {.weights = plan.checkpoint.load_layer(layer_idx)}};
+  QuantizedLayer result{
+      .layer = {.weights = plan.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx}};
   LayerWork work(plan, pass, progress, layer_idx, result, states, wants_outputs);
   for (const auto& step : plan.steps) {
     step->transform(plan, work);
@@ -63,8 +64,10 @@ std::string training_note(const std::vector<autoround::LayerReport>& trained) {
   for (const autoround::LayerReport& report : trained) {
     if (report.losses.empty()) continue;
     char text[96];
+    // Where rounding alone loses nothing, as in a layer of zeros, training changes nothing.
+    const double change = report.rounding_loss > 0 ? report.loss / report.rounding_loss - 1 : 0;
     std::snprintf(text, sizeof text, "error %.5f -> %.5f (%+.0f %%)", report.rounding_loss,
-                  report.loss, 100 * (report.loss / report.rounding_loss - 1));
+                  report.loss, 100 * change);
     note = text;
   }
   return note;

@@ -7,6 +7,8 @@
 
 #include "core/memory.h"
 #include "core/threads.h"
+#include "core/units.h"
+#include "hf/ascendv1.h"
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
 #include "pipeline/identity.h"
@@ -45,6 +47,7 @@ class Collector {
     }
   }
   bool empty() const noexcept { return problems_.empty(); }
+  const std::vector<Problem>& list() const noexcept { return problems_; }
   void throw_if_any() const {
     if (!problems_.empty()) throw Error(code_, problems_);
   }
@@ -492,8 +495,8 @@ void check_scratch(const Plan& plan) {
   const std::filesystem::space_info space = std::filesystem::space(path, error);
   if (!error && space.available < static_cast<uintmax_t>(needed))
     throw Error(ErrorCode::kResource,
-                {.what = std::to_string(needed) + " bytes are needed for hidden states and " +
-                         std::to_string(space.available) + " are free",
+                {.what = bytes_text(needed) + " are needed for hidden states and " +
+                         bytes_text(static_cast<double>(space.available)) + " are free",
                  .where = "--tmp " + path.string(),
                  .fix = "free disk space, or name another directory"});
 }
@@ -506,16 +509,29 @@ void plan_memory(Plan& plan) {
   for (const auto& step : plan.steps) step->save_memory();
   const int64_t needed = peak_ram_bytes(plan);
   if (needed <= limit || !plan.options.writes) return;
-  const auto megabytes = [](int64_t bytes) {
-    return std::to_string(bytes / 1'000'000 + 1) + " MB";
-  };
   throw Error(ErrorCode::kResource,
-              {.what = "the run needs about " + megabytes(needed) + " of memory, and " +
-                       (is_asked ? "may take " : "this machine has ") + megabytes(limit) +
+              {.what = "the run needs about " + bytes_text(needed) + " of memory, and " +
+                       (is_asked ? "may take " : "this machine has ") + bytes_text(limit) +
                        (is_asked ? "" : " free"),
                .where = "--max-memory",
                .fix = is_asked ? "allow it that much"
                                : "free that much, or allow it to try by --max-memory"});
+}
+
+}  // namespace
+
+namespace {
+
+// Hours of work are not done again, or replaced by another model's, because a command was repeated.
+void refuse_finished(const QuantOptions& options) {
+  if (options.restart || !hf::AscendV1Checkpoint::is_ascendv1(options.save_path) ||
+      save::work_status(options.save_path).has_work)
+    return;
+  throw Error(ErrorCode::kUsage,
+              {.what = "a finished checkpoint is here already",
+               .where = options.save_path.string(),
+               .fix = "choose another save path, or add --restart to make one anew in its place; "
+                      "laos check tells how good this one is"});
 }
 
 }  // namespace
@@ -541,7 +557,8 @@ Plan make_plan(const QuantOptions& options) {
             .held_back = std::make_shared<Samples>(),
             .linears = {},
             .job = {},
-            .warnings = {}};
+            .warnings = {},
+            .refusals = {}};
   plan.warnings = plan.recipe.warnings;
   plan.warnings.insert(plan.warnings.end(), plan.checkpoint.warnings().begin(),
                        plan.checkpoint.warnings().end());
@@ -589,7 +606,14 @@ Plan make_plan(const QuantOptions& options) {
     check(plan.samples);
     if (collector.empty()) warn_of_few_tokens(plan);
   }
-  collector.run([&] {
+  // A dry run shows the plan all the same.
+  const auto refuse_or_note = [&](auto&& check) {
+    if (!options.dry_run) return (void)collector.run(check);
+    Collector noted;
+    noted.run(check);
+    plan.refusals.insert(plan.refusals.end(), noted.list().begin(), noted.list().end());
+  };
+  const bool has_job = collector.run([&] {
     const std::optional<save::OnlineLayout> online = online_layout(plan);
     plan.job = {
         .save_path = options.save_path,
@@ -603,15 +627,26 @@ Plan make_plan(const QuantOptions& options) {
         .online = online,
         .global_rotation =
             plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
-    if (!options.scratch_path.empty()) check_scratch(plan);
-    if (!options.writes) return;
     // What has problems has no identity yet, and needs none.
-    if (collector.empty()) plan.job.work = work_plan(plan);
-    save::check_output_path(plan.job,
-                            save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));
+    if (options.writes && collector.empty()) {
+      plan.job.work = work_plan(plan);
+      // Reading the whole model pays only where there is something to hold it against.
+      if (!options.restart && save::work_status(options.save_path).has_finished_parts())
+        add_model_content(plan, plan.job.work, nullptr);
+    }
   });
+  if (!options.scratch_path.empty() && collector.empty())
+    refuse_or_note([&] { check_scratch(plan); });
+  if (options.writes && has_job) {
+    refuse_or_note([&] { refuse_finished(options); });
+    refuse_or_note([&] {
+      save::check_output_path(plan.job,
+                              save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));
+    });
+  }
   collector.throw_if_any();
-  plan_memory(plan);
+  refuse_or_note([&] { plan_memory(plan); });
+  collector.throw_if_any();
   return plan;
 }
 

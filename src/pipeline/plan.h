@@ -45,6 +45,9 @@ struct QuantOptions {
   // even where no step needs it.
   bool writes = true;
   bool reads_dataset = false;
+  // Want of disk and memory, and an output that is in the way, become refusals of the plan.
+  bool dry_run = false;
+  bool checks = true;  // the finished checkpoint is checked, see pipeline/record.h
 };
 
 using Samples = std::vector<std::vector<int32_t>>;
@@ -75,8 +78,9 @@ struct Estimate {
   int64_t disk_bytes = 0;
   int64_t scratch_bytes = 0;  // on disk besides, until the end: hidden states
   double flops = 0;
-  double gemm_gflops = 0;   // in f32, measured now
-  double train_gflops = 0;  // in the dtype of training
+  double health_seconds = 0;  // of `seconds`: the check of the finished checkpoint
+  double gemm_gflops = 0;     // in f32, measured now
+  double train_gflops = 0;    // in the dtype of training
   double seconds = 0;
   bool may_end_early = false;  // seconds are the most
 };
@@ -95,6 +99,7 @@ struct Plan {
   std::vector<PlannedLinear> linears;        // every linear of every decoder layer, in order
   save::AscendV1Job job;
   std::vector<std::string> warnings;
+  std::vector<Problem> refusals;  // of a dry run: what would have refused the run itself
 
   const PlannedLinear& linear(int64_t layer_idx, model::Linear l) const {
     return linears[static_cast<size_t>(layer_idx * model::kNumLinears) + static_cast<size_t>(l)];

@@ -17,6 +17,7 @@
 #include "hf/tokenizer.h"
 #include "linalg/onednn.h"
 #include "pipeline/division.h"
+#include "pipeline/identity.h"
 #include "quant/weight_stats.h"
 
 namespace laos::pipeline {
@@ -51,16 +52,16 @@ const Samples& samples_of(const Plan& plan) {
   return plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
 }
 
-eval::Windows windows_of(const Samples& samples, const std::string& source) {
+eval::Windows windows_of(const Samples& samples, const std::string& source, int64_t window_tokens) {
   // Where there are fewer samples than windows, each may give several.
   const int64_t of_each =
       std::max<int64_t>(1, kHealthWindows / std::max<int64_t>(1, std::ssize(samples)));
   Samples pieces;
   for (const std::vector<int32_t>& sample : samples)
     for (int64_t i = 0, begin = 0; i < of_each && (i == 0 || begin + 2 <= std::ssize(sample));
-         ++i, begin += kHealthWindowTokens)
+         ++i, begin += window_tokens)
       pieces.emplace_back(sample.begin() + begin, sample.end());
-  eval::Windows windows = eval::cut_beginnings(pieces, kHealthWindows, kHealthWindowTokens);
+  eval::Windows windows = eval::cut_beginnings(pieces, kHealthWindows, window_tokens);
   if (windows.empty())
     throw Error(ErrorCode::kData, {.what = "no sample has two tokens, which a health check needs",
                                    .where = source,
@@ -89,20 +90,23 @@ std::string text_of(const hf::Tokenizer& tokenizer, const std::vector<int32_t>& 
 }
 
 std::vector<eval::Continuation> continuations(const eval::EvalModel& model,
-                                              const eval::EvalModel& baseline,
-                                              const eval::Windows& windows,
-                                              const hf::Tokenizer& tokenizer) {
+                                              const eval::EvalModel& baseline, const HealthText& on,
+                                              const hf::Tokenizer& tokenizer,
+                                              const std::function<void()>& one_done) {
   std::vector<std::vector<int32_t>> prompts, drafts;
-  for (const auto& [window, num_context] : windows) {
+  for (const auto& [window, num_context] : on.windows) {
     if (std::ssize(prompts) == kContinued) break;
     const auto middle =
         window.begin() + std::min<std::ptrdiff_t>(kPromptTokens, std::ssize(window) - 1);
     prompts.emplace_back(window.begin(), middle);
     drafts.emplace_back(middle, window.end());
   }
-  const auto expected =
-      eval::greedy_continuations(baseline, prompts, kContinuationTokens, std::move(drafts));
-  const auto actual = eval::greedy_continuations(model, prompts, kContinuationTokens, expected);
+  const auto expected = eval::greedy_continuations(baseline, prompts, kContinuationTokens,
+                                                   std::move(drafts), on.passes);
+  one_done();
+  const auto actual =
+      eval::greedy_continuations(model, prompts, kContinuationTokens, expected, on.passes);
+  one_done();
   std::vector<eval::Continuation> result;
   for (size_t i = 0; i < prompts.size(); ++i)
     result.push_back({text_of(tokenizer, prompts[i]), text_of(tokenizer, expected[i]),
@@ -195,12 +199,15 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
 }
 
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model,
-                            const std::string& chat_format) {
-  HealthText text{.source = file.string(), .calibrated = false, .windows = {}, .warnings = {}};
-  constexpr int64_t kMostTokens = kHealthWindows * kHealthWindowTokens;
-  hf::Dataset read =
-      hf::load_dataset(file, model, {.seq_len = kMostTokens, .chat_format = chat_format});
-  text.windows = windows_of(read.samples, text.source);
+                            const std::string& chat_format, const HealthSize& size) {
+  HealthText text{.source = file.string(),
+                  .calibrated = false,
+                  .windows = {},
+                  .warnings = {},
+                  .passes = size.passes};
+  hf::Dataset read = hf::load_dataset(
+      file, model, {.seq_len = kHealthWindows * size.window_tokens, .chat_format = chat_format});
+  text.windows = windows_of(read.samples, text.source, size.window_tokens);
   text.warnings = std::move(read.warnings);
   return text;
 }
@@ -216,17 +223,19 @@ bool is_calibrated_on(const Plan& plan, const HealthText& text) {
 }
 
 HealthText health_text(const Plan& plan) {
+  const HealthSize size = health_size(plan, costs_of(plan));
   const bool calibrated = plan.held_back->empty();
   if (const Samples& samples = calibrated ? samples_of(plan) : *plan.held_back; !samples.empty()) {
     const std::string source = plan.dataset_path.string();
     return {.source = source,
             .calibrated = calibrated,
-            .windows = windows_of(samples, source),
-            .warnings = {}};
+            .windows = windows_of(samples, source, size.window_tokens),
+            .warnings = {},
+            .passes = size.passes};
   }
   for (const std::filesystem::path& directory : plan.options.calib_directories)
     if (std::filesystem::exists(directory / "health.jsonl"))
-      return load_health_text(directory / "health.jsonl", plan.options.model_path);
+      return load_health_text(directory / "health.jsonl", plan.options.model_path, "", size);
   throw Error(ErrorCode::kData,
               {.what = "no text for the health check: the recipe calibrates on nothing, and laos's "
                        "own calib/health.jsonl is not installed",
@@ -236,18 +245,25 @@ HealthText health_text(const Plan& plan) {
 
 report::Health check_checkpoint(const std::filesystem::path& directory,
                                 const std::filesystem::path& baseline, const HealthText& text,
-                                Progress& progress) {
+                                Progress& progress, const Mat<float>* rotation) {
   const std::unique_ptr<eval::EvalModel> model = eval::open_eval_model(directory),
                                          exact = eval::open_eval_model(baseline);
-  progress.begin("health check", model->config().num_hidden_layers);
+  int64_t done = eval::health_steps(model->config());
+  progress.begin(kHealthPart, done + 2);
   report::Health health;
   health.source = text.source;
   health.calibrated = text.calibrated;
-  health.figures = eval::check_health(directory, *model, *exact, text.windows,
-                                      [&](int64_t done) { progress.step(done, ""); });
+  Samples ids;
+  for (const eval::Window& window : text.windows) ids.push_back(window.ids);
+  health.tokens_sha256 = sha256_of(ids);
+  health.figures = eval::check_health(directory, *model, *exact, text.windows, rotation,
+                                      [&](int64_t step) { progress.step(step, ""); });
+  const auto one_done = [&] { progress.step(++done, ""); };
   if (!std::isnan(health.figures.kl_mean))
     health.figures.continuations =
-        continuations(*model, *exact, text.windows, hf::Tokenizer::load(baseline));
+        continuations(*model, *exact, text, hf::Tokenizer::load(baseline), one_done);
+  else
+    progress.step(done + 2, "");
   return health;
 }
 

@@ -1,6 +1,7 @@
 #include "pipeline/run.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +12,7 @@
 #include "hf/model_tensors.h"
 #include "pipeline/float_pass.h"
 #include "pipeline/identity.h"
+#include "pipeline/job_clock.h"
 #include "pipeline/layer_steps.h"
 #include "pipeline/record.h"
 #include "pipeline/stage1.h"
@@ -60,11 +62,75 @@ void check_weights(const model::Checkpoint& checkpoint, const cluster::Cluster& 
   progress.step(layers + 1, "");
 }
 
+// Passes on what the run tells, and leaves it in the work directory for `laos status`.
+class ToldProgress : public Progress {
+ public:
+  ToldProgress(const Plan& plan, Progress& progress)
+      : progress_(progress), clock_(part_costs(plan, costs_of(plan))) {}
+  // From here on, until this is destroyed.
+  void tell_in(const save::WorkDirectory& work) { work_ = &work; }
+
+  void begin(const std::string& part, int64_t num_steps) override {
+    progress_.begin(part, num_steps);
+    clock_.begin(part, num_steps);
+    told_ = {{"part", part}};
+    tell();
+  }
+  void step(int64_t done, const std::string& note) override {
+    progress_.step(done, note);
+    clock_.step(done);
+    told_ = {{"part", clock_.part()}};
+    tell();
+  }
+  void kept(int64_t done) override {
+    progress_.kept(done);
+    clock_.kept(done);
+  }
+  void iteration(int64_t layer_idx, int64_t iteration, int64_t iters, double loss) override {
+    progress_.iteration(layer_idx, iteration, iters, loss);
+    clock_.iteration(layer_idx, iteration, iters);
+    told_ = {{"part", clock_.part()},
+             {"layer", layer_idx + 1},
+             {"iteration", iteration},
+             {"iterations", iters}};
+    tell();
+  }
+  void share(double share, int64_t layer_idx, int64_t iteration, int64_t iters,
+             double loss) override {
+    progress_.share(share, layer_idx, iteration, iters, loss);
+    clock_.share(share);
+    told_ = {{"part", clock_.part()},
+             {"layer", layer_idx + 1},
+             {"iteration", iteration},
+             {"iterations", iters}};
+    tell();
+  }
+  bool stop() override { return progress_.stop(); }
+
+ private:
+  void tell() {
+    const auto now = std::chrono::steady_clock::now();
+    if (work_ == nullptr || (last_ && now - *last_ < std::chrono::seconds(2))) return;
+    last_ = now;
+    told_["share"] = clock_.part_share();
+    if (const auto left = clock_.layer_seconds_left(); left && told_.contains("layer"))
+      told_["layer_seconds_left"] = *left;
+    if (const auto left = clock_.job_seconds_left()) told_["seconds_left"] = *left;
+    work_->tell(told_.dump(1) + "\n");
+  }
+
+  Progress& progress_;
+  JobClock clock_;
+  const save::WorkDirectory* work_ = nullptr;
+  Json told_;
+  std::optional<std::chrono::steady_clock::time_point> last_;
+};
+
 class QuantizeRun {
  public:
   QuantizeRun(const Plan& plan, Progress& progress, cluster::Cluster& cluster)
       : plan_(plan),
-        progress_(progress),
+        progress_(plan, progress),
         cluster_(cluster),
         checkpoint_(plan.checkpoint),
         config_(plan.checkpoint.config()) {}
@@ -85,7 +151,10 @@ class QuantizeRun {
   void open_writer() {
     std::string state;
     if (cluster_.rank() == 0) {
-      writer_ = std::make_unique<save::AscendV1Writer>(plan_.job);
+      save::AscendV1Job job = plan_.job;
+      add_model_content(plan_, job.work, &progress_);
+      writer_ = std::make_unique<save::AscendV1Writer>(std::move(job));
+      progress_.tell_in(writer_->work());
       if (cluster_.size() > 1) writer_->work().share();
       state = writer_->work().state();
     }
@@ -105,10 +174,10 @@ class QuantizeRun {
     }
     if (const rotation::RotateOptions* rotate = plan_.rotate()) {
       rotation_ = rotation::make_rotation(config_, *rotate, std::move(fitted));
-      if (rotate->export_extra_info && cluster_.rank() == 0) {
-        const Mat<float> matrix = rotation_->residual.matrix();
-        writer_->write_global_rotation(matrix.view());
-      }
+      if (cluster_.rank() == 0 && (rotate->export_extra_info || plan_.options.checks))
+        result.rotation = rotation_->residual.matrix();
+      if (rotate->export_extra_info && cluster_.rank() == 0)
+        writer_->write_global_rotation(std::as_const(result.rotation).view());
     }
     result.fit_seconds = fit_watch.seconds();
     const Stopwatch quantize_watch;
@@ -183,11 +252,13 @@ class QuantizeRun {
   }
 
   void restore_kept() {
-    if (writer_->work().finished(kLayerPart).empty()) return;
-    progress_.begin("take finished layers", config_.num_hidden_layers);
-    for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+    const std::vector<int64_t> finished = writer_->work().finished(kLayerPart);
+    if (finished.empty()) return;
+    progress_.begin("take finished layers", std::ssize(finished));
+    int64_t done = 0;
+    for (const int64_t i : finished) {
       kept_[static_cast<size_t>(i)] = writer_->restore_layer(i);
-      progress_.step(i + 1, "");
+      progress_.step(++done, "");
       stop_if_asked(progress_);
     }
   }
@@ -260,7 +331,7 @@ class QuantizeRun {
       first_layer = first_states();
       outputs_ = {inputs_.samples, pass_->new_rows(inputs_.rows.rows())};
     }
-    progress_.begin("quantize", config_.num_hidden_layers);
+    progress_.begin(kQuantizePart, config_.num_hidden_layers);
     for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
       const Stopwatch watch;
       const bool needs_outputs = needs_states_from(i + 1);
@@ -283,7 +354,10 @@ class QuantizeRun {
         std::swap(inputs_, outputs_);
         keep_states(i + 1);
       }
-      progress_.step(i + 1, note);
+      if (is_kept(i))
+        progress_.kept(i + 1);
+      else
+        progress_.step(i + 1, note);
       stop_if_asked(progress_);
     }
   }
@@ -293,7 +367,7 @@ class QuantizeRun {
     const TensorView embed_tokens = checkpoint_.embed_tokens(), lm_head = checkpoint_.lm_head();
     Mat<float> gain = checkpoint_.final_norm();
     const int64_t pieces = (config_.vocab_size + kHeadRows - 1) / kHeadRows;
-    progress_.begin("save", 2 * pieces);
+    progress_.begin(kSavePart, 2 * pieces);
     for (int64_t p = 0; p < 2 * pieces; ++p) {
       checkpoint_.drop_pages();
       const bool head = p >= pieces;
@@ -315,7 +389,7 @@ class QuantizeRun {
   }
 
   const Plan& plan_;
-  Progress& progress_;
+  ToldProgress progress_;
   cluster::Cluster& cluster_;
   const model::Checkpoint& checkpoint_;
   const hf::Config& config_;

@@ -21,15 +21,24 @@ namespace laos::pipeline {
 inline constexpr int64_t kForwardTokens = model::kPieceTokens;
 inline constexpr int64_t kHeadRows = 4096;
 
+// The parts of the work that take time, as Progress::begin names them.
+inline constexpr const char* kCollectPart = "collect activations";
+inline constexpr const char* kFitPart = "fit rotation";
+inline constexpr const char* kQuantizePart = "quantize";
+inline constexpr const char* kSavePart = "save";
+inline constexpr const char* kHealthPart = "health check";
+
 // What a run tells while it works. Every member may be left as it is.
 class Progress {
  public:
   virtual ~Progress() = default;
-  // A part of the work begins: "check", "fit rotation", "quantize", "save". `num_steps` layers or
+  // A part of the work begins: one of those above, or what takes little time. `num_steps` layers or
   // steps follow.
   virtual void begin(const std::string& /*part*/, int64_t /*num_steps*/) {}
   // Step `done` (from 1) of the part is done; `note` says what came of it, or is empty.
   virtual void step(int64_t /*done*/, const std::string& /*note*/) {}
+  // The part's first `done` steps were done by an earlier run.
+  virtual void kept(int64_t /*done*/) {}
   // An iteration of training layer `layer_idx`; loss is the mean absolute error per element.
   virtual void iteration(int64_t /*layer_idx*/, int64_t /*iteration*/, int64_t /*iters*/,
                          double /*loss*/) {}
@@ -48,6 +57,8 @@ struct RunResult {
   int64_t layers_kept = 0;                     // of those, finished by an earlier run
   std::vector<report::Layer> records;          // likewise, with all that run.json says of it
   std::vector<report::Rank> ranks;             // what each did, when there are several
+  // [hidden_size, hidden_size] that the residual stream was rotated by; empty where it was not.
+  Mat<float> rotation;
   double fit_seconds = 0;
   double quantize_seconds = 0;
   double save_seconds = 0;

@@ -39,7 +39,7 @@ Mat<float> collect_rows(const Plan& plan, const PlannedFit& planned,
     const model::Rope<float> rope(config, model::longest_sample(lengths));
     model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kForwardTokens),
                                    false, model::longest_sample(states.samples));
-    progress.begin("collect activations", config.num_hidden_layers);
+    progress.begin(kCollectPart, config.num_hidden_layers);
     for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
       model::LayerWeights weights = plan.checkpoint.load_layer(i);
       rotation::fold_norms(weights);
@@ -47,6 +47,7 @@ Mat<float> collect_rows(const Plan& plan, const PlannedFit& planned,
       model::forward_all(
           config, model::norms_of(weights), linears, rope, states, kForwardTokens, saved, &states,
           [&](const model::Piece&, const model::Ragged& batch, model::LayerSaved<float>& piece) {
+            require_finite(plan, i, piece, batch.num_tokens());
             rows.observe(batch, piece);
             stop_if_asked(progress);
           });
@@ -98,7 +99,7 @@ rotation::FitResult fit_together(const Plan& plan, const PlannedFit& planned,
   Mat<float> rows = collect_rows(plan, planned, scratch, progress, cluster);
   rotation::FitResult result;
   if (cluster.rank() == 0) {
-    progress.begin("fit rotation", planned.options.steps);
+    progress.begin(kFitPart, planned.options.steps);
     result = rotation::fit_rotation(std::move(rows), planned.options,
                                     [&](const rotation::FitStep& step) {
                                       char note[64];

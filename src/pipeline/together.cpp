@@ -82,7 +82,7 @@ Together::Together(const Plan& plan, FloatPass& pass, save::AscendV1Writer& writ
 }
 
 std::vector<report::Layer> Together::run() {
-  progress_.begin("quantize", config_.num_hidden_layers);
+  progress_.begin(kQuantizePart, config_.num_hidden_layers);
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i)
     if (is_finished(i) && cluster_.rank() == 0)
       note_finished(
@@ -221,11 +221,12 @@ void Together::note_finished(int64_t layer_idx, int rank, report::Layer record,
   records_[static_cast<size_t>(layer_idx)] = std::move(record);
   ++num_finished_;
   num_in_wave_ = std::max<int64_t>(0, num_in_wave_ - 1);
-  std::string text;
-  if (!is_finished(layer_idx))
-    text = "layer " + std::to_string(layer_idx + 1) + " by rank " + std::to_string(rank) +
-           (note.empty() ? "" : "  " + note);
-  progress_.step(num_finished_, text);
+  const std::string text = "layer " + std::to_string(layer_idx + 1) + " by rank " +
+                           std::to_string(rank) + (note.empty() ? "" : "  " + note);
+  if (is_finished(layer_idx))
+    progress_.kept(num_finished_);
+  else
+    progress_.step(num_finished_, text);
 }
 
 void Together::OwnProgress::iteration(int64_t layer_idx, int64_t iteration, int64_t iters,

@@ -31,12 +31,13 @@ using Json = nlohmann::json;
 constexpr const char* kDirectory = ".laos-partial";
 constexpr const char* kParts = "parts";
 constexpr const char* kState = "state.json";
+constexpr const char* kNow = "now.json";
 constexpr const char* kMarkerSuffix = ".json";
 constexpr int64_t kMaxStateBytes = int64_t{64} << 20;
 constexpr int64_t kMaxStateValues = 100'000;
 
 struct State {
-  std::map<std::string, std::string> identity;
+  std::map<std::string, std::string> identity, stamps;
   std::map<std::string, int64_t> parts;
 };
 
@@ -51,6 +52,7 @@ std::optional<State> read_state(const fs::path& directory) {
   try {
     const Json json = read_json(path);
     return State{json.at("identity").get<std::map<std::string, std::string>>(),
+                 json.at("stamps").get<std::map<std::string, std::string>>(),
                  json.at("parts").get<std::map<std::string, int64_t>>()};
   } catch (const Json::exception&) {
   } catch (const Error&) {
@@ -159,6 +161,11 @@ WorkStatus work_status(const fs::path& save_path) {
   status.has_work = true;
   status.is_running = is_running(directory);
   status.identity = state->identity;
+  try {
+    if (status.is_running) status.now = io::read_text(directory / kNow, kMaxStateBytes);
+  } catch (const Error&) {  // nothing was told yet
+  }
+  status.stamps = state->stamps;
   for (const auto& [kind, planned] : state->parts) status.parts[kind].planned = planned;
   for (const std::string& part : marked_parts(directory / kParts))
     ++status.parts[part.substr(0, part.rfind('-'))].done;
@@ -248,10 +255,11 @@ void WorkDirectory::open(const WorkPlan& plan) {
   fs::create_directory(parts_, error);
   if (error) fail_io("cannot create the directory", parts_, error.value());
   if (done_.empty())
-    io::write_text_atomically(directory_ / kState,
-                              Json{{"identity", plan.identity}, {"parts", plan.parts}}.dump(
-                                  1, ' ', false, Json::error_handler_t::replace) +
-                                  "\n");
+    io::write_text_atomically(
+        directory_ / kState,
+        Json{{"identity", plan.identity}, {"stamps", plan.stamps}, {"parts", plan.parts}}.dump(
+            1, ' ', false, Json::error_handler_t::replace) +
+            "\n");
   // The way to the parts must be as durable as they are.
   sync_directory(directory_);
   sync_directory(save_path_);
@@ -304,6 +312,13 @@ void WorkDirectory::close() noexcept {
   }
   if (lock_ >= 0) ::close(lock_);
   for (const fs::path& path : created_) fs::remove(path, error);  // if empty
+}
+
+void WorkDirectory::tell(const std::string& now) const noexcept {
+  try {
+    io::write_text_atomically(directory_ / kNow, now);
+  } catch (...) {
+  }
 }
 
 const std::string* WorkDirectory::find(const std::string& part) const {

@@ -2,6 +2,7 @@
 // checkpoint is whole.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -18,6 +19,9 @@ struct WorkPlan {
   // Everything that decides the bytes of a part, by a name that a user understands ("recipe",
   // "seed"). Finished parts count only for a run with the same.
   std::map<std::string, std::string> identity;
+  // Of what the identity says of files, by the same names: how a file looked when it was read, so
+  // that it need not be read again while it looks the same.
+  std::map<std::string, std::string> stamps;
   std::map<std::string, int64_t> parts;  // kind -> how many: {"rotation", 1}, {"layer", 64}
   int64_t other_bytes = 0;               // on disk, of parts that are no layers
   bool restart = false;                  // throw away what an earlier run finished
@@ -35,7 +39,12 @@ struct WorkStatus {
   bool has_work = false;    // a run was begun and is not done
   bool is_running = false;  // by a process that holds it now
   std::map<std::string, Parts> parts;
-  std::map<std::string, std::string> identity;
+  std::map<std::string, std::string> identity, stamps;  // as in WorkPlan
+  std::string now;  // what the process at work told last; "" when it told nothing
+  // Whether finished parts count only for the same identity: there are some.
+  bool has_finished_parts() const {
+    return std::any_of(parts.begin(), parts.end(), [](const auto& p) { return p.second.done > 0; });
+  }
 };
 
 // Throws Error(kFormat) when the state that a run left cannot be read.
@@ -86,6 +95,10 @@ class WorkDirectory {
   void share() noexcept { is_shared_ = true; }
   // Takes up a part that a process finished which joined.
   void take_up(const std::string& part, const std::string& note) { done_[part] = note; }
+
+  // What work_status shows while this process is at work, in place of what was told before. What
+  // cannot be written is not told.
+  void tell(const std::string& now) const noexcept;
 
   // Removes a finished part that another has replaced.
   void forget(const std::string& part);

@@ -25,6 +25,9 @@ using ::testing::Not;
 using Result = test::CommandResult;
 using test::run_laos;
 
+// Scales of layer 1's down_proj with which the layer is off, but no worse than that.
+constexpr float kDegrading = 0.0021f;
+
 class QuantCommand : public testing::Test {
  protected:
   void SetUp() override {
@@ -274,34 +277,93 @@ TEST_F(QuantCommand, RefusesAMissingHealthTextBeforeAnythingIsTrained) {
   expect_refused(quant("--health-text nowhere.jsonl"), 1, "nowhere.jsonl");
 }
 
-// Scales a hundred times too large in one layer: `check` names it and fails, and the page says so.
-TEST_F(QuantCommand, ChecksAFinishedDirectoryAndBringsItsReportUpToDate) {
-  ASSERT_EQ(quant("--no-health").exit_code, 0);
-  const std::string command = "check " + save_.string() + " --baseline " + model_.string();
-  const Result sound = run_laos(command);
-  EXPECT_EQ(sound.exit_code, 0) << sound.output;
-  EXPECT_THAT(sound.output, HasSubstr("health: good"));
+class CheckCommand : public QuantCommand {
+ protected:
+  void SetUp() override {
+    QuantCommand::SetUp();
+    ASSERT_EQ(quant("--no-health").exit_code, 0);
+  }
+  Result check(const std::string& more = "") {
+    return run_laos("check " + save_.string() + " --baseline " + model_.string() + " " + more);
+  }
+  // Scales of one linear, all of them `value`.
+  void spoil(float value) {
+    std::fstream file(save_ / "quant_model_weights-00001-of-00001.safetensors",
+                      std::ios::in | std::ios::out | std::ios::binary);
+    uint64_t header_bytes = 0;
+    file.read(reinterpret_cast<char*>(&header_bytes), 8);
+    std::string header(header_bytes, ' ');
+    file.read(header.data(), static_cast<std::streamsize>(header_bytes));
+    const auto tensor =
+        nlohmann::json::parse(header)["model.layers.1.mlp.down_proj.weight_scale"]["data_offsets"];
+    const std::vector<float> scales((tensor[1].get<size_t>() - tensor[0].get<size_t>()) / 4, value);
+    file.seekp(static_cast<std::streamoff>(8 + header_bytes + tensor[0].get<size_t>()));
+    file.write(reinterpret_cast<const char*>(scales.data()),
+               static_cast<std::streamsize>(4 * scales.size()));
+  }
+  std::string text_of(const std::string& name) const {
+    std::stringstream text;
+    text << std::ifstream(save_ / name).rdbuf();
+    return text.str();
+  }
+};
 
-  std::fstream file(save_ / "quant_model_weights-00001-of-00001.safetensors",
-                    std::ios::in | std::ios::out | std::ios::binary);
-  uint64_t header_bytes = 0;
-  file.read(reinterpret_cast<char*>(&header_bytes), 8);
-  std::string header(header_bytes, ' ');
-  file.read(header.data(), static_cast<std::streamsize>(header_bytes));
-  const auto tensor =
-      nlohmann::json::parse(header)["model.layers.1.mlp.down_proj.weight_scale"]["data_offsets"];
-  const std::vector<float> huge((tensor[1].get<size_t>() - tensor[0].get<size_t>()) / 4, 5.0f);
-  file.seekp(static_cast<std::streamoff>(8 + header_bytes + tensor[0].get<size_t>()));
-  file.write(reinterpret_cast<const char*>(huge.data()),
-             static_cast<std::streamsize>(4 * huge.size()));
-  file.close();
-  const Result spoiled = run_laos(command);
+TEST_F(CheckCommand, BeginsWithTheVerdictAndWritesNothing) {
+  const std::string before = text_of("run.json");
+  std::filesystem::permissions(
+      save_, std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
+  const Result sound = check();
+  std::filesystem::permissions(save_, std::filesystem::perms::owner_all);
+  EXPECT_EQ(sound.exit_code, 0) << sound.output;
+  EXPECT_LT(sound.output.find("health: good"), sound.output.find("checked "));
+  EXPECT_EQ(text_of("run.json"), before);
+  EXPECT_FALSE(std::filesystem::exists(save_ / "check.json"));
+}
+
+// The run's own record stays; what was found later stands beside it, of the same run.
+TEST_F(CheckCommand, WritesBesideTheRunsRecordWhereAskedTo) {
+  const std::string record = text_of("run.json"), page = text_of("report.html");
+  spoil(5);
+  const Result spoiled = check("--write");
   EXPECT_EQ(spoiled.exit_code, 1) << spoiled.output;
   EXPECT_THAT(spoiled.output, AllOf(HasSubstr("worst     layer 1:"), HasSubstr("health: broken")));
-  std::stringstream page;
-  page << std::ifstream(save_ / "report.html").rdbuf();
-  EXPECT_THAT(page.str(), HasSubstr("health: broken"));
-  EXPECT_LT(page.str().find("model.layers.1 is off"), page.str().find("Worst layers"));
+  EXPECT_EQ(text_of("run.json"), record);
+  EXPECT_EQ(text_of("report.html"), page);
+  const auto written = nlohmann::json::parse(text_of("check.json"));
+  EXPECT_EQ(written["recipe"], nlohmann::json::parse(record)["recipe"]);
+  EXPECT_EQ(written["health"]["layers"].size(), 2u);
+  EXPECT_THAT(text_of("check.html"), HasSubstr("health: broken"));
+  EXPECT_LT(text_of("check.html").find("model.layers.1 is off"),
+            text_of("check.html").find("Worst layers"));
+}
+
+TEST_F(CheckCommand, FailsForABrokenCheckpointUnlessLenientAndWarnsOfADegradedOne) {
+  EXPECT_EQ(check("--strict").exit_code, 0);
+  spoil(5);
+  EXPECT_EQ(check().exit_code, 1);
+  EXPECT_EQ(check("--lenient").exit_code, 0);
+  EXPECT_EQ(check("--lenient --strict").exit_code, 2);
+  spoil(kDegrading);
+  const Result degraded = check();
+  EXPECT_EQ(degraded.exit_code, 0) << degraded.output;
+  EXPECT_THAT(degraded.output, AllOf(HasSubstr("health: degraded"), HasSubstr("laos: warning: ")));
+  EXPECT_EQ(check("--strict").exit_code, 1);
+}
+
+// Four bits everywhere are more than these weights bear without loss.
+TEST_F(QuantCommand, WarnsWhenWhatItMadeIsDegradedAndFailsWhereStrict) {
+  std::stringstream text;
+  text << std::ifstream(directory_ / "recipe.yaml").rdbuf();
+  std::string recipe = text.str();
+  const std::string from = "dtype: int8";
+  for (size_t at = recipe.find(from); at != std::string::npos; at = recipe.find(from))
+    recipe.replace(at, from.size(), "dtype: int4");
+  write("recipe.yaml", recipe);
+  const std::string on = " --health-text " LAOS_SOURCE_DIR "/calib/health.jsonl";
+  const Result degraded = quant(on);
+  EXPECT_EQ(degraded.exit_code, 0) << degraded.output;
+  EXPECT_THAT(degraded.output, AllOf(HasSubstr("health: degraded"), HasSubstr("laos: warning: ")));
+  EXPECT_EQ(quant("--restart --strict" + on).exit_code, 1);
 }
 
 TEST_F(QuantCommand, NamesMissingFiles) {

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 
+#include "core/units.h"
 #include "pipeline/quant_options.h"
 #include "pipeline/run.h"
 #include "support/synthetic.h"
@@ -86,7 +87,7 @@ TEST_F(Memory, ThatIsTooLittleIsRefusedWithWhatIsNeeded) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kResource);
     EXPECT_THAT(error.what(), HasSubstr("--max-memory"));
-    EXPECT_THAT(error.what(), HasSubstr(std::to_string(peak_ram_bytes(in_pieces) / 1'000'000 + 1)));
+    EXPECT_THAT(error.what(), HasSubstr(bytes_text(peak_ram_bytes(in_pieces))));
   }
   EXPECT_FALSE(std::filesystem::exists(tight.save_path));
 }

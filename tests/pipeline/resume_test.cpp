@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "core/threads.h"
+#include "pipeline/identity.h"
 #include "pipeline/quant_options.h"
 #include "pipeline/run.h"
 #include "save/inspect.h"
@@ -129,6 +130,26 @@ class Resume : public testing::Test {
     EXPECT_EQ(save::work_status(directory_ / "out").parts["layer"].done, layers);
   }
 
+  // Steps of the part "take finished layers", which it says it has and which it takes.
+  static std::pair<int64_t, int64_t> taken_layers(const QuantOptions& options) {
+    class Count : public Progress {
+     public:
+      void begin(const std::string& part, int64_t num_steps) override {
+        takes_ = part == "take finished layers";
+        if (takes_) planned = num_steps;
+      }
+      void step(int64_t step, const std::string&) override {
+        if (takes_) done = step;
+      }
+      int64_t planned = 0, done = 0;
+
+     private:
+      bool takes_ = false;
+    } progress;
+    run(make_plan(options), progress);
+    return {progress.planned, progress.done};
+  }
+
   std::string refusal(const QuantOptions& options) const {
     try {
       make_plan(options);
@@ -200,7 +221,9 @@ TEST_F(Resume, KeepsAnOlderCheckpointWholeMeanwhile) {
   std::string recipe = kRecipe;
   recipe.replace(recipe.find("iters: 2"), 8, "iters: 3");
   write("recipe.yaml", recipe);
-  EXPECT_FALSE(finishes(options("out"), 30));
+  QuantOptions restarted = options("out");
+  restarted.restart = true;
+  EXPECT_FALSE(finishes(restarted, 30));
   auto now = files_of("out");
   std::erase_if(now, [](const auto& file) { return file.first.starts_with(".laos-partial"); });
   EXPECT_TRUE(now == older);
@@ -240,16 +263,14 @@ TEST_F(Resume, RefusesAnotherRunAndNamesWhatChanged) {
   other = options("out");
   other.compute = linalg::ComputeType::kBf16;
   EXPECT_THAT(refusal(other), HasSubstr("compute dtype (was f32, is bf16)"));
-  other = options("out");
-  other.model_type = "another";
-  EXPECT_THAT(refusal(other), HasSubstr("model type (was tiny, is another)"));
 
   write("calib.jsonl",
         "{\"inputs_pretokenized\": \"Other words than those, and more of them.\"}\n");
   EXPECT_THAT(refusal(options("out")), HasSubstr("calibration data"));
   SetUp();
-  // SetUp wrote the model again: other times of change.
-  EXPECT_THAT(refusal(options("out")), HasSubstr("model file"));
+  test::write_synthetic({.config = test::qwen3_config("tiny", 3), .seed = 4}, directory_ / "model");
+  EXPECT_THAT(refusal(options("out")), HasSubstr("model file model.safetensors"));
+  EXPECT_THAT(refusal(options("out")), Not(HasSubstr("config.json")));
   EXPECT_THAT(refusal(options("out")), Not(HasSubstr("recipe")));
   std::string recipe = kRecipe;
   recipe.replace(recipe.find("iters: 2"), 8, "iters: 3");
@@ -265,6 +286,73 @@ TEST_F(Resume, RefusesAStateThatCannotBeRead) {
   interrupt_after(1);
   std::ofstream(directory_ / "out" / ".laos-partial" / "state.json") << "{\"identity\": 3";
   EXPECT_THAT(refusal(options("out")), HasSubstr("cannot be read"));
+  QuantOptions restarted = options("out");
+  restarted.restart = true;
+  EXPECT_EQ(finish(restarted).layers_kept, 0);
+}
+
+TEST_F(Resume, CountsTheLayersThatItTakesNotThoseOfTheModel) {
+  interrupt_after(2);
+  EXPECT_EQ(taken_layers(options("out")), std::pair(int64_t{2}, int64_t{2}));
+}
+
+TEST_F(Resume, TakesTheSameBytesForTheSameModelWhateverTheirDateAndPlace) {
+  finish(options("reference"));
+  interrupt_after(2);
+  fs::rename(directory_ / "model", directory_ / "moved");
+  QuantOptions moved = options("out");
+  moved.model_path = directory_ / "moved";
+  fs::last_write_time(directory_ / "moved/config.json", fs::file_time_type::clock::now());
+  fs::copy_file(directory_ / "moved/model.safetensors", directory_ / "copy");
+  fs::rename(directory_ / "copy", directory_ / "moved/model.safetensors");
+  EXPECT_EQ(finish(moved).layers_kept, 2);
+  EXPECT_TRUE(files_of("out") == files_of("reference"));
+}
+
+TEST_F(Resume, RefusesOtherBytesOfTheSameSizeAndDate) {
+  interrupt_after(2);
+  const fs::path file = directory_ / "model/model.safetensors";
+  const fs::file_time_type time = fs::last_write_time(file);
+  std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(static_cast<std::streamoff>(fs::file_size(file) / 2));
+  stream.write("laos", 4);
+  stream.close();
+  fs::last_write_time(file, time);
+  EXPECT_THAT(refusal(options("out")), HasSubstr("model file model.safetensors"));
+}
+
+TEST_F(Resume, ReadsTheModelsFilesOnceAndLaterOnlyThoseThatLookOtherwise) {
+  interrupt_after(1);
+  const auto unread = [&] {
+    save::WorkPlan work;
+    class Count : public Progress {
+     public:
+      void begin(const std::string&, int64_t num_steps) override { files = num_steps; }
+      int64_t files = 0;
+    } progress;
+    add_model_content(make_plan(options("out")), work, &progress);
+    return progress.files;
+  };
+  EXPECT_EQ(unread(), 0);
+  fs::last_write_time(directory_ / "model/config.json", fs::file_time_type::clock::now());
+  EXPECT_EQ(unread(), 1);
+}
+
+TEST_F(Resume, StateHasNoNegativeTimes) {
+  interrupt_after(1);
+  for (const auto& [name, stamp] : save::work_status(directory_ / "out").stamps)
+    EXPECT_THAT(stamp, Not(HasSubstr(" -"))) << name;
+  for (const auto& [name, value] : save::work_status(directory_ / "out").identity)
+    EXPECT_THAT(value, Not(HasSubstr(" -"))) << name;
+}
+
+TEST_F(Resume, DoesNotBeginAFinishedOutputAgainUnlessRestarted) {
+  finish(options("out"));
+  EXPECT_THAT(refusal(options("out")), HasSubstr("a finished checkpoint is here already"));
+  QuantOptions other = options("out");
+  test::write_synthetic({.config = test::qwen3_config("tiny", 2)}, directory_ / "other");
+  other.model_path = directory_ / "other";
+  EXPECT_THAT(refusal(other), HasSubstr("--restart"));
   QuantOptions restarted = options("out");
   restarted.restart = true;
   EXPECT_EQ(finish(restarted).layers_kept, 0);

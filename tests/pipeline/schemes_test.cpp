@@ -529,6 +529,7 @@ TEST_F(WholeRecipe, ForAnyModelRunsInEveryProfile) {
     Progress progress;
     run(plan, progress);
     EXPECT_TRUE(save::inspect(directory_ / "out").loads());
+    std::filesystem::remove_all(directory_ / "out");
   }
 }
 
@@ -564,6 +565,7 @@ TEST_F(WholeRecipe, OfEverySizeRunsAtItsDepthSlow) {
       Progress progress;
       run(plan, progress);
       EXPECT_TRUE(save::inspect(directory_ / "out").loads());
+      std::filesystem::remove_all(directory_ / "out");
     }
   }
 }
