@@ -162,6 +162,7 @@ void run_analyze(const AnalyzeFlags& flags) {
   quant.calib_seq_len = flags.data.seq_len;
   quant.nsamples = flags.data.nsamples;
   quant.chat_format = flags.data.chat_format;
+  quant.bos = flags.data.bos();
   quant.hold_back = 0;
   quant.writes = false;
   quant.reads_dataset = true;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "cli/bos_flags.h"
 #include "cli/flags.h"
 #include "cli/job.h"
 #include "core/error.h"
@@ -20,6 +21,7 @@ inline constexpr const char* kDataFiles =
 struct DatasetFlags {
   std::string dataset, chat_format;
   int64_t seq_len = 2048, nsamples = 0;
+  BosFlags bos;
 };
 
 inline void add_chat_format(CLI::App& command, std::string& chat_format) {
@@ -45,6 +47,7 @@ inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
       ->capture_default_str();
   add_chat_format(command, flags.chat_format);
+  add_bos_flags(command, flags.bos);
 }
 
 // Standard input is that of the first rank alone. Throws Error(kUsage).

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bos_flags.h"
 #include "cli/dataset_flags.h"
 #include "cli/emulate.h"
 #include "cli/flags.h"
@@ -28,6 +29,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct EvalFlags {
+  BosFlags bos;
   std::vector<std::string> model_paths;
   std::string text, baseline, emulate, chat_format;
   eval::WindowOptions windows;
@@ -68,7 +70,8 @@ eval::Windows read_windows(const EvalFlags& flags, const hf::Config& config) {
                  .where = "command line",
                  .fix = "use shorter windows"});
   const hf::Dataset texts =
-      hf::load_dataset(flags.text, flags.model_paths.front(), {.chat_format = flags.chat_format});
+      hf::load_dataset(flags.text, flags.model_paths.front(),
+                       {.chat_format = flags.chat_format, .bos = flags.bos()});
   if (is_first_rank())
     for (const std::string& warning : texts.warnings)
       std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
@@ -320,6 +323,7 @@ void add_eval_command(CLI::App& app) {
   command->add_option("--text", flags->text, std::string("what to score: ") + kDataFiles)
       ->required();
   add_chat_format(*command, flags->chat_format);
+  add_bos_flags(*command, flags->bos);
   command->add_option(both_spellings("--seq-len"), flags->windows.seq_len, "tokens a window")
       ->capture_default_str();
   command

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bos_flags.h"
 #include "cli/dataset_flags.h"
 #include "cli/emulate.h"
 #include "cli/flags.h"
@@ -31,6 +32,7 @@ using Json = nlohmann::ordered_json;
 using Prompts = std::vector<std::vector<int32_t>>;
 
 struct GenerateFlags {
+  BosFlags bos;
   std::string model_path, baseline, prompt_file, system, chat_format, emulate;
   std::vector<std::string> prompts;
   eval::GenerateOptions options;
@@ -93,7 +95,7 @@ Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompt
         throw Error(ErrorCode::kUsage, {.what = "the prompt is a list of messages",
                                         .where = prompt.where,
                                         .fix = "add --chat"});
-      encoded.push_back(tokenizer.encode(prompt.text));
+      encoded.push_back(tokenizer.begin(tokenizer.encode(prompt.text)));
       continue;
     }
     if (messages.empty()) messages.push_back({.role = "user", .content = prompt.text});
@@ -218,7 +220,7 @@ void run_generate(const GenerateFlags& flags) {
   check_flags(flags);
   if (flags.threads > 0) set_num_threads(flags.threads);
   const std::vector<hf::Record> read = read_prompts(flags);
-  const hf::Tokenizer tokenizer = hf::Tokenizer::load(flags.model_path);
+  const hf::Tokenizer tokenizer = hf::Tokenizer::load(flags.model_path, flags.bos());
   eval::GenerateOptions options = flags.options;
   options.kv_cache = !flags.no_kv_cache;
   if (!flags.ignore_eos) options.stop_ids = hf::read_eos_token_ids(flags.model_path);
@@ -284,6 +286,7 @@ void add_generate_command(CLI::App& app) {
   command->add_option(both_spellings("--prompt-file"), flags->prompt_file,
                       "prompts: .jsonl, .json, .csv or .parquet with `prompt`, `messages`, `ids` "
                       "and others; else a prompt a line; `-`: standard input");
+  add_bos_flags(*command, flags->bos);
   command->add_flag("--chat", flags->chat,
                     "put prompts into the model's chat format as the user's turn");
   add_chat_format(*command, flags->chat_format);

@@ -176,6 +176,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
   options.calib_seq_len = flags.data.seq_len;
   options.nsamples = flags.data.nsamples;
   options.chat_format = flags.data.chat_format;
+  options.bos = flags.data.bos();
   options.hold_back = flags.hold_back;
   options.seed = flags.seed;
   options.restart = flags.restart;
@@ -264,8 +265,8 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
   std::printf("peak RAM  about %s\n", bytes_text(estimate.peak_ram_bytes).c_str());
   std::printf("time      %s %s (%.1f TFLOP; this machine multiplies at %.0f GFLOP/s",
               estimate.may_end_early ? "at most" : "about",
-              rough_duration_text(estimate.seconds).c_str(),
-              estimate.flops / 1e12, estimate.gemm_gflops);
+              rough_duration_text(estimate.seconds).c_str(), estimate.flops / 1e12,
+              estimate.gemm_gflops);
   if (plan.options.compute == linalg::ComputeType::kBf16)
     std::printf(", in bf16 at %.0f", estimate.train_gflops);
   std::printf(")");
@@ -349,7 +350,7 @@ std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
   if (!flags.health_text.empty()) {
     pipeline::HealthText text = pipeline::load_health_text(
         flags.health_text, plan.options.model_path, plan.options.chat_format,
-        pipeline::health_size(plan, pipeline::costs_of(plan)));
+        pipeline::health_size(plan, pipeline::costs_of(plan)), plan.options.bos);
     text.calibrated = pipeline::is_calibrated_on(plan, text);
     for (const std::string& warning : text.warnings)
       std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());

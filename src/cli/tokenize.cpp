@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "cli/bos_flags.h"
 #include "cli/flags.h"
 #include "core/error.h"
 #include "hf/records.h"
@@ -21,6 +22,7 @@ constexpr size_t kMaxLineBytes = size_t{256} << 20;
 struct Options {
   std::string model_path;
   std::string input;  // empty: standard input
+  BosFlags bos;
 };
 
 // The next line without its ending; false at the end of the input.
@@ -52,7 +54,7 @@ void tokenize_lines(const hf::Tokenizer& tokenizer, std::istream& in, const std:
       throw Error(ErrorCode::kData, {.what = "the line holds no text",
                                      .where = where,
                                      .fix = "write {\"text\": \"...\"} on every line"});
-    const std::vector<int32_t> ids = tokenizer.encode(record.text);
+    const std::vector<int32_t> ids = tokenizer.add_special(tokenizer.encode(record.text));
     const nlohmann::ordered_json answer = {{"ids", ids}, {"decoded", tokenizer.decode(ids)}};
     out << answer.dump() << '\n';
   }
@@ -63,7 +65,7 @@ void tokenize_lines(const hf::Tokenizer& tokenizer, std::istream& in, const std:
 }
 
 void run(const Options& options) {
-  const hf::Tokenizer tokenizer = hf::Tokenizer::load(options.model_path);
+  const hf::Tokenizer tokenizer = hf::Tokenizer::load(options.model_path, options.bos());
   if (options.input.empty())
     return tokenize_lines(tokenizer, std::cin, "standard input", std::cout);
   const auto unreadable = [&](const char* what) {
@@ -89,6 +91,7 @@ void add_tokenize_command(CLI::App& app) {
                    "Checkpoint directory with tokenizer.json")
       ->required();
   command->add_option("--input", options->input, "JSON lines to read instead of standard input");
+  add_bos_flags(*command, options->bos);
   command->callback([options] { run(*options); });
 }
 

@@ -544,7 +544,8 @@ Plan make_plan(const QuantOptions& options) {
   collector.run([&] { recipe = recipe::load_recipe(options.recipe_path); });
   collector.run([&] { checkpoint = model::Checkpoint::open(options.model_path); });
   // A missing checkpoint is one problem, not three.
-  if (checkpoint) collector.run([&] { tokenizer = hf::Tokenizer::load(options.model_path); });
+  if (checkpoint)
+    collector.run([&] { tokenizer = hf::Tokenizer::load(options.model_path, options.bos); });
   if (!recipe || !checkpoint) collector.throw_if_any();
 
   Plan plan{.options = options,

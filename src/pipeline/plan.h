@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "hf/tokenizer.h"
 #include "linalg/gemm.h"
 #include "model/checkpoint.h"
 #include "pipeline/step.h"
@@ -26,6 +27,7 @@ struct QuantOptions {
   std::optional<std::string> dataset;                    // overrides every dataset of the recipe
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
   int64_t calib_seq_len = 2048;                          // tokens of a sample at most
+  hf::Bos bos = hf::Bos::kAsModel;                       // whether a sample begins with it
   int64_t nsamples = 0;                                  // of a dataset, drawn by `seed`; 0: all
   std::string chat_format;                               // of conversations; "": the model's own
   // Samples of every dataset that nothing is calibrated on, for the health check; nullopt: one in

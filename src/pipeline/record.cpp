@@ -199,14 +199,15 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
 }
 
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model,
-                            const std::string& chat_format, const HealthSize& size) {
+                            const std::string& chat_format, const HealthSize& size, hf::Bos bos) {
   HealthText text{.source = file.string(),
                   .calibrated = false,
                   .windows = {},
                   .warnings = {},
                   .passes = size.passes};
   hf::Dataset read = hf::load_dataset(
-      file, model, {.seq_len = kHealthWindows * size.window_tokens, .chat_format = chat_format});
+      file, model,
+      {.seq_len = kHealthWindows * size.window_tokens, .chat_format = chat_format, .bos = bos});
   text.windows = windows_of(read.samples, text.source, size.window_tokens);
   text.warnings = std::move(read.warnings);
   return text;
@@ -235,7 +236,8 @@ HealthText health_text(const Plan& plan) {
   }
   for (const std::filesystem::path& directory : plan.options.calib_directories)
     if (std::filesystem::exists(directory / "health.jsonl"))
-      return load_health_text(directory / "health.jsonl", plan.options.model_path, "", size);
+      return load_health_text(directory / "health.jsonl", plan.options.model_path, "", size,
+                              plan.options.bos);
   throw Error(ErrorCode::kData,
               {.what = "no text for the health check: the recipe calibrates on nothing, and laos's "
                        "own calib/health.jsonl is not installed",

@@ -41,7 +41,8 @@ struct HealthText {
 // Of a file that hf::load_dataset reads, with the tokenizer of `model`. Throws Error as that does;
 // kData when no sample has two tokens.
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model,
-                            const std::string& chat_format = "", const HealthSize& size = {});
+                            const std::string& chat_format = "", const HealthSize& size = {},
+                            hf::Bos bos = hf::Bos::kAsModel);
 // Whether a window of `text` is part of what the plan is calibrated on.
 bool is_calibrated_on(const Plan& plan, const HealthText& text);
 // As much as health_size says of what was held back from the plan's calibration; where nothing was,

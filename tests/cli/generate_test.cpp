@@ -121,6 +121,44 @@ TEST(GenerateCommand, PutsPromptsIntoTheChatFormat) {
   EXPECT_THAT(refused.output, HasSubstr("no tokens of this model's tokenizer"));
 }
 
+// A prompt and a line for `laos tokenize` begin alike.
+TEST(GenerateCommand, BeginsAPromptButNoConversationWithTheTokenThatTheModelExpects) {
+  const test::TemporaryDirectory directory;
+  const std::string model = (directory / "model").string();
+  std::filesystem::copy(kTiny, model);
+  json config = json::parse(std::ifstream(kTiny + "/tokenizer_config.json"));
+  config["bos_token"] = "<|im_end|>";
+  config["add_bos_token"] = true;
+  std::ofstream(model + "/tokenizer_config.json") << config;
+  const std::string line = (directory / "line.jsonl").string();
+  std::ofstream(line) << R"({"text": "In"})";
+
+  const auto prompt = [&](const std::string& flags, const std::string& of) {
+    return json::parse(
+        generate(flags + " --max-new-tokens 1 --json", of).output)["results"][0]["prompt"];
+  };
+  const auto tokenized = [&](const std::string& flags, const std::string& of) {
+    return json::parse(
+        run_laos("tokenize " + flags + " --model-path " + of + " < " + line).output)["decoded"];
+  };
+  for (const auto& text : {prompt("--prompt In", model), tokenized("", model)})
+    EXPECT_EQ(text, "<|im_end|>In");
+  for (const auto& text : {prompt("--no-bos --prompt In", model), tokenized("--no-bos", model),
+                           prompt("--prompt In", kTiny), tokenized("", kTiny)})
+    EXPECT_EQ(text, "In");
+  EXPECT_EQ(prompt("--prompt '<|im_end|>In'", model), "<|im_end|>In");
+  EXPECT_EQ(prompt("--chat --prompt In", model), prompt("--chat --prompt In", kTiny));
+
+  config["add_bos_token"] = false;
+  std::ofstream(model + "/tokenizer_config.json") << config;
+  EXPECT_EQ(prompt("--prompt In", model), "In");
+  EXPECT_EQ(prompt("--add-bos --prompt In", model), "<|im_end|>In");
+  EXPECT_EQ(tokenized("--add-bos", model), "<|im_end|>In");
+  EXPECT_THAT(run_laos("generate --add-bos --prompt In --model-path " + kTiny).output,
+              HasSubstr("names no token that begins a text"));
+  EXPECT_EQ(run_laos("tokenize --add-bos --no-bos --model-path " + kTiny).exit_code, 2);
+}
+
 TEST(GenerateCommand, RefusesContradictionsAndWhatCannotFit) {
   const auto refused = [](const std::string& arguments, int exit_code) {
     const CommandResult result = run_laos("generate --model-path " + kTiny + " " + arguments);
