@@ -96,10 +96,10 @@ const Case kCases[] = {
        replace_in(d / "model/config.json", "\"intermediate_size\": 128",
                   "\"intermediate_size\": 136");
      }},
-    {"UnknownArchitecture", "", "", "LlamaForCausalLM", "config.json", ErrorCode::kUnsupported,
+    {"UnknownArchitecture", "", "", "GPT2LMHeadModel", "config.json", ErrorCode::kUnsupported,
      false, nullptr,
      [](const fs::path& d) {
-       replace_in(d / "model/config.json", "Qwen3ForCausalLM", "LlamaForCausalLM");
+       replace_in(d / "model/config.json", "Qwen3ForCausalLM", "GPT2LMHeadModel");
      }},
     {"NoTokenizer", "", "", "cannot open", "tokenizer.json", ErrorCode::kIo, false, nullptr,
      [](const fs::path& d) { fs::remove(d / "model/tokenizer.json"); }},
@@ -107,8 +107,9 @@ const Case kCases[] = {
     // 202: the dataset
     {"MalformedLine", "", "", "", "calib.jsonl:2", ErrorCode::kData, false, nullptr,
      [](const fs::path& d) { std::ofstream(d / "calib.jsonl") << "{\"a\": 1}\n{\"a\": \n"; }},
-    {"JsonThatIsNoList", "calib.jsonl", "calib.json", "list", "calib.json", ErrorCode::kData, false,
-     nullptr, [](const fs::path& d) { std::ofstream(d / "calib.json") << "{\"a\": 1}"; }},
+    {"JsonOfOtherKeys", "calib.jsonl", "calib.json", "laos reads none", "calib.json",
+     ErrorCode::kData, false, nullptr,
+     [](const fs::path& d) { std::ofstream(d / "calib.json") << "{\"a\": 1}"; }},
     {"EmptyDataset", "", "", "no samples", "calib.jsonl", ErrorCode::kData, false, nullptr,
      [](const fs::path& d) { std::ofstream(d / "calib.jsonl") << "\n"; }},
     {"UnknownSuffix", "calib.jsonl", "calib.csv", "", "calib.csv", ErrorCode::kData, false, nullptr,

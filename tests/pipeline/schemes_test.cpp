@@ -490,7 +490,8 @@ TEST_F(WholeRecipe, SolvesTheWeightDtypesItIsToldAndPaysForNoOther) {
 }
 
 TEST_F(WholeRecipe, FewTokensForASolveAreSaidWithHowManyAreEnough) {
-  const hf::Config config = test::qwen3_config("tiny", 1);
+  hf::Config config = test::qwen3_config("tiny", 1);
+  config.intermediate_size = 256;  // the widest input
   write_model(config);
   std::ofstream(directory_ / "recipe.yaml")
       << kSchemes
