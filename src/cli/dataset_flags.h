@@ -33,8 +33,9 @@ inline void add_chat_format(CLI::App& command, std::string& chat_format) {
 }
 
 inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {
-  command.add_option("--dataset", flags.dataset,
-                     std::string("calibration data instead of the recipe's: ") + kDataFiles);
+  command.add_option(
+      "--dataset", flags.dataset,
+      std::string("calibration data instead of the recipe's, or of laos's own set: ") + kDataFiles);
   command
       .add_option("--nsamples", flags.nsamples,
                   "of more samples so many are drawn at random, those held back among them "

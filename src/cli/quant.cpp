@@ -257,6 +257,13 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
   if (!plan.held_back->empty())
     std::printf("; %zu more held back for the health check", plan.held_back->size());
   std::printf("\n");
+  if (plan.is_default_dataset)
+    std::printf(
+        "          calibration data: the set that comes with laos (%zu samples); your own text is "
+        "better: --dataset\n",
+        (plan.samples->empty() && !plan.fits.empty() ? plan.fits.front().samples : plan.samples)
+                ->size() +
+            plan.held_back->size());
   std::printf("disk      %s", bytes_text(estimate.disk_bytes).c_str());
   if (estimate.scratch_bytes > 0)
     std::printf(", and %s for hidden states until the end",

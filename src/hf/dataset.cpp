@@ -79,11 +79,21 @@ std::string counted(int64_t count, const std::string& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
+bool has_turns(const Record& record) { return !record.messages.empty(); }
+
+bool has_chat_format(const DatasetOptions& options, const fs::path& model_directory) {
+  if (!options.chat_format.empty()) return true;
+  try {
+    return ChatFormat::of_model(model_directory).has_value();
+  } catch (const Error&) {  // a template that laos does not know
+    return false;
+  }
+}
+
 // Gives conversations their text. Formats in which user and assistant take turns cannot hold all.
 void write_conversations(std::vector<Record>& records, const fs::path& file,
                          const fs::path& model_directory, const DatasetOptions& options,
                          const Tokenizer& tokenizer, std::vector<std::string>& warnings) {
-  const auto has_turns = [](const Record& record) { return !record.messages.empty(); };
   if (std::none_of(records.begin(), records.end(), has_turns)) return;
   const ChosenChat chosen =
       choose_chat_format(options.chat_format, model_directory, tokenizer, /*assume=*/true);
@@ -128,10 +138,26 @@ fs::path find_dataset(const std::string& dataset, const fs::path& recipe_directo
                                  .fix = "give its path, or put it in one of these places"});
 }
 
+fs::path default_dataset(const std::vector<fs::path>& calib_directories) {
+  for (const fs::path& directory : calib_directories)
+    if (is_dataset_file(directory / "default.jsonl")) return directory / "default.jsonl";
+  throw Error(ErrorCode::kData, {.what = "laos's own calib/default.jsonl is not installed, and "
+                                         "neither the recipe nor --dataset names other data",
+                                 .where = "calibration data",
+                                 .fix = "give a file of your own with --dataset"});
+}
+
 Dataset load_dataset(const fs::path& file, const fs::path& model_directory,
                      const DatasetOptions& options, const Tokenizer* tokenizer) {
   Records records = read_records(file, RecordPart::kAll);
   Dataset dataset;
+  if (options.own_chat_format_only && !has_chat_format(options, model_directory)) {
+    const auto num_left_out = static_cast<int64_t>(std::erase_if(records.list, has_turns));
+    if (num_left_out > 0)
+      dataset.warnings.push_back(file.string() + ": " + counted(num_left_out, "conversation") +
+                                 " left out, since the model has no chat template that laos "
+                                 "knows; --chat-format names the format to write them in");
+  }
   const bool cuts_text = records.is_running_text && options.seq_len > 0;
   dataset.is_running_text = records.is_running_text && !cuts_text;
   if (!cuts_text) draw(records.list, options.max_samples, options.seed);

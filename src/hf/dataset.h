@@ -17,6 +17,10 @@ std::filesystem::path find_dataset(const std::string& dataset,
                                    const std::filesystem::path& recipe_directory,
                                    const std::vector<std::filesystem::path>& calib_directories);
 
+// The set that comes with laos, in one of `calib_directories`; for whom nothing else is named.
+// Throws Error(kData) when it is not installed.
+std::filesystem::path default_dataset(const std::vector<std::filesystem::path>& calib_directories);
+
 // What is taken of a file.
 struct DatasetOptions {
   // Tokens of a sample at most: longer ones are cut there, and a text file is cut into samples of
@@ -25,7 +29,10 @@ struct DatasetOptions {
   int64_t max_samples = 0;  // of more samples so many are drawn, in file order; 0: all are taken
   uint32_t seed = 42;       // of the draw
   std::string chat_format = {};  // of conversations, see choose_chat_format; "": the model's own
-  Bos bos = Bos::kAsModel;       // of the tokenizer, where load_dataset loads it
+  // Conversations are left out, and counted, where the model has no chat format of its own that
+  // laos knows; else one is assumed.
+  bool own_chat_format_only = false;
+  Bos bos = Bos::kAsModel;  // of the tokenizer, where load_dataset loads it
 };
 
 struct Dataset {

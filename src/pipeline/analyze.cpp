@@ -476,11 +476,12 @@ std::string recipe_with(const Plan& plan, const Analysis& analysis, const std::v
     std::error_code ignored;  // FILE:KEY is no path that can be looked at
     try {
       found = !plan.options.dataset &&
-              std::filesystem::equivalent(
-                  hf::find_dataset(plan.recipe.main.dataset,
-                                   std::filesystem::absolute(file).parent_path(),
-                                   plan.options.calib_directories),
-                  path, ignored);
+              (plan.is_default_dataset ||
+               std::filesystem::equivalent(
+                   hf::find_dataset(plan.recipe.main.dataset,
+                                    std::filesystem::absolute(file).parent_path(),
+                                    plan.options.calib_directories),
+                   path, ignored));
     } catch (const Error&) {
       found = false;
     }

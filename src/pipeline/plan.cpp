@@ -61,6 +61,7 @@ class Collector {
 struct Dataset {
   std::filesystem::path path;
   std::shared_ptr<const Samples> samples, held_back;
+  bool is_default = false;  // the set that comes with laos
 };
 
 // Of every stretch of samples the one in its middle is held back.
@@ -80,7 +81,7 @@ Dataset hold_back(std::filesystem::path path, Samples samples, std::optional<int
     (is_held ? held : kept).push_back(std::move(samples[static_cast<size_t>(i)]));
   }
   return {std::move(path), std::make_shared<Samples>(std::move(kept)),
-          std::make_shared<Samples>(std::move(held))};
+          std::make_shared<Samples>(std::move(held)), false};
 }
 
 // Finds, reads and tokenizes datasets, each file once.
@@ -95,6 +96,7 @@ class Datasets {
 
   const Dataset& load(const recipe::Stage& stage) {
     const std::string name = options_.dataset.value_or(stage.dataset);
+    if (name.empty()) return load(hf::default_dataset(options_.calib_directories), true);
     const std::string where = options_.dataset ? "--dataset" : stage.dataset_location.text();
     std::filesystem::path file;
     try {
@@ -107,20 +109,26 @@ class Datasets {
       problem.fix = "give its path with --dataset, or put it at one of these places";
       throw Error(error.code(), std::move(problem));
     }
+    return load(file, false);
+  }
+
+ private:
+  const Dataset& load(const std::filesystem::path& file, bool is_default) {
     Dataset& dataset = loaded_[file];
     if (dataset.samples) return dataset;
     hf::Dataset read = hf::load_dataset(file, options_.model_path,
                                         {.seq_len = options_.calib_seq_len,
                                          .max_samples = options_.nsamples,
                                          .seed = options_.seed,
-                                         .chat_format = options_.chat_format},
+                                         .chat_format = options_.chat_format,
+                                         .own_chat_format_only = is_default},
                                         &tokenizer_);
     warnings_.insert(warnings_.end(), read.warnings.begin(), read.warnings.end());
     dataset = hold_back(file, std::move(read.samples), options_.hold_back);
+    dataset.is_default = is_default;
     return dataset;
   }
 
- private:
   const QuantOptions& options_;
   const std::filesystem::path recipe_directory_;
   const hf::Tokenizer& tokenizer_;
@@ -555,6 +563,7 @@ Plan make_plan(const QuantOptions& options) {
             .steps = {},
             .samples = std::make_shared<Samples>(),
             .dataset_path = {},
+            .is_default_dataset = false,
             .held_back = std::make_shared<Samples>(),
             .linears = {},
             .job = {},
@@ -582,6 +591,7 @@ Plan make_plan(const QuantOptions& options) {
     const auto load = [&](const recipe::Stage& stage) {
       const Dataset& dataset = datasets.load(stage);
       plan.dataset_path = dataset.path;
+      plan.is_default_dataset = dataset.is_default;
       plan.held_back = dataset.held_back;
       return dataset.samples;
     };

@@ -96,7 +96,8 @@ struct Plan {
   std::shared_ptr<const Samples>
       samples;  // of the main stage; empty when no step reads activations
   std::filesystem::path
-      dataset_path;  // of `samples`, else of the fit's; empty when nothing is read
+      dataset_path;         // of `samples`, else of the fit's; empty when nothing is read
+  bool is_default_dataset;  // the set that comes with laos, as nothing was named
   std::shared_ptr<const Samples> held_back;  // of that dataset, see QuantOptions; may be empty
   std::vector<PlannedLinear> linears;        // every linear of every decoder layer, in order
   save::AscendV1Job job;

@@ -17,7 +17,6 @@ namespace laos::recipe {
 namespace {
 
 constexpr size_t kMaxKeyCharacters = 512;
-constexpr const char* kDefaultDataset = "mix_calib.jsonl";
 
 const MapSchema kTopKeys = {"Top level", {"apiversion", "metadata", "spec"}, /*open=*/true};
 const MapSchema kMetadataKeys = {
@@ -125,7 +124,6 @@ class RecipeReader {
     if (const auto runner = spec.find("runner")) {
       read_choice(report_, *runner, {"auto", "model_wise", "layer_wise", "dp_layer_wise"});
     }
-    recipe.main.dataset = kDefaultDataset;
     recipe.main.dataset_location = report_.locate({value.node, value.key + ".dataset"});
     if (const auto dataset = spec.find("dataset")) {
       recipe.main.dataset_location = report_.locate(*dataset);

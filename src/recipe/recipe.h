@@ -84,7 +84,7 @@ struct Processor {
 // A pass over the model: its processors in order and the dataset it calibrates on.
 struct Stage {
   std::vector<Processor> process;
-  std::string dataset;
+  std::string dataset;  // empty: the set that comes with laos
   Location dataset_location;
 };
 

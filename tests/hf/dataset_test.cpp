@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <tuple>
 
@@ -51,6 +53,25 @@ TEST_F(LoadDataset, TakesTextsAndIdsInFileOrder) {
               ElementsAre(ElementsAre('a', 'b'), ElementsAre(1, 2, 3), ElementsAre('c')));
   EXPECT_FALSE(dataset.is_running_text);
   EXPECT_THAT(dataset.warnings, SizeIs(0));
+}
+
+TEST_F(LoadDataset, ReadsEveryLineOfTheSetThatComesWithLaos) {
+  const std::filesystem::path directory = std::filesystem::path(LAOS_SOURCE_DIR) / "calib";
+  const std::filesystem::path path = default_dataset({directory_.path(), directory});
+  std::ifstream file(path);
+  size_t lines = 0, conversations = 0;
+  for (std::string line; std::getline(file, line); ++lines)
+    if (line.find("{\"messages\"") == 0) ++conversations;
+  ASSERT_GT(lines, 100U);
+  ASSERT_GT(conversations, 10U);
+  const Dataset all = load_dataset(path, directory_.path(), {.chat_format = "chatml"});
+  EXPECT_THAT(all.samples, SizeIs(lines));
+  EXPECT_THAT(all.warnings, SizeIs(0));
+
+  const Dataset texts = load_dataset(path, directory_.path(), {.own_chat_format_only = true});
+  EXPECT_THAT(texts.samples, SizeIs(lines - conversations));
+  EXPECT_THAT(texts.warnings,
+              ElementsAre(HasSubstr(std::to_string(conversations) + " conversations left out")));
 }
 
 TEST_F(LoadDataset, WritesConversationsInTheChatFormat) {

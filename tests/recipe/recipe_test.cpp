@@ -112,7 +112,7 @@ spec:
                                      "r.yaml");
   EXPECT_EQ(recipe.metadata.config_id, "Unknown");
   EXPECT_EQ(recipe.metadata.score, 100);
-  EXPECT_EQ(recipe.main.dataset, "mix_calib.jsonl");
+  EXPECT_EQ(recipe.main.dataset, "");
   EXPECT_EQ(recipe.save.at(0).part_file_size, 4);
   const auto& fit = get<FitRotation>(recipe.prior.at(0).process.at(0)).options;
   EXPECT_EQ(fit.steps, 20);
