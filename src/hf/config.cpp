@@ -11,10 +11,12 @@
 #include <utility>
 
 #include "core/error.h"
+#include "hf/ascendv1.h"
 #include "hf/family.h"
 #include "hf/json_file.h"
 #include "io/file.h"
 #include "io/own_file.h"
+#include "io/safetensors.h"
 
 namespace laos::hf {
 namespace {
@@ -318,12 +320,26 @@ class Reader {
     return window->is_null() ? 0 : size("sliding_window", int64_t{1} << 30);
   }
 
-  // torch_dtype (transformers 4) or dtype (5).
+  // The dtype of embed_tokens in the weights beside config.json, whatever prefix its name has.
+  DType dtype_of_tensors() {
+    for (const std::filesystem::path& path :
+         top_level_safetensors(std::filesystem::path(file_).parent_path())) {
+      const io::TensorFiles files = io::TensorFiles::open_files({path});
+      for (const auto& [name, tensor] : files.tensors())
+        if (name.ends_with("embed_tokens.weight"))
+          for (const DTypeName& row : kDTypeNames)
+            if (row.dtype == tensor.dtype) return row.dtype;
+    }
+    bad("torch_dtype", "is missing, and no float embed_tokens.weight is here that tells it");
+    return DType::kBF16;
+  }
+
+  // torch_dtype (transformers 4) or dtype (5); absent or "auto": that of the tensors.
   DType dtype() {
     std::optional<DType> found;
     for (const std::string field : {"torch_dtype", "dtype"}) {
       const Json* value = find(json_, field);
-      if (value == nullptr) continue;
+      if (value == nullptr || *value == "auto") continue;
       if (!value->is_string()) {
         bad(field, "must be a string, here is " + std::string(value->type_name()));
         return DType::kBF16;
@@ -340,8 +356,7 @@ class Reader {
       if (found && *found != known->dtype) bad(field, "differs from torch_dtype");
       found = known->dtype;
     }
-    if (!found) bad("torch_dtype", "is missing");
-    return found.value_or(DType::kBF16);
+    return found ? *found : dtype_of_tensors();
   }
 
   int64_t eos_token_id() {

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "hf/family.h"
 #include "hf/model_tensors.h"
+#include "io/safetensors.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
 
@@ -94,6 +95,30 @@ TEST(ReadConfig, ReadsTheSameFromWhatTransformers5Writes) {
   const Config config = read(json);
   EXPECT_EQ(config.rope_theta, 1e6);
   EXPECT_EQ(config.dtype, DType::kF16);
+}
+
+TEST(ReadConfig, TakesADtypeThatIsAutoOrAbsentFromTheTensors) {
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    const test::TemporaryDirectory dir;
+    Config config = test::qwen3_config("tiny");
+    test::write_synthetic({.config = config}, dir.path());
+    const io::TensorSpec embedding = {.name = "model.embed_tokens.weight",
+                                      .dtype = dtype,
+                                      .shape = {config.vocab_size, config.hidden_size}};
+    io::ShardedWriter writer(dir.path(), io::plan_shards({embedding}, "model", 0));
+    writer.write(embedding.name,
+                 std::vector<std::byte>(static_cast<size_t>(embedding.size_bytes())));
+    writer.commit();
+    Json json = Json::parse(std::ifstream(dir / "config.json"));
+    for (const Json& value : {Json("auto"), Json(nullptr)}) {
+      json["torch_dtype"] = value;
+      std::ofstream(dir / "config.json") << json;
+      EXPECT_EQ(read_config(dir.path()).dtype, dtype) << value;
+    }
+    json.erase("torch_dtype");
+    std::ofstream(dir / "config.json") << json;
+    EXPECT_EQ(read_config(dir.path()).dtype, dtype);
+  }
 }
 
 TEST(ReadConfig, GivesAbsentFieldsTheDefaultsOfQwen3) {
