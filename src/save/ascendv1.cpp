@@ -101,10 +101,27 @@ std::vector<std::string> copied_files(const fs::path& model_directory) {
   return names;
 }
 
-std::string read_exported_config(const fs::path& model_directory) {
-  const fs::path path = model_directory / kConfigFile;
+// Engines take the dtype of a model from here, so it is that of the float tensors.
+std::string with_dtype(const std::string& text, const fs::path& path, DType dtype) {
+  OrderedJson config = hf::parse_json<OrderedJson>(text, path, hf::kMaxConfigValues);
+  const OrderedJson original = config;
+  const char* name = dtype == DType::kBF16  ? "bfloat16"
+                     : dtype == DType::kF16 ? "float16"
+                                            : "float32";
+  for (const char* key : {"torch_dtype", "dtype"})
+    if (config.contains(key)) config[key] = name;
+  if (!config.contains("torch_dtype") && !config.contains("dtype")) config["torch_dtype"] = name;
+  return config == original ? text : config.dump(2) + "\n";
+}
+
+std::string read_exported_config(const AscendV1Job& job) {
+  const fs::path path = job.model_directory / kConfigFile;
   io::require_own_file(path);
-  return exported_config(io::read_text(path, hf::kMaxConfigBytes), path);
+  const std::string text = exported_config(io::read_text(path, hf::kMaxConfigBytes), path);
+  for (const OutputTensor& tensor : job.tensors)
+    if (tensor.spec.name.ends_with("embed_tokens.weight"))
+      return with_dtype(text, path, tensor.spec.dtype);
+  return text;
 }
 
 // --- the output directory ------------------------------------------------------------------------
@@ -378,8 +395,7 @@ std::string exported_config(const std::string& text, const fs::path& path) {
 int64_t planned_bytes(const AscendV1Job& job) {
   const io::ShardPlan plan = shard_plan(job);
   int64_t bytes = plan.file_bytes() + std::ssize(description_json(job)) +
-                  std::ssize(job.recipe_yaml) +
-                  std::ssize(read_exported_config(job.model_directory));
+                  std::ssize(job.recipe_yaml) + std::ssize(read_exported_config(job));
   if (job.global_rotation > 0) bytes += rotation_plan(job).file_bytes();
   // Index: a line a tensor, of name, file name, indent and quotes; and its frame. Manifest: a line
   // a file, of checksum and name.
@@ -426,7 +442,7 @@ void check_output_path(const AscendV1Job& job, int64_t bytes_needed) {
   std::vector<std::string> names = copied_files(job.model_directory);
   names.insert(names.end(), {kConfigFile, kManifestFile, hf::kDescriptionFile,
                              hf::kAscendV1IndexFile, recipe_file(job.model_type)});
-  read_exported_config(job.model_directory);
+  read_exported_config(job);
   if (existing == save_path) {
     check_no_foreign_weights(save_path);
     for (const std::string& name : names)
@@ -641,7 +657,7 @@ void AscendV1Writer::commit() {
                               io::read_text(job_.model_directory / name, kMaxCopyBytes));
     names.push_back(name);
   }
-  io::write_text_atomically(staging / kConfigFile, read_exported_config(job_.model_directory));
+  io::write_text_atomically(staging / kConfigFile, read_exported_config(job_));
   names.emplace_back(kConfigFile);
   io::write_text_atomically(staging / recipe_file(job_.model_type), job_.recipe_yaml);
   names.push_back(recipe_file(job_.model_type));

@@ -11,6 +11,10 @@
 #include <sstream>
 #include <string>
 
+#include "core/dtype.h"
+#include "hf/ascendv1.h"
+#include "io/file.h"
+#include "io/safetensors.h"
 #include "support/command.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
@@ -63,6 +67,45 @@ spec:
   const std::filesystem::path model_ = directory_ / "model";
   const std::filesystem::path save_ = directory_ / "out";
 };
+
+// Engines run a float32 model as bfloat16, and read static scales as those of the dtype it names.
+TEST_F(QuantCommand, WritesAFloat32ModelWithStaticActivationsAsABfloat16One) {
+  hf::Config config = test::qwen3_config("tiny");
+  config.dtype = DType::kF32;
+  test::write_synthetic({.config = config}, model_);
+  write("recipe.yaml", R"(apiversion: modelslim_v1
+spec:
+  process:
+    - type: linear_quant
+      qconfig:
+        weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
+        act: {scope: per_tensor, dtype: int8, symmetric: false, method: minmax}
+  save: [{type: ascendv1_saver}]
+  dataset: calib.jsonl
+)");
+  const Result result = quant("--no-health");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("written as bfloat16"));
+  EXPECT_THAT(io::read_text(save_ / "config.json", 1 << 20),
+              HasSubstr("\"torch_dtype\": \"bfloat16\""));
+  const hf::AscendV1Checkpoint saved = hf::AscendV1Checkpoint::open(save_);
+  EXPECT_EQ(saved.weight("model.embed_tokens").dtype, DType::kBF16);
+  const io::TensorFiles files = io::TensorFiles::open_files(hf::top_level_safetensors(save_));
+  EXPECT_EQ(files.at("model.layers.0.self_attn.q_proj.deq_scale").dtype, DType::kF32);
+}
+
+// Its dtype stands in the tensors alone.
+TEST_F(QuantCommand, SaysTheDtypeOfAModelWhoseConfigLeavesItToTheTensors) {
+  std::string config = io::read_text(model_ / "config.json", 1 << 20);
+  const size_t at = config.find("\"bfloat16\"");
+  ASSERT_NE(at, std::string::npos);
+  std::ofstream(model_ / "config.json") << config.replace(at, 10, "\"auto\"");
+  const Result result = quant("--no-health");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_EQ(hf::AscendV1Checkpoint::open(save_).weight("model.embed_tokens").dtype, DType::kBF16);
+  EXPECT_THAT(io::read_text(save_ / "config.json", 1 << 20),
+              HasSubstr("\"torch_dtype\": \"bfloat16\""));
+}
 
 TEST_F(QuantCommand, QuantizesAndTheResultLoads) {
   const Result result = quant();

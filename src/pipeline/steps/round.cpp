@@ -57,6 +57,8 @@ class RoundStep : public Step {
     const gptq::LayerScheme scheme = own_scheme(plan, work.layer_idx),
                             solved = to_solve(plan, work.layer_idx);
     model::ActivationStats stats(config, work.layer.online);
+    // What a plan with static activations has a float32 model written as.
+    const DType dtype = config.dtype == DType::kF32 ? DType::kBF16 : config.dtype;
     std::optional<gptq::InputGrams> grams;
     if (gptq_) grams.emplace(config, solved, work.layer.online, gptq_->refit);
     if (reads(plan, work.layer_idx))
@@ -77,7 +79,7 @@ class RoundStep : public Step {
           result.quantized[l] =
               quant::quantize_rtn(work.layer.weights[l].view(), scheme[l]->weight);
         const quant::ActSpec& act = scheme[l]->act;
-        if (act.is_static) result.ranges[l] = range_of(stats[group], act, config.dtype);
+        if (act.is_static) result.ranges[l] = range_of(stats[group], act, dtype);
       }
   }
 
