@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -257,11 +258,12 @@ SplitRegex::SplitRegex(std::string_view pattern, const std::string& where)
   compiled_->where = where;
   // Ruby's ^ and $ stand at lines, which \n alone ends; that is also what its . does not take.
   const std::unique_ptr<pcre2_compile_context, Free> context(pcre2_compile_context_create(nullptr));
-  LAOS_ASSERT(context != nullptr);
+  if (!context) throw std::bad_alloc();
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   compiled_->code.reset(pcre2_compile(
       reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
       PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_MULTILINE, &code, &offset, context.get()));
+  if (!compiled_->code && code == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();
   if (!compiled_->code)
     throw Error(ErrorCode::kUnsupported,
                 {.what = "the split pattern does not compile: " + pcre2_message(code),
@@ -295,7 +297,7 @@ SplitRegex::Scratch::Scratch(size_t bytes, size_t num_regexes)
           new State{std::unique_ptr<pcre2_match_data, Free>(pcre2_match_data_create(1, nullptr)),
                     std::unique_ptr<pcre2_match_context, Free>(pcre2_match_context_create(nullptr)),
                     std::max(kLeastBudget, kStepsPerByte * bytes * num_regexes)}) {
-  LAOS_ASSERT(state_->match != nullptr && state_->limits != nullptr);
+  if (!state_->match || !state_->limits) throw std::bad_alloc();
   pcre2_set_heap_limit(state_->limits.get(), kHeapLimitKiB);
 }
 
@@ -316,6 +318,7 @@ int SplitRegex::Pieces::match_here() {
     const int rank =
         pcre2_match(regex_.compiled_->code.get(), reinterpret_cast<PCRE2_SPTR>(text_.data()),
                     text_.size(), search_, PCRE2_NO_UTF_CHECK, s.match.get(), s.limits.get());
+    if (rank == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
     if (rank != PCRE2_ERROR_MATCHLIMIT) return rank;
   }
 }

@@ -304,10 +304,12 @@ void check_coverage(const std::set<std::string>& named, Plan& plan, Problems& pr
 std::vector<recipe::Strategy> strategies_of(const recipe::Processor& processor) {
   return std::visit(
       [](const auto& what) -> std::vector<recipe::Strategy> {
-        if constexpr (requires { what.strategies; })
-          return what.strategies;
-        else if constexpr (requires { what.strategy; })
+        using What = std::decay_t<decltype(what)>;
+        if constexpr (std::is_same_v<What, recipe::LinearQuant>)
           return {what.strategy};
+        else if constexpr (std::is_same_v<What, recipe::GptqQuant> ||
+                           std::is_same_v<What, recipe::AutoroundQuant>)
+          return what.strategies;
         else
           return {};
       },

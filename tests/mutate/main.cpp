@@ -54,7 +54,7 @@ spec:
       iters: 1
       strategies:
         - {qconfig: *w8, include: ["*self_attn*"]}
-        - {qconfig: *w4, include: ["model.layers.{0..1}.mlp.{gate,up}_proj"]}
+        - {qconfig: *w4, include: ["model.layers.{0..0}.mlp.{gate,up}_proj"]}
   save: [{type: ascendv1_saver, part_file_size: 4}]
   dataset: data.jsonl
 )",
