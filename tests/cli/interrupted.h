@@ -55,7 +55,7 @@ class Interrupted : public testing::Test {
     // Random weights need not survive four bits.
     return "quant --lenient --model-type tiny --model-path '" + model_.string() +
            "' --config-path '" + recipe_.string() + "' --save-path '" +
-           (directory_ / save_path).string() + "'";
+           (directory_ / save_path).string() + "'" + more_arguments_;
   }
   test::CommandResult quantize(const std::string& save_path, const std::string& before = "") const {
     return test::run_laos(arguments(save_path), before);
@@ -144,6 +144,7 @@ class Interrupted : public testing::Test {
 
   test::TemporaryDirectory directory_;
   fs::path model_, recipe_;
+  std::string more_arguments_;
   int harmless_ = 0;
 };
 
