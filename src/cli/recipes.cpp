@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/data_path.h"
+#include "core/words.h"
 #include "recipe/recipe.h"
 
 namespace laos::cli {
@@ -17,12 +18,6 @@ namespace {
 struct Row {
   std::string model_type, quant_types, config_id, path;
 };
-
-std::string join(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text.empty() ? "-" : text;
-}
 
 std::vector<std::string> model_types_of(const recipe::Metadata& metadata) {
   std::vector<std::string> types = metadata.verified_model_types;
@@ -36,9 +31,10 @@ void print_table(const std::vector<recipe::RecipeEntry>& recipes) {
   for (const auto& [path, metadata] : recipes) {
     std::vector<std::string> types = model_types_of(metadata);
     if (types.empty()) types = {"-"};
+    const std::vector<std::string> quant_types = recipe::quant_types_of(metadata);
     for (const std::string& type : types)
       rows.push_back({type,
-                      join(recipe::quant_types_of(metadata)) +
+                      (quant_types.empty() ? "-" : listed(quant_types)) +
                           (profile_of(metadata).empty() ? "" : " --" + profile_of(metadata)),
                       metadata.config_id, path.string()});
   }

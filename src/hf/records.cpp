@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
+#include "core/collapse.h"
 #include "core/error.h"
+#include "core/words.h"
 #include "hf/data_file.h"
 #include "hf/json_file.h"
 #include "hf/parquet.h"
@@ -62,14 +63,8 @@ std::string ticked(std::string_view name) { return "`" + std::string(name) + "`"
 
 // "`a`, `b` or `c`"
 template <class Names>
-std::string listed(const Names& names, const std::string& last) {
-  std::string text;
-  size_t left = names.size();
-  for (const std::string_view name : names) {
-    text += ticked(name);
-    if (--left > 0) text += left == 1 ? " " + last + " " : ", ";
-  }
-  return text;
+std::string ticked_list(const Names& names, std::string_view last) {
+  return listed(names, last, "`");
 }
 
 std::vector<std::string_view> keys_of(KeyKind kind) {
@@ -80,10 +75,10 @@ std::vector<std::string_view> keys_of(KeyKind kind) {
 }
 
 std::string known_keys() {
-  return "write " + listed(keys_of(KeyKind::kText), "or") + " (a text), " +
-         listed(keys_of(KeyKind::kIds), "or") + " (token ids), " +
-         listed(keys_of(KeyKind::kMessages), "or") + " (turns of a chat), or " +
-         listed(keys_of(KeyKind::kQuestion), "or") + " with " + listed(kAnswers, "or") +
+  return "write " + ticked_list(keys_of(KeyKind::kText), "or") + " (a text), " +
+         ticked_list(keys_of(KeyKind::kIds), "or") + " (token ids), " +
+         ticked_list(keys_of(KeyKind::kMessages), "or") + " (turns of a chat), or " +
+         ticked_list(keys_of(KeyKind::kQuestion), "or") + " with " + ticked_list(kAnswers, "or") +
          "; or name the key that has the text: FILE:KEY";
 }
 
@@ -147,7 +142,7 @@ ChatMessage message_of(const Json& json, const std::string& where) {
   std::vector<std::string_view> names;
   for (const auto& [name, meaning] : kRoles) names.push_back(name);
   refuse("nobody speaks as " + ticked(role->get_ref<const std::string&>()), where,
-         "the roles are " + listed(names, "and"));
+         "the roles are " + ticked_list(names, "and"));
 }
 
 std::vector<ChatMessage> messages_of(const Json& list, const std::string& where) {
@@ -176,7 +171,7 @@ void read_question(const Json& object, std::string_view key, const Json& questio
     answer = nullptr;
   else if (answer == nullptr)
     refuse(ticked(key) + " has no answer beside it", record.where,
-           "write it as " + listed(kAnswers, "or") +
+           "write it as " + ticked_list(kAnswers, "or") +
                "; for questions alone name the key: FILE:" + std::string(key));
   if (question.is_array()) {
     record.messages = messages_of(question, record.where);
@@ -205,7 +200,7 @@ std::string keys_found(const Json& object) {
   for (const auto& [key, value] : object.items())
     if (names.size() < kMostKeys && key.size() <= kMostBytes) names.push_back(key);
   if (names.empty()) return "none of the object's keys is one that laos reads";
-  return "of the keys that it has, " + listed(names, "and") +
+  return "of the keys that it has, " + ticked_list(names, "and") +
          (names.size() < object.size() ? " and more" : "") + ", laos reads none";
 }
 
@@ -311,7 +306,7 @@ class RecordReader {
         read_text();
         break;
     }
-    throw_if_any();
+    if (problems_.count() > 0) throw Error(ErrorCode::kData, problems_.list());
     return std::move(records_);
   }
 
@@ -323,27 +318,8 @@ class RecordReader {
       take();
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kData) throw;
-      for (const Problem& problem : error.problems()) {
-        if (first_.empty() || counts_.find(problem.what) == counts_.end())
-          first_.push_back(problem);
-        ++counts_[problem.what];
-      }
+      for (const Problem& problem : error.problems()) problems_.add(problem);
     }
-  }
-
-  void throw_if_any() {
-    constexpr size_t kMaxProblems = 20;
-    Problems problems;
-    for (size_t i = 0; i < std::min(first_.size(), kMaxProblems); ++i) {
-      Problem problem = first_[i];
-      const int64_t more = counts_[problem.what] - 1;
-      if (more > 0) problem.where += ", and " + std::to_string(more) + " more like it";
-      problems.add(std::move(problem));
-    }
-    if (first_.size() > kMaxProblems)
-      problems.add({std::to_string(first_.size() - kMaxProblems) + " more kinds of problems",
-                    file_.name(), ""});
-    problems.throw_if_any(ErrorCode::kData);
   }
 
   void count(const std::string& unit) {
@@ -522,8 +498,7 @@ class RecordReader {
   const RecordPart part_;
   Records records_;
   size_t taken_ = 0;
-  std::vector<Problem> first_;  // of each kind
-  std::map<std::string, int64_t> counts_;
+  CollapsedProblems problems_{/*listed=*/1, /*kinds=*/20};
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "core/words.h"
 #include "io/file.h"
 #include "recipe/recipe.h"
 #include "recipe/schema.h"
@@ -43,26 +44,18 @@ constexpr std::array<QuantType, 12> kQuantTypes = {{
     {.name = "w16a16s", .w_bit = 16, .a_bit = 16, .is_sparse = true},
 }};
 
-std::string join(const std::set<std::string>& names) {
-  std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
-  return list;
-}
-
 const QuantType& quant_type_named(const std::string& name) {
   std::vector<std::string> names;
   for (const QuantType& type : kQuantTypes) {
     if (type.name == name) return type;
     names.push_back(type.name);
   }
-  std::string list;
-  for (const std::string& known : names) list += (list.empty() ? "" : ", ") + known;
   const std::string nearest = nearest_name(name, names);
-  throw Error(
-      ErrorCode::kUsage,
-      {.what = "unknown quant type `" + name + "`",
-       .where = "--quant_type",
-       .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + "known: " + list});
+  throw Error(ErrorCode::kUsage,
+              {.what = "unknown quant type `" + name + "`",
+               .where = "--quant_type",
+               .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") +
+                      "known: " + listed(names)});
 }
 
 // The folder of recipes that are for no model in particular . The published tool asks on standard
@@ -305,7 +298,7 @@ RecipeChoice choose_recipe(const std::vector<std::filesystem::path>& directories
   std::string existing;
   for (const auto& [model, types] : types_of) {
     models.push_back(model);
-    existing += (existing.empty() ? "" : "; ") + model + " (" + join(types) + ")";
+    existing += (existing.empty() ? "" : "; ") + model + " (" + listed(types) + ")";
   }
   std::string searched;
   for (const std::filesystem::path& directory : directories) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/words.h"
 #include "recipe/savers.h"
 
 namespace laos::recipe {
@@ -93,7 +94,7 @@ std::vector<Processor> read_processors(Reading& reading, const Value& value, Pas
   if (!require_list(report, value)) return processors;
   if (value.node->items.empty()) {
     report.problem(value, "there are no processors, so there is nothing to do",
-                   "add one of " + list_names(processor_types()));
+                   "add one of " + listed(processor_types()));
   }
   for (size_t i = 0; i < value.node->items.size(); ++i) {
     const Value item = value.item(i);

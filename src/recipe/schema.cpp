@@ -1,5 +1,7 @@
 #include "recipe/schema.h"
 
+#include "core/words.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -54,12 +56,6 @@ void Report::throw_if_any() const {
 
 bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-std::string list_names(const std::vector<std::string>& names) {
-  std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
-  return list;
 }
 
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& names) {
@@ -203,8 +199,8 @@ std::optional<std::string> read_choice(Report& report, const Value& value,
   if (is_scalar && node.scalar.kind == ScalarKind::kText && contains(allowed, node.text)) {
     return node.text;
   }
-  must_be(report, value, "one of " + list_names(allowed),
-          (is_scalar ? did_you_mean(node.text, allowed) : "") + "allowed: " + list_names(allowed));
+  must_be(report, value, "one of " + listed(allowed),
+          (is_scalar ? did_you_mean(node.text, allowed) : "") + "allowed: " + listed(allowed));
   return std::nullopt;
 }
 
@@ -232,7 +228,7 @@ std::optional<std::string> read_type(Report& report, const Value& value, const s
                                      const std::vector<std::string>& other) {
   const DocumentNode* node = value.node->find("type");
   if (node == nullptr) {
-    report.problem(value, "`type` is missing", "add `type: ` and one of " + list_names(supported));
+    report.problem(value, "`type` is missing", "add `type: ` and one of " + listed(supported));
     return std::nullopt;
   }
   const Value type{node, value.key + ".type"};
@@ -241,12 +237,12 @@ std::optional<std::string> read_type(Report& report, const Value& value, const s
   if (contains(supported, *text)) return text;
   if (contains(other, *text)) {
     report.problem(type, kind + " `" + *text + "` is not supported yet",
-                   "remove it, or use one of " + list_names(supported));
+                   "remove it, or use one of " + listed(supported));
   } else {
     std::vector<std::string> all = supported;
     all.insert(all.end(), other.begin(), other.end());
     report.problem(type, "unknown " + kind + " `" + printable(*text) + "`",
-                   did_you_mean(*text, all) + "supported: " + list_names(supported));
+                   did_you_mean(*text, all) + "supported: " + listed(supported));
   }
   return std::nullopt;
 }
@@ -274,11 +270,10 @@ MapReader::MapReader(Report& report, Value value, const MapSchema& schema, const
     if (sibling != nullptr && contains(sibling->keys, key.text)) {
       report_.problem(at,
                       "`" + name + "` is a key of " + sibling->title + ", not of " + schema.title,
-                      "allowed here: " + list_names(schema.keys));
+                      "allowed here: " + listed(schema.keys));
     } else {
-      report_.problem(
-          at, "unknown key `" + name + "`",
-          did_you_mean(key.text, schema.keys) + "known keys: " + list_names(schema.keys));
+      report_.problem(at, "unknown key `" + name + "`",
+                      did_you_mean(key.text, schema.keys) + "known keys: " + listed(schema.keys));
     }
   }
 }

@@ -60,8 +60,6 @@ class Report {
 };
 
 bool contains(const std::vector<std::string>& names, const std::string& name);
-// "a, b, c", for messages that list what is allowed.
-std::string list_names(const std::vector<std::string>& names);
 // "did you mean `x`? " when one of `names` is near, else "".
 std::string did_you_mean(const std::string& name, const std::vector<std::string>& names);
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/words.h"
 #include "recipe/glob.h"
 #include "scheme/schemes.h"
 
@@ -117,7 +118,7 @@ bool read_ext(Report& report, const MapReader& side_reader, bool is_weight, bool
     const std::string name = printable(key.text);
     report.warn(
         {&key, ext->key + "." + name},
-        "`" + name + "` has no meaning here and is ignored; known: " + list_names(kExtKeys.keys));
+        "`" + name + "` has no meaning here and is ignored; known: " + listed(kExtKeys.keys));
   }
   if (const auto dtype = reader.find("scale_dtype"); dtype && is_weight) {
     const auto name = read_choice(report, *dtype, {"float16", "float32", "bfloat16"});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/words.h"
 #include "linalg/gemm.h"
 #include "linalg/hadamard.h"
 #include "linalg/polar.h"
@@ -21,10 +22,7 @@ std::string name_a_reader() {
   for (const model::LinearGroup group : model::kAllLinearGroups)
     if (hf::reads_residual(group))
       for (const Linear l : model::linears_of(group)) names.emplace_back(hf::short_name(l));
-  std::string text = "name ";
-  for (size_t i = 0; i < names.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-  return text;
+  return "name " + listed(names, "or");
 }
 
 bool is_of_mlp(Linear l) { return hf::group_of(l) == model::LinearGroup::kGateUp; }
