@@ -10,7 +10,8 @@
 #include <system_error>
 
 #include "core/error.h"
-#include "hf/json_file.h"
+#include "core/words.h"
+#include "hf/tokenizer_json.h"
 #include "io/file.h"
 
 namespace laos::hf {
@@ -42,7 +43,7 @@ namespace {
 
 constexpr int64_t kMaxTemplateBytes = int64_t{256} << 10;
 
-using ChatJson = nlohmann::json;
+using ChatJson = nlohmann::ordered_json;
 using Messages = std::vector<ChatMessage>;
 
 constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
@@ -56,9 +57,7 @@ const std::vector<std::string_view> kToolTags = {
 // "`a`, `b`"
 template <class Names>
 std::string listed_names(const Names& names) {
-  std::string text;
-  for (const auto& name : names) text += (text.empty() ? "`" : ", `") + std::string(name) + "`";
-  return text;
+  return listed(names, "", "`");
 }
 
 bool has(const std::string& text, std::string_view part) {
@@ -138,16 +137,6 @@ void require_turns(const Messages& messages, size_t first, const std::string& fo
                       "leave such conversations out");
 }
 
-// tokenizer_config.json; an empty object where there is none.
-ChatJson tokenizer_config(const std::filesystem::path& model_directory) {
-  constexpr int64_t kMaxTokenizerConfigBytes = int64_t{64} << 20, kMaxValues = 8'000'000;
-  const std::filesystem::path file = model_directory / "tokenizer_config.json";
-  std::error_code ignored;
-  if (!std::filesystem::exists(file, ignored)) return ChatJson::object();
-  ChatJson config = parse_json<ChatJson>(io::read_text(file, kMaxTokenizerConfigBytes), file, kMaxValues);
-  return config.is_object() ? config : ChatJson::object();
-}
-
 // A token that is a string or an object with `content`.
 std::string token_of(const ChatJson& config, const char* key) {
   ChatJson token = config.value(key, ChatJson());
@@ -159,7 +148,7 @@ std::optional<std::string> template_of(const std::filesystem::path& model_direct
   const std::filesystem::path file = model_directory / "chat_template.jinja";
   std::error_code ignored;
   if (std::filesystem::exists(file, ignored)) return io::read_text(file, kMaxTemplateBytes);
-  const ChatJson config = tokenizer_config(model_directory);
+  const ChatJson config = read_tokenizer_config(model_directory);
   ChatJson found = config.value("chat_template", ChatJson());
   if (found.is_array()) {
     ChatJson chosen;
@@ -181,7 +170,7 @@ std::optional<std::string> template_of(const std::filesystem::path& model_direct
 
 ChatFormat::ChatFormat(const ChatFamily& family, const std::filesystem::path& model_directory)
     : family_(&family), name_(family.name) {
-  const ChatJson config = tokenizer_config(model_directory);
+  const ChatJson config = read_tokenizer_config(model_directory);
   bos_ = token_of(config, "bos_token");
   eos_ = token_of(config, "eos_token");
 }

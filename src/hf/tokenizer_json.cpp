@@ -111,6 +111,20 @@ std::optional<int32_t> as_id(const TokenizerJson& value) {
 
 std::string key_of(size_t i) { return "[" + std::to_string(i) + "]"; }
 
+// A JSON object beside tokenizer.json; an empty one where there is no such file.
+OrderedTokenizerJson read_if_there(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return OrderedTokenizerJson::object();
+  io::require_own_file(path);
+  auto json = parse_json<OrderedTokenizerJson>(io::read_text(path, kMaxTokenizerBytes), path,
+                                               kMaxConfigValues);
+  if (!json.is_object())
+    throw Error(ErrorCode::kFormat, {.what = "this is not a JSON object",
+                                     .where = path.string(),
+                                     .fix = "download the file again"});
+  return json;
+}
+
 // Reads the parts of a definition that say how text is cut and put together.
 class PipelineReader {
  public:
@@ -657,7 +671,7 @@ class DefinitionReader {
   OrderedTokenizerJson read_files_beside(const std::filesystem::path& directory,
                                          AddedTokenList& tokens) {
     const std::string file = "tokenizer_config.json";
-    OrderedTokenizerJson config = read_if_there(directory / file);
+    OrderedTokenizerJson config = read_tokenizer_config(directory);
     std::vector<TokenizerDefinition::Added> by_id;
     if (const auto listed = config.find("added_tokens_decoder"); listed != config.end())
       by_id = read_added_tokens_decoder(*listed);
@@ -691,19 +705,6 @@ class DefinitionReader {
     }
     beside_.throw_if_any();
     return config;
-  }
-
-  static OrderedTokenizerJson read_if_there(const std::filesystem::path& path) {
-    std::error_code ignored;
-    if (!std::filesystem::exists(path, ignored)) return OrderedTokenizerJson::object();
-    io::require_own_file(path);
-    auto json = parse_json<OrderedTokenizerJson>(io::read_text(path, kMaxTokenizerBytes), path,
-                                                 kMaxConfigValues);
-    if (!json.is_object())
-      throw Error(ErrorCode::kFormat, {.what = "this is not a JSON object",
-                                       .where = path.string(),
-                                       .fix = "download the file again"});
-    return json;
   }
 
   std::vector<TokenizerDefinition::Added> read_added_tokens_decoder(
@@ -798,6 +799,10 @@ class DefinitionReader {
 };
 
 }  // namespace
+
+nlohmann::ordered_json read_tokenizer_config(const std::filesystem::path& directory) {
+  return read_if_there(directory / "tokenizer_config.json");
+}
 
 TokenizerDefinition read_tokenizer(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "tokenizer.json";

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +13,10 @@
 #include "hf/bpe.h"
 
 namespace laos::hf {
+
+// tokenizer_config.json of a model; an empty object where there is none. Throws Error(kIo), and
+// Error(kFormat) for what is no JSON object or too large for one.
+nlohmann::ordered_json read_tokenizer_config(const std::filesystem::path& directory);
 
 struct NormalizerStep {
   enum class Kind { kNfc, kPrepend, kReplace };
