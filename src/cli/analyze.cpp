@@ -156,24 +156,16 @@ void run_analyze(const AnalyzeFlags& flags) {
   pipeline::QuantOptions quant;
   quant.model_path = flags.model_path;
   quant.recipe_path = flags.config_path;
-  require_readable_by_ranks(flags.data.dataset, "--dataset");
-  if (!flags.data.dataset.empty()) quant.dataset = flags.data.dataset;
-  quant.calib_directories = data_directories("calib");
-  quant.calib_seq_len = flags.data.seq_len;
-  quant.nsamples = flags.data.nsamples;
-  quant.chat_format = flags.data.chat_format;
-  quant.bos = flags.data.bos();
+  flags.data.apply_to(quant);
   quant.hold_back = 0;
   quant.writes = false;
   quant.reads_dataset = true;
   cluster::Cluster& ranks = job();
-  for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
-    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  print_warnings(pipeline::agree_on_arithmetic(ranks));
   if (!is_first_rank()) ranks.barrier();
   const pipeline::Plan plan = pipeline::make_plan(quant);
   if (is_first_rank()) {
-    for (const std::string& warning : plan.warnings)
-      std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+    print_warnings(plan.warnings);
     ranks.barrier();
   }
   pipeline::agree_on_plan(plan, ranks);

@@ -50,8 +50,7 @@ void run_check(const CheckFlags& flags, int& exit_code) {
   const fs::path file = text_of(flags);
   pipeline::HealthText text = pipeline::load_health_text(file, flags.baseline);
   text.calibrated = was_calibrated_on(flags.directory, file);
-  for (const std::string& warning : text.warnings)
-    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  print_warnings(text.warnings);
   TerminalProgress progress;
   const report::Health health = run_health_check(flags.directory, flags.baseline, text, progress);
   print_verdict(health);

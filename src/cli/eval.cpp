@@ -72,9 +72,7 @@ eval::Windows read_windows(const EvalFlags& flags, const hf::Config& config) {
   const hf::Dataset texts =
       hf::load_dataset(flags.text, flags.model_paths.front(),
                        {.chat_format = flags.chat_format, .bos = flags.bos()});
-  if (is_first_rank())
-    for (const std::string& warning : texts.warnings)
-      std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  if (is_first_rank()) print_warnings(texts.warnings);
   eval::WindowOptions options = flags.windows;
   options.keep_short = !texts.is_running_text;
   eval::Windows windows = eval::cut_windows(texts.samples, options);
@@ -262,8 +260,7 @@ void run_eval(const EvalFlags& flags) {
   check_flags(flags);
   cluster::Cluster& ranks = job();
   require_readable_by_ranks(flags.text, "--text");
-  for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
-    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  print_warnings(pipeline::agree_on_arithmetic(ranks));
   if (ranks.rank() != 0) ranks.barrier();  // what is wrong is found by the first
   std::vector<std::unique_ptr<eval::EvalModel>> models;
   for (const std::string& path : flags.model_paths)

@@ -10,6 +10,11 @@
 
 namespace laos::cli {
 
+void print_warnings(const std::vector<std::string>& warnings) {
+  for (const std::string& warning : warnings)
+    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+}
+
 bool stderr_is_terminal() { return isatty(STDERR_FILENO) != 0; }
 
 bool TerminalProgress::stop() { return stop_signal() != 0; }

@@ -39,6 +39,8 @@ class TerminalProgress : public pipeline::Progress {
   std::chrono::steady_clock::time_point drawn_;
 };
 
+// On stderr, a line each.
+void print_warnings(const std::vector<std::string>& warnings);
 // Whether a person looks at what goes to stderr.
 bool stderr_is_terminal();
 

@@ -170,13 +170,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
     options.model_type =
         (directory.has_filename() ? directory : directory.parent_path()).filename().string();
   }
-  require_readable_by_ranks(flags.data.dataset, "--dataset");
-  if (!flags.data.dataset.empty()) options.dataset = flags.data.dataset;
-  options.calib_directories = data_directories("calib");
-  options.calib_seq_len = flags.data.seq_len;
-  options.nsamples = flags.data.nsamples;
-  options.chat_format = flags.data.chat_format;
-  options.bos = flags.data.bos();
+  flags.data.apply_to(options);
   options.hold_back = flags.hold_back;
   options.seed = flags.seed;
   options.restart = flags.restart;
@@ -219,11 +213,6 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Esti
   std::printf("time      about %s, with every rank like this machine\n",
               duration_of(prices.front().job_flops).c_str());
   std::printf("wire      %s in all\n", bytes_text(wire).c_str());
-}
-
-void print_warnings(const pipeline::Plan& plan) {
-  for (const std::string& warning : plan.warnings)
-    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
 }
 
 void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) {
@@ -359,8 +348,7 @@ std::optional<pipeline::HealthText> health_text_of(const QuantFlags& flags,
         flags.health_text, plan.options.model_path, plan.options.chat_format,
         pipeline::health_size(plan, pipeline::costs_of(plan)), plan.options.bos);
     text.calibrated = pipeline::is_calibrated_on(plan, text);
-    for (const std::string& warning : text.warnings)
-      std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+    print_warnings(text.warnings);
     return text;
   }
   return pipeline::health_text(plan);
@@ -375,15 +363,14 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
                                            std::to_string(flags.ranks) + " laos quant ..."});
   cluster::Cluster& ranks = job();
   const bool is_first = is_first_rank();
-  for (const std::string& warning : pipeline::agree_on_arithmetic(ranks))
-    std::fprintf(stderr, "laos: warning: %s\n", warning.c_str());
+  print_warnings(pipeline::agree_on_arithmetic(ranks));
   pipeline::QuantOptions options = options_of(flags);
   // What is wrong is found by the first; the others need not look at the output.
   if (!is_first) ranks.barrier();
   options.writes = is_first;
   pipeline::Plan plan = pipeline::make_plan(options);
   if (is_first) {
-    print_warnings(plan);
+    print_warnings(plan.warnings);
     ranks.barrier();
   }
   pipeline::agree_on_plan(plan, ranks);
