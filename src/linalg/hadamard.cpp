@@ -222,6 +222,13 @@ int64_t hadamard_order(int64_t size) noexcept {
   return std::has_single_bit(static_cast<uint64_t>(size)) ? 1 : 0;
 }
 
+std::string hadamard_sizes() {
+  std::string text = "sizes are K * 2^k with K one of 1";
+  for (auto order = kOrders.rbegin(); order != kOrders.rend(); ++order)
+    text += ", " + std::to_string(*order);
+  return text;
+}
+
 RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
     : size_(size), block_(block_size == -1 ? size : block_size), order_(hadamard_order(block_)) {
   if (order_ == 0 || block_ > size || size % block_ != 0)
@@ -231,9 +238,7 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
                              : "block size " + std::to_string(block_) + " does not divide " +
                                    std::to_string(size),
          .where = "rotation",
-         .fix = "sizes are K * 2^k with K one of 1, 12, 20, 28, 36, 40, 52, 60, 76, 108, 136, 140, "
-                "156, "
-                "160, 172, 200; choose a block_size among them that divides the dimension"});
+         .fix = hadamard_sizes() + "; choose a block_size among them that divides the dimension"});
   std::vector<int8_t> kernel = hadamard_kernel(order_);
   core_order_ = order_;
   if (is_doubled(kernel, order_)) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/tensor.h"
@@ -16,6 +17,8 @@ std::vector<int8_t> hadamard_kernel(int64_t order);
 // How a size factors as order * 2^k: the largest order of spec 6.2 that divides it into a power of
 // two (1 for powers of two), or 0 when there is none.
 int64_t hadamard_order(int64_t size) noexcept;
+// "sizes are K * 2^k with K one of 1, 12, ...", for messages.
+std::string hadamard_sizes();
 
 // M of spec 6.2: M[i][j] = s_i * A_K[p][q] * (-1)^popcount(t & u) / sqrt(m), i = q r + t, j = p r +
 // u, r = m / K; block-diagonal with equal blocks of `block_size` m when that is not -1. Orthogonal.

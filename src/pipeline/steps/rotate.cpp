@@ -68,9 +68,7 @@ void require_hadamard(int64_t size, int64_t block_size, const std::string& dimen
     problems.add(
         {.what = "no Hadamard matrix is known for " + dimension + " " + std::to_string(size),
          .where = location.text(),
-         .fix = "sizes are K * 2^k with K one of 1, 12, 20, 28, 36, 40, 52, 60, 76, 108, 136, 140, "
-                "156, "
-                "160, 172, 200; set block_size to a power of two that divides it"});
+         .fix = linalg::hadamard_sizes() + "; set block_size to a power of two that divides it"});
 }
 
 std::unique_ptr<Step> plan_step(const recipe::Rotate& what, const recipe::Location& location,
