@@ -9,14 +9,10 @@ using model::LinearGroup;
 
 namespace {
 
-int64_t num_weights(const hf::Config& config, Linear l) {
-  return model::out_features(config, l) * model::in_features(config, l);
-}
-
 int64_t trained_weights(const hf::Config& config, const LayerScheme& scheme) {
   int64_t size = 0;
   for (const Linear l : model::kAllLinears)
-    if (scheme[l]) size += num_weights(config, l);
+    if (scheme[l]) size += model::num_weights(config, l);
   return size;
 }
 
@@ -43,7 +39,7 @@ PassCosts pass_costs(const hf::Config& config, const LayerScheme& scheme) {
     const bool before = !attention && model::is_attention(group);
     const bool is_first = group == (attention ? LinearGroup::kQkv : LinearGroup::kGateUp);
     for (const Linear l : model::linears_of(group)) {
-      const double product = 2 * static_cast<double>(num_weights(config, l));
+      const double product = 2 * static_cast<double>(model::num_weights(config, l));
       (before ? costs.before : costs.forward).per_token += product;
       if (scheme[l]) costs.backward.per_token += product;
       if (!before && !is_first) costs.backward.per_token += product;
@@ -96,7 +92,7 @@ int64_t train_bytes(const hf::Config& config, const LayerScheme& scheme,
   int64_t params = 0, widest = std::max(config.hidden_size, config.intermediate_size), block = 0;
   for (const Linear l : model::kAllLinears) {
     const int64_t in = model::in_features(config, l);
-    params += num_weights(config, l);
+    params += model::num_weights(config, l);
     widest = std::max(widest, in);
     if (scheme[l])
       block = std::max(block, gradient_block_bytes(model::out_features(config, l), in));

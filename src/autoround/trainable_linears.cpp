@@ -70,7 +70,7 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
   for (const Linear l : model::kAllLinears) {
     const MatView<const float> weight = weights[l].view();
     float_weights_[l] = weight;
-    if (weights.biases[l].size() != 0) biases_[l] = weights.biases[l].data();
+    biases_[l] = weights.biases[l].data();
     if (options.act_aware) act_bits_[l] = untrained[l];
     if (!scheme[l]) continue;
     const quant::ActSpec& act = scheme[l]->act;
@@ -243,7 +243,7 @@ void TrainableLinears::forward(model::LinearGroup group, MatView<const float> x,
     else
       linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input_of(linears[i], x), applied(linears[i]),
                    0.0f, ys[i]);
-    if (const float* bias = biases_[linears[i]]; bias != nullptr) model::add_bias(bias, ys[i]);
+    model::add_bias(biases_[linears[i]], ys[i]);
   }
 }
 

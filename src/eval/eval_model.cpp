@@ -41,10 +41,6 @@ model::LayerWeights small_weights(const hf::Config& config, int64_t layer_idx, c
   return weights;
 }
 
-void add_bias(const model::LayerWeights& weights, Linear l, MatView<float> y) {
-  if (weights.biases[l].size() != 0) model::add_bias(weights.biases[l].data(), y);
-}
-
 int64_t bytes_of(const io::TensorFiles& files) {
   int64_t bytes = 0;
   for (const auto& [name, tensor] : files.tensors()) bytes += tensor.size_bytes();
@@ -85,7 +81,7 @@ class ResidentFloatLayer : public EvalLayer, private model::LinearsForward<float
     const std::span<const Linear> linears = model::linears_of(group);
     for (size_t i = 0; i < linears.size(); ++i) {
       weights_[linears[i]].multiply(x, ys[i]);
-      add_bias(small_, linears[i], ys[i]);
+      model::add_bias<float>(small_.biases[linears[i]].data(), ys[i]);
     }
   }
 
@@ -186,7 +182,7 @@ class MixedLinears : public model::LinearsForward<float> {
       }
       if (emulation != nullptr && entry.dynamic && entry.act_bits == 4)
         leave_in_f16(entry.name, ys[i]);
-      if (!entry.fixed) add_bias(small, linears[i], ys[i]);
+      if (!entry.fixed) model::add_bias<float>(small.biases[linears[i]].data(), ys[i]);
       if (emulation != nullptr) round_rows(ys[i], emulation->dtype);
     }
   }

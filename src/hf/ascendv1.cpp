@@ -160,7 +160,7 @@ class StructureCheck {
                                const scheme::Scheme& scheme) const {
     scheme::LinearSizes sizes{.out_features = weight.shape[0], .in_features = weight.shape[1]};
     if (scheme.packs_rows()) sizes.out_features *= 2;
-    sizes.num_slices = scheme::num_slices(module);
+    sizes.num_slices = num_slices(module);
     const TensorView* scale = find(module + ".weight_scale");
     if (scale == nullptr || scale->shape.size() != 2 || scale->shape[1] <= 1) return sizes;
     const int64_t num_groups = scale->shape[1];
@@ -301,6 +301,14 @@ std::string without_layer(const std::string& where) {
 }
 
 }  // namespace
+
+int64_t num_slices(std::string_view linear_name) noexcept {
+  constexpr int64_t kRowParallelSlices = 16;
+  for (const LinearGroup group : kAllLinearGroups)
+    for (const Linear l : linears_of(group))
+      if (is_named(linear_name, l)) return reads_residual(group) ? 1 : kRowParallelSlices;
+  return 1;
+}
 
 const std::string* Description::find(const std::string& tensor) const {
   const auto found = label_of.find(tensor);

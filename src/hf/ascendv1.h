@@ -25,6 +25,10 @@ inline constexpr const char* kDescriptionFile = "quant_model_description.json";
 inline constexpr const char* kAscendV1Stem = "quant_model_weights";
 inline constexpr const char* kAscendV1IndexFile = "quant_model_weights.safetensors.index.json";
 
+// Columns of the scale_bias of a linear named like this: 16 slices of in_features for those that
+// write into the residual stream, whose input an engine splits over its ranks.
+int64_t num_slices(std::string_view linear_name) noexcept;
+
 // quant_model_description.json: tensor name -> label, in file order, and what follows the labels.
 struct Description {
   std::vector<std::pair<std::string, std::string>> labels;

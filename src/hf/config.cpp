@@ -87,7 +87,7 @@ class Reader {
     config.o_bias = family.attention_bias && attention_bias;
     config.mlp_bias = family.mlp_bias && boolean("mlp_bias", false);
     config.tie_word_embeddings = boolean("tie_word_embeddings", false);
-    config.dtype = dtype();
+    config.dtype = dtype(family);
     config.eos_token_id = eos_token_id();
 
     if (config.num_key_value_heads > 0 &&
@@ -147,21 +147,29 @@ class Reader {
     return std::max<int64_t>(1, config.hidden_size / config.num_attention_heads);
   }
 
-  // An integer from 1 to `max`. `fallback` 0: the field is required. 1 in place of a bad value, so
-  // that the checks between fields can go on.
-  int64_t size(const std::string& field, int64_t max, int64_t fallback = 0) {
-    const Json* value = find(json_, field);
-    if (value == nullptr) {
-      if (fallback != 0) return fallback;
-      bad(field, "is missing");
-    } else if (!value->is_number_integer()) {
-      bad(field, "must be an integer, here is " + std::string(value->type_name()));
-    } else if (value->is_number_unsigned() ? value->get<uint64_t>() < 1 ||
-                                                 value->get<uint64_t>() > static_cast<uint64_t>(max)
-                                           : true) {
-      bad(field, shown(*value) + " is not between 1 and " + std::to_string(max));
+  // An integer from 1 to `max`; nothing when absent or bad.
+  std::optional<int64_t> integer(const Json& object, const std::string& field,
+                                 const std::string& path, int64_t max) {
+    const Json* value = find(object, field);
+    if (value == nullptr) return std::nullopt;
+    if (!value->is_number_integer()) {
+      bad(path, "must be an integer, here is " + std::string(value->type_name()));
+    } else if (!value->is_number_unsigned() || value->get<uint64_t>() < 1 ||
+               value->get<uint64_t>() > static_cast<uint64_t>(max)) {
+      bad(path, shown(*value) + " is not between 1 and " + std::to_string(max));
     } else {
       return value->get<int64_t>();
+    }
+    return std::nullopt;
+  }
+
+  // The same of a field of the file. `fallback` 0: the field is required. 1 in place of a bad
+  // value, so that the checks between fields can go on.
+  int64_t size(const std::string& field, int64_t max, int64_t fallback = 0) {
+    if (const auto value = integer(json_, field, field, max)) return *value;
+    if (find(json_, field) == nullptr) {
+      if (fallback != 0) return fallback;
+      bad(field, "is missing");
     }
     return field == "head_dim" ? 2 : 1;
   }
@@ -248,20 +256,18 @@ class Reader {
       return value.value_or(fallback.value_or(1.0));
     };
     constexpr double kMaxFactor = 1e6;
-    int64_t original = max_position_embeddings;
     // Beside the scaling or in it; the one beside it counts (Phi's spelling, which others copied).
-    for (const Json* object : {&rope, &json_})
-      if (const Json* value = find(*object, "original_max_position_embeddings"); value != nullptr) {
-        if (value->is_number_unsigned() && value->get<uint64_t>() >= 1 &&
-            value->get<uint64_t>() <= (uint64_t{1} << 30))
-          original = value->get<int64_t>();
-        else
-          bad(field + ".original_max_position_embeddings", shown(*value) + " is not a length");
-      }
-    scaling.original_max_position_embeddings = original;
+    const std::string original = "original_max_position_embeddings";
+    constexpr int64_t kMaxLength = int64_t{1} << 30;
+    const auto inside = integer(rope, original, field + "." + original, kMaxLength),
+               beside = integer(json_, original, original, kMaxLength);
+    scaling.original_max_position_embeddings =
+        beside.value_or(inside.value_or(max_position_embeddings));
     std::optional<double> implied;  // YaRN's factor may be left to the two lengths
-    if (scaling.type == Type::kYarn && original < max_position_embeddings)
-      implied = static_cast<double>(max_position_embeddings) / static_cast<double>(original);
+    if (scaling.type == Type::kYarn &&
+        scaling.original_max_position_embeddings < max_position_embeddings)
+      implied = static_cast<double>(max_position_embeddings) /
+                static_cast<double>(scaling.original_max_position_embeddings);
     scaling.factor = number("factor", 0.0, kMaxFactor, implied);
     if (scaling.type == Type::kLlama3) {
       scaling.low_freq_factor = number("low_freq_factor", 0.0, kMaxFactor, std::nullopt);
@@ -321,21 +327,23 @@ class Reader {
   }
 
   // The dtype of embed_tokens in the weights beside config.json, whatever prefix its name has.
-  DType dtype_of_tensors() {
+  DType dtype_of_tensors(const Family& family) {
+    const std::string_view module = family.names.embed_tokens;
+    const std::string weight = std::string(module.substr(module.rfind('.') + 1)) + ".weight";
     for (const std::filesystem::path& path :
          top_level_safetensors(std::filesystem::path(file_).parent_path())) {
       const io::TensorFiles files = io::TensorFiles::open_files({path});
       for (const auto& [name, tensor] : files.tensors())
-        if (name.ends_with("embed_tokens.weight"))
+        if (name.ends_with(weight))
           for (const DTypeName& row : kDTypeNames)
             if (row.dtype == tensor.dtype) return row.dtype;
     }
-    bad("torch_dtype", "is missing, and no float embed_tokens.weight is here that tells it");
+    bad("torch_dtype", "is missing, and no float " + weight + " is here that tells it");
     return DType::kBF16;
   }
 
   // torch_dtype (transformers 4) or dtype (5); absent or "auto": that of the tensors.
-  DType dtype() {
+  DType dtype(const Family& family) {
     std::optional<DType> found;
     for (const std::string field : {"torch_dtype", "dtype"}) {
       const Json* value = find(json_, field);
@@ -356,7 +364,7 @@ class Reader {
       if (found && *found != known->dtype) bad(field, "differs from torch_dtype");
       found = known->dtype;
     }
-    return found ? *found : dtype_of_tensors();
+    return found ? *found : dtype_of_tensors(family);
   }
 
   int64_t eos_token_id() {
@@ -390,6 +398,12 @@ class Reader {
 };
 
 }  // namespace
+
+std::string_view dtype_name(DType dtype) noexcept {
+  for (const DTypeName& row : kDTypeNames)
+    if (row.dtype == dtype) return row.name;
+  return "";
+}
 
 Config read_config(const std::filesystem::path& directory, std::span<const Family> known) {
   const std::filesystem::path path = directory / "config.json";

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/dtype.h"
@@ -61,6 +62,9 @@ struct Config {
   DType dtype = DType::kBF16;
   int64_t eos_token_id = -1;  // -1 when absent; the first of a list
 };
+
+// "bfloat16", "float16" or "float32": as config.json says a float dtype.
+std::string_view dtype_name(DType dtype) noexcept;
 
 // Reads and checks directory/config.json. Absent fields get the family's defaults. Throws, all
 // problems of a kind at once: Error(kUnsupported) for an architecture that is not among `known` (by

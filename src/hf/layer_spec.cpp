@@ -86,6 +86,10 @@ int64_t in_features(const Config& config, Linear linear) noexcept {
   return config.hidden_size;
 }
 
+int64_t num_weights(const Config& config, Linear linear) noexcept {
+  return out_features(config, linear) * in_features(config, linear);
+}
+
 bool has_bias(const Config& config, Linear linear) noexcept {
   switch (group_of(linear)) {
     case LinearGroup::kQkv:

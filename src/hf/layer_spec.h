@@ -74,6 +74,7 @@ std::string_view short_name(Linear linear) noexcept;
 
 int64_t out_features(const Config& config, Linear linear) noexcept;
 int64_t in_features(const Config& config, Linear linear) noexcept;
+int64_t num_weights(const Config& config, Linear linear) noexcept;  // without the bias
 bool has_bias(const Config& config, Linear linear) noexcept;
 // Gains of a norm: hidden_size or head_dim; 0 where the family has no such norm.
 int64_t size_of(const Config& config, Norm norm) noexcept;

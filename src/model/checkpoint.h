@@ -23,6 +23,7 @@ using hf::Linear;
 using hf::LinearGroup;
 using hf::linears_of;
 using hf::name_of;
+using hf::num_weights;
 using hf::out_features;
 using hf::path_of;
 using hf::PerLinear;

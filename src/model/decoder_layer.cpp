@@ -190,17 +190,17 @@ void o_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const
 
 }  // namespace
 
+// What is not there has no data.
 LayerNorms<float> norms_of(const LayerWeights& weights) noexcept {
-  const auto gain = [](const Mat<float>& norm) { return norm.size() == 0 ? nullptr : norm.data(); };
-  return {gain(weights.input_layernorm), gain(weights.post_attention_layernorm),
-          gain(weights.q_norm), gain(weights.k_norm)};
+  return {weights.input_layernorm.data(), weights.post_attention_layernorm.data(),
+          weights.q_norm.data(), weights.k_norm.data()};
 }
 
 FloatLinears<float>::Weights views_of(const LayerWeights& weights) noexcept {
   FloatLinears<float>::Weights views;
   for (const Linear l : kAllLinears) {
     views.linears[l] = weights[l].view();
-    if (weights.biases[l].size() != 0) views.biases[l] = weights.biases[l].data();
+    views.biases[l] = weights.biases[l].data();
   }
   return views;
 }
@@ -318,6 +318,7 @@ Rope<T>::Rope(const hf::Config& config, int64_t max_tokens)
 
 template <class T>
 void add_bias(const T* bias, MatView<T> y) {
+  if (bias == nullptr) return;
   parallel_for_ranges(y.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) kernels::add(bias, y.row(i), y.cols);
   });
@@ -545,7 +546,7 @@ void FloatLinears<T>::forward(LinearGroup group, MatView<const T> x,
   const std::span<const Linear> linears = linears_of(group);
   for (size_t i = 0; i < linears.size(); ++i) {
     linalg::gemm(Trans::kNo, Trans::kYes, T(1), x, weights_.linears[linears[i]], T(0), ys[i]);
-    if (const T* bias = weights_.biases[linears[i]]; bias != nullptr) add_bias(bias, ys[i]);
+    add_bias(weights_.biases[linears[i]], ys[i]);
   }
 }
 

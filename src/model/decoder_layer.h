@@ -69,7 +69,7 @@ struct Rope {
 // Throws what Rope's constructor does.
 void require_within_window(const hf::Config& config, int64_t max_tokens);
 
-// y[:, j] += bias[j].
+// y[:, j] += bias[j]; nothing where `bias` is null.
 template <class T>
 void add_bias(const T* bias, MatView<T> y);
 

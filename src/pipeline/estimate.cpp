@@ -42,10 +42,6 @@ double measure_gemm_gflops(linalg::ComputeType compute) {
   return 2e-9 * kSize * kSize * kSize / best_seconds;
 }
 
-int64_t num_weights(const hf::Config& config, model::Linear linear) {
-  return model::out_features(config, linear) * model::in_features(config, linear);
-}
-
 // The share of the GEMM rate that a run reaches: the work on elements grows with the width of rows,
 // that of products with its square. docs/performance.md has what these were fitted to.
 double efficiency(const hf::Config& config, linalg::ComputeType compute) {
@@ -79,7 +75,7 @@ PlanCosts costs_of(const Plan& plan) {
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
   double params = 0;  // linear weights of a layer
   for (const model::Linear l : model::kAllLinears)
-    params += static_cast<double>(num_weights(config, l));
+    params += static_cast<double>(model::num_weights(config, l));
   PlanCosts costs;
   // One product a linear, and q kᵀ and p v.
   costs.per_token = 2 * params;
@@ -157,7 +153,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
   const int64_t hidden_size = config.hidden_size, squared = hidden_size * hidden_size;
   int64_t params = 0, largest = 0, widest = std::max(hidden_size, config.intermediate_size);
   for (const model::Linear l : model::kAllLinears) {
-    const int64_t size = num_weights(config, l);
+    const int64_t size = model::num_weights(config, l);
     params += size;
     largest = std::max(largest, size);
     widest = std::max(widest, model::in_features(config, l));
@@ -199,7 +195,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
       int64_t own = 0;  // weights that this step quantizes
       for (const model::Linear l : model::kAllLinears)
         if (const PlannedLinear& linear = plan.linear(i, l); linear.scheme && linear.step == step)
-          own += num_weights(config, l);
+          own += model::num_weights(config, l);
       if (plan.steps[step]->reads(plan, i))
         at_work = std::max(at_work, rounded + plan.steps[step]->peak_memory(plan, i, memory));
       rounded += own;

@@ -384,6 +384,23 @@ void plan_linears(Plan& plan, Problems& problems) {
                             ": no processor quantizes, so every linear stays float");
 }
 
+// Engines run a float32 model as bfloat16, but would read its static scales as those of float16.
+void plan_float_dtype(Plan& plan) {
+  plan.float_dtype = plan.checkpoint.config().dtype;
+  const bool is_static = std::any_of(
+      plan.linears.begin(), plan.linears.end(),
+      [](const PlannedLinear& linear) { return linear.scheme && linear.scheme->act.is_static; });
+  if (plan.float_dtype != DType::kF32 || !is_static) return;
+  plan.float_dtype = DType::kBF16;
+  for (PlannedLinear& linear : plan.linears)
+    if (linear.scheme &&
+        std::holds_alternative<recipe::LinearQuant>(plan.recipe.main.process[linear.step].what))
+      linear.scheme->weight.scale_dtype = plan.float_dtype;
+  plan.warnings.push_back(
+      "the model is float32 and has static activations, which engines run as bfloat16 only: its "
+      "float tensors are written as bfloat16");
+}
+
 // Linears that engines fuse have one label. A problem for each way in which they do not, with the
 // layers and with what decided.
 void require_one_label(const std::vector<save::OutputLinear>& linears, const Plan& plan,
@@ -568,6 +585,7 @@ Plan make_plan(const QuantOptions& options) {
             .is_default_dataset = false,
             .held_back = std::make_shared<Samples>(),
             .linears = {},
+            .float_dtype = DType::kBF16,
             .job = {},
             .warnings = {},
             .refusals = {}};
@@ -585,22 +603,7 @@ Plan make_plan(const QuantOptions& options) {
                      [&](const PlannedLinear& linear) { return linear.name == name; });
     return found == plan.linears.end() ? std::nullopt : found->scheme;
   };
-  // Engines run a float32 model as bfloat16, but would read its static scales as those of float16.
-  const bool becomes_bf16 =
-      config.dtype == DType::kF32 &&
-      std::any_of(plan.linears.begin(), plan.linears.end(), [](const PlannedLinear& linear) {
-        return linear.scheme && linear.scheme->act.is_static;
-      });
-  const DType float_dtype = becomes_bf16 ? DType::kBF16 : config.dtype;
-  if (becomes_bf16) {
-    for (PlannedLinear& linear : plan.linears)
-      if (linear.scheme &&
-          std::holds_alternative<recipe::LinearQuant>(plan.recipe.main.process[linear.step].what))
-        linear.scheme->weight.scale_dtype = float_dtype;
-    plan.warnings.push_back(
-        "the model is float32 and has static activations, which engines run as bfloat16 only: its "
-        "float tensors are written as bfloat16");
-  }
+  plan_float_dtype(plan);
   require_one_label(save::output_linears(config, scheme_of), plan, problems);
   collector.add(ErrorCode::kRecipe, problems.list());
 
@@ -648,7 +651,7 @@ Plan make_plan(const QuantOptions& options) {
         .save_path = options.save_path,
         .model_directory = options.model_path,
         .tensors =
-            save::output_tensors(config, float_dtype, scheme_of, online ? &*online : nullptr),
+            save::output_tensors(config, plan.float_dtype, scheme_of, online ? &*online : nullptr),
         .max_shard_bytes = save::max_shard_bytes(plan.recipe.save.empty() ? save::AscendV1Options{}
                                                                           : plan.recipe.save[0]),
         .model_type = options.model_type,

@@ -100,6 +100,7 @@ struct Plan {
   bool is_default_dataset;  // the set that comes with laos, as nothing was named
   std::shared_ptr<const Samples> held_back;  // of that dataset, see QuantOptions; may be empty
   std::vector<PlannedLinear> linears;        // every linear of every decoder layer, in order
+  DType float_dtype = DType::kBF16;          // of the tensors that stay float, as they are written
   save::AscendV1Job job;
   std::vector<std::string> warnings;
   std::vector<Problem> refusals;  // of a dry run: what would have refused the run itself

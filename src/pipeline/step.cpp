@@ -24,11 +24,13 @@ void Step::transform(const Plan&, FloatWork&) const {}
 
 void Step::quantize(const Plan&, LayerWork&) const {}
 
-autoround::LayerScheme Step::own_scheme(const Plan& plan, int64_t layer_idx) const {
+autoround::LayerScheme Step::own_scheme(const Plan& plan, int64_t layer_idx,
+                                        const Wants& wants) const {
   autoround::LayerScheme scheme;
   for (const model::Linear l : model::kAllLinears) {
     const PlannedLinear& linear = plan.linear(layer_idx, l);
-    if (linear.step == index_) scheme[l] = linear.scheme;
+    if (linear.scheme && linear.step == index_ && (!wants || wants(*linear.scheme)))
+      scheme[l] = linear.scheme;
   }
   return scheme;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -69,8 +70,11 @@ class Step {
 
  protected:
   size_t index() const noexcept { return index_; }
-  // The schemes of the linears that this step quantizes; nullopt for all others.
-  autoround::LayerScheme own_scheme(const Plan& plan, int64_t layer_idx) const;
+  // The schemes of the linears that this step quantizes, or of those of them that it `wants`;
+  // nullopt for all others.
+  using Wants = std::function<bool(const quant::LinearScheme&)>;
+  autoround::LayerScheme own_scheme(const Plan& plan, int64_t layer_idx,
+                                    const Wants& wants = nullptr) const;
 
  private:
   size_t index_;

@@ -105,9 +105,7 @@ std::vector<std::string> copied_files(const fs::path& model_directory) {
 std::string with_dtype(const std::string& text, const fs::path& path, DType dtype) {
   OrderedJson config = hf::parse_json<OrderedJson>(text, path, hf::kMaxConfigValues);
   const OrderedJson original = config;
-  const char* name = dtype == DType::kBF16  ? "bfloat16"
-                     : dtype == DType::kF16 ? "float16"
-                                            : "float32";
+  const std::string_view name = hf::dtype_name(dtype);
   for (const char* key : {"torch_dtype", "dtype"})
     if (config.contains(key)) config[key] = name;
   if (!config.contains("torch_dtype") && !config.contains("dtype")) config["torch_dtype"] = name;
@@ -197,7 +195,7 @@ scheme::LinearSizes sizes_of(const OutputLinear& linear) {
   return {.out_features = linear.out_features,
           .in_features = linear.in_features,
           .num_groups = group_size == 0 ? 1 : linear.in_features / group_size,
-          .num_slices = scheme::num_slices(linear.name)};
+          .num_slices = hf::num_slices(linear.name)};
 }
 
 // Engines of f16 models read it as integers (spec 10.2).
@@ -634,8 +632,7 @@ void AscendV1Writer::write_linear(const std::string& linear_name, const quant::I
   }
   write(".weight_scale", weight.scale);
   write(".weight_offset", std::vector<float>(weight.scale.size(), 0.0f));
-  if (scheme.packs_rows())
-    write(".scale_bias", scale_bias(weight, scheme::num_slices(linear_name)));
+  if (scheme.packs_rows()) write(".scale_bias", scale_bias(weight, hf::num_slices(linear_name)));
 }
 
 void AscendV1Writer::commit() {

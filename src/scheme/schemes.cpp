@@ -143,13 +143,6 @@ std::string list_labels(bool (*filter)(const Scheme&)) {
   return list;
 }
 
-int64_t num_slices(std::string_view linear_name) noexcept {
-  constexpr int64_t kRowParallelSlices = 16;
-  const bool is_row_parallel =
-      linear_name.ends_with(".o_proj") || linear_name.ends_with(".down_proj");
-  return is_row_parallel ? kRowParallelSlices : 1;
-}
-
 std::string model_quant_type(std::span<const std::string> labels) {
   const Scheme* highest = nullptr;
   for (const std::string& label : labels) {

@@ -94,10 +94,6 @@ const Scheme* find(std::string_view label) noexcept;
 // "A, B": the labels for which `filter` holds, for messages.
 std::string list_labels(bool (*filter)(const Scheme&) = nullptr);
 
-// Columns of the scale_bias of a linear named like this: 16 slices of in_features for those whose
-// input an engine splits over its ranks.
-int64_t num_slices(std::string_view linear_name) noexcept;
-
 // The highest of `labels`, which the format calls its model_quant_type; "Unknown" without any.
 std::string model_quant_type(std::span<const std::string> labels);
 

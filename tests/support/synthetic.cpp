@@ -135,17 +135,13 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
     io::write_text_atomically(directory / "model.safetensors.index.json", writer.index_json());
 }
 
-std::string dtype_name(DType dtype) {
-  return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
-}
-
 Json config_json(const SyntheticModel& model) {
   const hf::Config& config = model.config;
   Json json;
   json["architectures"] = {config.architecture};
   json["attention_bias"] = false;
   json["attention_dropout"] = 0.0;
-  if (model.transformers5) json["dtype"] = dtype_name(config.dtype);
+  if (model.transformers5) json["dtype"] = hf::dtype_name(config.dtype);
   json["eos_token_id"] = config.eos_token_id;
   json["head_dim"] = config.head_dim;
   json["hidden_act"] = "silu";
@@ -170,7 +166,7 @@ Json config_json(const SyntheticModel& model) {
   }
   json["sliding_window"] = nullptr;
   json["tie_word_embeddings"] = config.tie_word_embeddings;
-  if (!model.transformers5) json["torch_dtype"] = dtype_name(config.dtype);
+  if (!model.transformers5) json["torch_dtype"] = hf::dtype_name(config.dtype);
   json["transformers_version"] = model.transformers5 ? "5.0.0" : "4.51.0";
   json["use_cache"] = true;
   json["use_sliding_window"] = false;

@@ -57,8 +57,6 @@ class RoundStep : public Step {
     const gptq::LayerScheme scheme = own_scheme(plan, work.layer_idx),
                             solved = to_solve(plan, work.layer_idx);
     model::ActivationStats stats(config, work.layer.online);
-    // What a plan with static activations has a float32 model written as.
-    const DType dtype = config.dtype == DType::kF32 ? DType::kBF16 : config.dtype;
     std::optional<gptq::InputGrams> grams;
     if (gptq_) grams.emplace(config, solved, work.layer.online, gptq_->refit);
     if (reads(plan, work.layer_idx))
@@ -79,16 +77,14 @@ class RoundStep : public Step {
           result.quantized[l] =
               quant::quantize_rtn(work.layer.weights[l].view(), scheme[l]->weight);
         const quant::ActSpec& act = scheme[l]->act;
-        if (act.is_static) result.ranges[l] = range_of(stats[group], act, dtype);
+        if (act.is_static) result.ranges[l] = range_of(stats[group], act, plan.float_dtype);
       }
   }
 
  private:
   gptq::LayerScheme to_solve(const Plan& plan, int64_t layer_idx) const {
-    gptq::LayerScheme scheme = own_scheme(plan, layer_idx);
-    for (auto& linear : scheme)
-      if (linear && !solves(*linear)) linear = std::nullopt;
-    return scheme;
+    return own_scheme(plan, layer_idx,
+                      [&](const quant::LinearScheme& scheme) { return solves(scheme); });
   }
 
   std::optional<gptq::GptqOptions> gptq_;

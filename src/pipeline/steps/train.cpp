@@ -101,10 +101,9 @@ class TrainStep : public Step {
 
  private:
   autoround::LayerScheme trained_scheme(const Plan& plan, int64_t layer_idx) const {
-    autoround::LayerScheme scheme = own_scheme(plan, layer_idx);
-    for (auto& linear : scheme)
-      if (linear && !options_.trains(linear->weight.bits)) linear = std::nullopt;
-    return scheme;
+    return own_scheme(plan, layer_idx, [&](const quant::LinearScheme& scheme) {
+      return options_.trains(scheme.weight.bits);
+    });
   }
 
   autoround::TrainOptions options_;
