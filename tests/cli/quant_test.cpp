@@ -113,6 +113,21 @@ TEST_F(QuantCommand, QuantizesAndTheResultLoads) {
   EXPECT_EQ(run_laos("inspect " + save_.string()).exit_code, 0);
 }
 
+TEST_F(QuantCommand, CalibratesOnTheSetOfLaosWhereNothingIsNamedAndSaysSo) {
+  std::ifstream file(directory_ / "recipe.yaml");
+  std::stringstream recipe;
+  recipe << file.rdbuf();
+  const std::string named = recipe.str(), line = "  dataset: calib.jsonl\n";
+  write("recipe.yaml", named.substr(0, named.find(line)));
+  const std::string said = "the set that comes with laos (6 samples); your own text is better";
+  const Result result = quant("--dry-run --nsamples 6 --seqlen 16");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, AllOf(HasSubstr(said), HasSubstr("conversations left out, since")));
+
+  const std::string own = "--dry-run --dataset " + (directory_ / "calib.jsonl").string();
+  EXPECT_THAT(quant(own).output, AllOf(HasSubstr("samples   1,"), Not(HasSubstr("comes with"))));
+}
+
 // The largest of the processes that this one has waited for.
 int64_t peak_bytes_of_children() {
   rusage usage{};
