@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
 #include <cmath>
@@ -83,6 +84,15 @@ bool is_file_of_model(const fs::path& path) {
   return !is_other;
 }
 
+// Files of the model directory that stay behind: the first two are written and not copied, the
+// others tell how other weights are quantized or adapted, and a loader that finds one believes it.
+constexpr std::array<std::string_view, 6> kNotCopied = {kConfigFile,
+                                                        hf::kDescriptionFile,
+                                                        "adapter_config.json",
+                                                        "quantize_config.json",
+                                                        "hf_quant_config.json",
+                                                        "quant_config.json"};
+
 // Names of the files that go with the weights unchanged, sorted (spec 10.1).
 std::vector<std::string> copied_files(const fs::path& model_directory) {
   std::vector<std::string> names;
@@ -93,7 +103,7 @@ std::vector<std::string> copied_files(const fs::path& model_directory) {
     const bool has_suffix = name.ends_with(".json") || name.ends_with(".py") ||
                             name.ends_with(".txt") || name.ends_with(".jinja");
     if (!has_suffix || name.ends_with("index.json")) continue;
-    if (name == kConfigFile || name == hf::kDescriptionFile) continue;  // written, not copied
+    if (std::find(kNotCopied.begin(), kNotCopied.end(), name) != kNotCopied.end()) continue;
     if (is_file_of_model(entries->path())) names.push_back(name);
   }
   if (error) fail_io("cannot list the model directory", model_directory, error.value());

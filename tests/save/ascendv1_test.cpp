@@ -677,6 +677,17 @@ TEST_F(AscendV1, CopiesFromASnapshotOfTheHubsCache) {
   EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(temp_ / "out" / "tokenizer.json")));
 }
 
+TEST_F(AscendV1, LeavesFilesBehindThatTellHowOtherWeightsAreQuantizedOrAdapted) {
+  for (const char* name : {"adapter_config.json", "quantize_config.json", "hf_quant_config.json",
+                           "quant_config.json", "generation_config.json"})
+    write_text(temp_ / "model" / name, "{}");
+  write_checkpoint();
+  for (const char* name :
+       {"adapter_config.json", "quantize_config.json", "hf_quant_config.json", "quant_config.json"})
+    EXPECT_FALSE(fs::exists(temp_ / "out" / name)) << name;
+  EXPECT_TRUE(fs::exists(temp_ / "out" / "generation_config.json"));
+}
+
 TEST_F(AscendV1, LeavesPipesOfTheModelDirectoryAlone) {
   ASSERT_EQ(::mkfifo((temp_ / "model" / "pipe.txt").c_str(), 0600), 0);
   write_checkpoint();
