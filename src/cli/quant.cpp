@@ -215,6 +215,14 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Esti
   std::printf("wire      %s in all\n", bytes_text(wire).c_str());
 }
 
+std::string default_dataset_text(const pipeline::Plan& plan) {
+  const pipeline::Samples& samples =
+      plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
+  return "calibration data: the set that comes with laos (" +
+         std::to_string(samples.size() + plan.held_back->size()) +
+         " samples); your own text is better: --dataset";
+}
+
 void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) {
   size_t width = 0;
   for (const pipeline::PlannedLinear& linear : plan.linears)
@@ -246,13 +254,7 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
   if (!plan.held_back->empty())
     std::printf("; %zu more held back for the health check", plan.held_back->size());
   std::printf("\n");
-  if (plan.is_default_dataset)
-    std::printf(
-        "          calibration data: the set that comes with laos (%zu samples); your own text is "
-        "better: --dataset\n",
-        (plan.samples->empty() && !plan.fits.empty() ? plan.fits.front().samples : plan.samples)
-                ->size() +
-            plan.held_back->size());
+  if (plan.is_default_dataset) std::printf("          %s\n", default_dataset_text(plan).c_str());
   std::printf("disk      %s", bytes_text(estimate.disk_bytes).c_str());
   if (estimate.scratch_bytes > 0)
     std::printf(", and %s for hidden states until the end",
@@ -385,6 +387,10 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
     const int num_ranks = flags.ranks > 0 ? flags.ranks : ranks.size();
     if (num_ranks > 1) print_ranks(plan, num_ranks, estimate);
     return;
+  }
+  if (is_first && plan.is_default_dataset) {
+    std::printf("%s\n", default_dataset_text(plan).c_str());
+    std::fflush(stdout);
   }
   const std::optional<pipeline::HealthText> health_text =
       is_first ? health_text_of(flags, plan) : std::nullopt;

@@ -126,6 +126,7 @@ TEST_F(QuantCommand, CalibratesOnTheSetOfLaosWhereNothingIsNamedAndSaysSo) {
 
   const std::string own = "--dry-run --dataset " + (directory_ / "calib.jsonl").string();
   EXPECT_THAT(quant(own).output, AllOf(HasSubstr("samples   1,"), Not(HasSubstr("comes with"))));
+  EXPECT_THAT(quant("--nsamples 6 --seqlen 16").output, HasSubstr(said));  // of a run as well
 }
 
 // The largest of the processes that this one has waited for.
