@@ -24,7 +24,7 @@ void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& save
           batch.offsets[static_cast<size_t>(s)], batch.offsets[static_cast<size_t>(s + 1)]);
       Group& stats = groups_[static_cast<size_t>(group)];
       if (const KroneckerRotation* rotation = online_.of(group)) {
-        Mat<float> rotated(x.rows, x.cols);
+        Mat<float> rotated(x.rows, x.cols);  // [tokens of the sample, in_features]
         rotation->apply(x, rotated.view());
         observe_sample(stats, std::as_const(rotated).view(), batch.past > 0);
       } else {
@@ -36,7 +36,7 @@ void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& save
 
 void ActivationStats::observe_sample(Group& group, MatView<const float> x, bool goes_on) {
   constexpr int64_t kColumns = 256;  // a task's share; rows are walked in full lines
-  std::vector<float> min(static_cast<size_t>(x.cols), 0.0f), max(min);
+  std::vector<float> min(static_cast<size_t>(x.cols), 0.0f), max(min);  // [in_features]
   parallel_for_ranges(x.cols, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < x.rows; ++i) {
       const float* row = x.row(i);

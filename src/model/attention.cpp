@@ -109,17 +109,19 @@ class Head {
     operands.reset(sizes_.operands(with_backward));
     sums.reset(sizes_.sums(with_backward));
     const int64_t rows = sizes_.rows(), hd = sizes_.head_dim;
-    keys_ = operands.take(sizes_.num_keys, hd);
-    values_ = operands.take(sizes_.num_keys, hd);
-    queries_ = operands.take(rows, hd);
-    if (with_backward) d_out_ = operands.take(rows, hd);
+    // A row of queries is a query of one of the heads that share these keys.
+    keys_ = operands.take(sizes_.num_keys, hd);           // [keys, head_dim]
+    values_ = operands.take(sizes_.num_keys, hd);         // [keys, head_dim]
+    queries_ = operands.take(rows, hd);                   // [heads * queries, head_dim]
+    if (with_backward) d_out_ = operands.take(rows, hd);  // [heads * queries, head_dim]
+    // [heads * queries, keys of a product]
     if constexpr (kIsBf16) chunk_ = operands.take(rows, kKeyChunk, kKeyChunk + kRowPadding);
-    scores_ = sums.take(rows, sizes_.num_keys, sizes_.stride());
-    out_ = sums.take(rows, hd);
+    scores_ = sums.take(rows, sizes_.num_keys, sizes_.stride());  // [heads * queries, keys]
+    out_ = sums.take(rows, hd);                                   // [heads * queries, head_dim]
     if (!with_backward) return;
-    d_scores_ = sums.take(rows, sizes_.num_keys, sizes_.stride());
-    d_keys_ = sums.take(sizes_.num_keys, hd);
-    d_values_ = sums.take(sizes_.num_keys, hd);
+    d_scores_ = sums.take(rows, sizes_.num_keys, sizes_.stride());  // [heads * queries, keys]
+    d_keys_ = sums.take(sizes_.num_keys, hd);                       // [keys, head_dim]
+    d_values_ = sums.take(sizes_.num_keys, hd);                     // [keys, head_dim]
   }
 
   void forward(MatView<const T> q, MatView<const T> k, MatView<const T> v, MatView<T> out) {

@@ -80,7 +80,7 @@ void attend(const hf::Config& config, int64_t layer_idx, const Places& places, K
     const int64_t last = std::min(n, first + kQueryGrain);
     const int64_t longest =
         *std::max_element(places.position.begin() + first, places.position.begin() + last) + 1;
-    Mat<float> scores(group, longest);
+    Mat<float> scores(group, longest);  // [heads that share keys, keys]
     for (int64_t i = first; i < last; ++i) {
       const int64_t s = places.sequence[static_cast<size_t>(i)],
                     visible = places.position[static_cast<size_t>(i)] + 1;
@@ -104,8 +104,8 @@ KvCache::KvCache(const hf::Config& config, std::span<const int64_t> capacities)
   for (const int64_t capacity : capacities) offsets_.push_back(offsets_.back() + capacity);
   const int64_t cols = config.num_key_value_heads * config.head_dim;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    keys_.emplace_back(offsets_.back(), cols);
-    values_.emplace_back(offsets_.back(), cols);
+    keys_.emplace_back(offsets_.back(), cols);    // [tokens of all sequences, kv heads * head_dim]
+    values_.emplace_back(offsets_.back(), cols);  // [tokens of all sequences, kv heads * head_dim]
   }
 }
 
@@ -127,6 +127,7 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
 
   // Attention: hidden = x + o(attention(q, k, v))
   norm_rows(config, norms.input_layernorm, x, rows(saved.input_normed), dtype);
+  // [tokens, heads * head_dim] and twice [tokens, kv heads * head_dim]
   const std::array qkv = {rows(saved.q), rows(saved.k), rows(saved.v)};
   linears.forward(LinearGroup::kQkv, rows(saved.input_normed), qkv);
   for_rows(n, kRowGrain, [&](int64_t i) {
@@ -139,7 +140,7 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
     std::copy_n(saved.v.row(i), saved.v.cols(), cache.values(layer_idx, s).row(position));
   });
   attend(config, layer_idx, places, cache, saved.q_rotated, dtype, saved.attention);
-  const std::array o = {rows(saved.hidden)};
+  const std::array o = {rows(saved.hidden)};  // [tokens, hidden_size]
   linears.forward(LinearGroup::kO, rows(saved.attention), o);
   for_rows(n, kRowGrain, [&](int64_t i) {
     kernels::add(x.row(i), saved.hidden.row(i), config.hidden_size);
@@ -149,14 +150,14 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
   // MLP: y = hidden + down(silu(gate) * up)
   norm_rows(config, norms.post_attention_layernorm, rows(saved.hidden), rows(saved.hidden_normed),
             dtype);
-  const std::array gate_up = {rows(saved.gate), rows(saved.up)};
+  const std::array gate_up = {rows(saved.gate), rows(saved.up)};  // [tokens, intermediate_size]
   linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
   for_rows(n, kRowGrain, [&](int64_t i) {
     kernels::silu_mul(saved.gate.row(i), saved.up.row(i), saved.act.row(i),
                       config.intermediate_size);
     round_row(saved.act.row(i), config.intermediate_size, dtype);
   });
-  const std::array down = {y};
+  const std::array down = {y};  // [tokens, hidden_size]
   linears.forward(LinearGroup::kDown, rows(saved.act), down);
   for_rows(n, kRowGrain, [&](int64_t i) {
     kernels::add(saved.hidden.row(i), y.row(i), config.hidden_size);

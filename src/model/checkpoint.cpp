@@ -110,7 +110,7 @@ void read_elements(const TensorView& tensor, int64_t begin, int64_t end, Check c
 
 Mat<float> load_finite(const TensorView& tensor) {
   const bool is_vector = tensor.shape.size() == 1;
-  Mat<float> result(is_vector ? 1 : tensor.shape[0], tensor.shape.back());
+  Mat<float> result(is_vector ? 1 : tensor.shape[0], tensor.shape.back());  // [rows, cols]
   read_elements(tensor, 0, result.size(), Check::kFinite, result.data());
   return result;
 }
@@ -263,7 +263,7 @@ void Checkpoint::check_head_finite() const {
 Mat<float> rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end) {
   LAOS_ASSERT(tensor.shape.size() == 2 && begin >= 0 && begin <= end && end <= tensor.shape[0]);
   const int64_t cols = tensor.shape[1];
-  Mat<float> rows(end - begin, cols);
+  Mat<float> rows(end - begin, cols);  // [end - begin, cols]
   read_elements(tensor, begin * cols, end * cols, Check::kNone, rows.data());
   return rows;
 }

@@ -132,27 +132,113 @@ void for_pieces(const std::vector<int64_t>& ends, const F& f) {
   for (size_t p = 0; p < ends.size(); ++p) f(p == 0 ? 0 : ends[p - 1], ends[p]);
 }
 
-// Stages of backward for rows [begin, end): through each group to what it reads.
+// Scratch for the gradient of a linear's input, of a piece of at most kPieceTokens tokens.
 template <class T>
-void down_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const T> d_y,
-                   int64_t begin, int64_t end) {
-  const int64_t n = end - begin, width = saved.act.cols();
-  // y = hidden + down(silu(gate) * up)
-  const MatView<T> d_act{saved.d_rows.data(), n, width, width};
-  const std::array d_down = {d_y.slice_rows(begin, end)};
-  linears.input_gradient(LinearGroup::kDown, d_down, d_act);
-  parallel_for_ranges(n, kRowGrain, [&](int64_t first, int64_t last) {
-    T *gate = saved.gate.row(begin + first), *up = saved.up.row(begin + first);
-    kernels::silu_mul_backward(d_act.row(first), gate, up, gate, up, (last - first) * width);
-  });
+MatView<T> d_rows_of(LayerSaved<T>& saved, int64_t rows, int64_t cols) {
+  return {saved.d_rows.data(), rows, cols, cols};  // [rows, cols]
 }
 
+// Where a batch's rows stand in LayerSaved, and the rows of its own keys and of all keys it sees.
+template <class T>
+struct Rows {
+  Place place;
+  int64_t n;         // tokens of the batch
+  int64_t past = 0;  // tokens of its sequence before it
+
+  MatView<T> operator()(Mat<T>& m) const { return rows_of(m, place.row, place.row + n); }
+  MatView<T> own_keys(Mat<T>& m) const {
+    return rows_of(m, place.key + past, place.key + past + n);
+  }
+  MatView<T> all_keys(Mat<T>& m) const { return rows_of(m, place.key, place.key + past + n); }
+};
+
+// The layer in five stages, each followed by its inverse. Backward goes through them from the last
+// to the first, and d_y, the gradient of what the layer gives, becomes that of what it reads on the
+// way. A stage backward takes rows [begin, end) where its products can go piece by piece.
+
+// input_normed = n1(x); q, k, v = their linears of it
+template <class T>
+void qkv_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
+                 MatView<const T> x, LayerSaved<T>& saved, const Rows<T>& rows) {
+  norm_forward(config, norms.input_layernorm, x, rows(saved.input_normed),
+               saved.input_inv_rms.data() + rows.place.row);
+  const std::array qkv = {rows(saved.q), rows.own_keys(saved.k), rows.own_keys(saved.v)};
+  linears.forward(LinearGroup::kQkv, rows(saved.input_normed), qkv);
+}
+template <class T>
+void qkv_backward(const hf::Config& config, const LayerNorms<T>& norms, LinearsBackward<T>& linears,
+                  LayerSaved<T>& saved, const std::array<MatView<const T>, 3>& d_qkv,
+                  MatView<const T> x, MatView<T> d_y, int64_t begin, int64_t end, T* d_gain) {
+  const MatView<T> d_normed = d_rows_of(saved, end - begin, config.hidden_size);
+  std::array<MatView<const T>, 3> d_part = d_qkv;
+  for (MatView<const T>& d : d_part) d = d.slice_rows(begin, end);
+  linears.input_gradient(LinearGroup::kQkv, d_part, d_normed);
+  // d_y becomes the gradient of x.
+  norm_backward<T>(norms.input_layernorm, x.slice_rows(begin, end),
+                   saved.input_inv_rms.data() + begin, d_normed, d_y.slice_rows(begin, end),
+                   d_gain);
+}
+
+// attention = attention(rope(q_norm(q)), rope(k_norm(k)), v)
+template <class T>
+void heads_forward(const hf::Config& config, const LayerNorms<T>& norms, const Rope<T>& rope,
+                   const Ragged& batch, LayerSaved<T>& saved, const Rows<T>& rows) {
+  head_norm_rope_forward<T>(config, rope, batch, norms.q_norm, rows(saved.q), rows(saved.q_rotated),
+                            rows(saved.q_inv_rms));
+  head_norm_rope_forward<T>(config, rope, batch, norms.k_norm, rows.own_keys(saved.k),
+                            rows.own_keys(saved.k_rotated), rows.own_keys(saved.k_inv_rms));
+  attention_forward<T>(config, batch, saved.compute, rows(saved.q_rotated),
+                       rows.all_keys(saved.k_rotated), rows.all_keys(saved.v),
+                       rows(saved.attention));
+}
+// From d_attention to the gradients of the linears' q, k and v; those of k and v are whole, and go
+// back through norm and RoPE, unless more parts of the sequence are to come.
+template <class T>
+void heads_backward(const hf::Config& config, const LayerNorms<T>& norms, const Rope<T>& rope,
+                    const Ragged& batch, LayerSaved<T>& saved, bool keys_are_whole,
+                    const NormGrads<T>* d_norms) {
+  const int64_t n = batch.num_tokens();
+  const Rows<T> rows{{}, n, batch.past};
+  attention_backward<T>(config, batch, saved.compute, rows(saved.q_rotated),
+                        rows.all_keys(saved.k_rotated), rows.all_keys(saved.v),
+                        saved.d_attention.slice_rows(0, n), saved.d_q, saved.d_k, saved.d_v);
+  head_norm_rope_backward<T>(config, rope, batch, norms.q_norm, rows(saved.q),
+                             rows(saved.q_inv_rms), saved.d_q, d_norms ? d_norms->q_norm : nullptr);
+  if (keys_are_whole)
+    head_norm_rope_backward<T>(config, rope, batch, norms.k_norm, rows_of(saved.k, 0, n),
+                               rows_of(saved.k_inv_rms, 0, n), saved.d_k,
+                               d_norms ? d_norms->k_norm : nullptr);
+}
+
+// hidden = x + o(attention)
+template <class T>
+void o_forward(LinearsForward<T>& linears, MatView<const T> x, LayerSaved<T>& saved,
+               const Rows<T>& rows) {
+  const std::array o = {rows(saved.hidden)};
+  linears.forward(LinearGroup::kO, rows(saved.attention), o);
+  add_rows(x, rows(saved.hidden));
+}
+template <class T>
+void o_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const T> d_hidden,
+                int64_t begin, int64_t end) {
+  const std::array d_o = {d_hidden.slice_rows(begin, end)};
+  linears.input_gradient(LinearGroup::kO, d_o, saved.d_attention.slice_rows(begin, end));
+}
+
+// hidden_normed = n2(hidden); gate, up = their linears of it
+template <class T>
+void gate_up_forward(const hf::Config& config, const LayerNorms<T>& norms,
+                     LinearsForward<T>& linears, LayerSaved<T>& saved, const Rows<T>& rows) {
+  norm_forward<T>(config, norms.post_attention_layernorm, rows(saved.hidden),
+                  rows(saved.hidden_normed), saved.hidden_inv_rms.data() + rows.place.row);
+  const std::array gate_up = {rows(saved.gate), rows(saved.up)};
+  linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
+}
 template <class T>
 void gate_up_backward(const hf::Config& config, const LayerNorms<T>& norms,
                       LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<T> d_y,
                       int64_t begin, int64_t end, T* d_gain) {
-  const MatView<T> d_normed{saved.d_rows.data(), end - begin, config.hidden_size,
-                            config.hidden_size};
+  const MatView<T> d_normed = d_rows_of(saved, end - begin, config.hidden_size);
   const std::array<MatView<const T>, 2> d_gate_up = {rows_of(saved.gate, begin, end),
                                                      rows_of(saved.up, begin, end)};
   linears.input_gradient(LinearGroup::kGateUp, d_gate_up, d_normed);
@@ -162,30 +248,30 @@ void gate_up_backward(const hf::Config& config, const LayerNorms<T>& norms,
                    d_gain);
 }
 
-// From d_attention to the gradients of the linears' q, k and v; those of k and v are whole, and go
-// back through norm and RoPE, unless more parts of the sequence are to come.
+// act = silu(gate) * up; y = hidden + down(act)
 template <class T>
-void qkv_backward(const hf::Config& config, const LayerNorms<T>& norms, const Rope<T>& rope,
-                  const Ragged& batch, LayerSaved<T>& saved, bool keys_are_whole,
-                  const NormGrads<T>* d_norms) {
-  const int64_t n = batch.num_tokens(), num_keys = batch.past + n;
-  attention_backward<T>(config, batch, saved.compute, rows_of(saved.q_rotated, 0, n),
-                        rows_of(saved.k_rotated, 0, num_keys), rows_of(saved.v, 0, num_keys),
-                        saved.d_attention.slice_rows(0, n), saved.d_q, saved.d_k, saved.d_v);
-  head_norm_rope_backward<T>(config, rope, batch, norms.q_norm, rows_of(saved.q, 0, n),
-                             rows_of(saved.q_inv_rms, 0, n), saved.d_q,
-                             d_norms ? d_norms->q_norm : nullptr);
-  if (keys_are_whole)
-    head_norm_rope_backward<T>(config, rope, batch, norms.k_norm, rows_of(saved.k, 0, n),
-                               rows_of(saved.k_inv_rms, 0, n), saved.d_k,
-                               d_norms ? d_norms->k_norm : nullptr);
+void down_forward(LinearsForward<T>& linears, LayerSaved<T>& saved, const Rows<T>& rows,
+                  MatView<T> y) {
+  const MatView<T> gate = rows(saved.gate), up = rows(saved.up), act = rows(saved.act);
+  parallel_for_ranges(y.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    kernels::silu_mul(gate.row(begin), up.row(begin), act.row(begin), (end - begin) * act.cols);
+  });
+  const std::array down = {y};
+  linears.forward(LinearGroup::kDown, act, down);
+  add_rows<T>(rows(saved.hidden), y);
 }
-
+// gate and up become their gradients.
 template <class T>
-void o_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const T> d_hidden,
-                int64_t begin, int64_t end) {
-  const std::array d_o = {d_hidden.slice_rows(begin, end)};
-  linears.input_gradient(LinearGroup::kO, d_o, saved.d_attention.slice_rows(begin, end));
+void down_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const T> d_y,
+                   int64_t begin, int64_t end) {
+  const int64_t n = end - begin, width = saved.act.cols();
+  const MatView<T> d_act = d_rows_of(saved, n, width);
+  const std::array d_down = {d_y.slice_rows(begin, end)};
+  linears.input_gradient(LinearGroup::kDown, d_down, d_act);
+  parallel_for_ranges(n, kRowGrain, [&](int64_t first, int64_t last) {
+    T *gate = saved.gate.row(begin + first), *up = saved.up.row(begin + first);
+    kernels::silu_mul_backward(d_act.row(first), gate, up, gate, up, (last - first) * width);
+  });
 }
 
 }  // namespace
@@ -332,23 +418,24 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
                 intermediate_size = config.intermediate_size;
   const int64_t q_size = config.num_attention_heads * config.head_dim;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
-  input_normed = Mat<T>(n, hidden_size);
-  q = Mat<T>(n, q_size);
-  q_rotated = Mat<T>(n, q_size);
-  k = Mat<T>(max_keys, kv_size);
-  k_rotated = Mat<T>(max_keys, kv_size);
-  v = Mat<T>(max_keys, kv_size);
-  attention = Mat<T>(n, q_size);
-  hidden = Mat<T>(n, hidden_size);
-  hidden_normed = Mat<T>(n, hidden_size);
-  gate = Mat<T>(n, intermediate_size);
-  up = Mat<T>(n, intermediate_size);
-  act = Mat<T>(n, intermediate_size);
-  input_inv_rms = Buffer<T>(n);
-  hidden_inv_rms = Buffer<T>(n);
-  q_inv_rms = Mat<T>(n, config.num_attention_heads);
-  k_inv_rms = Mat<T>(max_keys, config.num_key_value_heads);
+  input_normed = Mat<T>(n, hidden_size);                     // [tokens, hidden_size]
+  input_inv_rms = Buffer<T>(n);                              // [tokens]
+  q = Mat<T>(n, q_size);                                     // [tokens, heads * head_dim]
+  q_rotated = Mat<T>(n, q_size);                             // [tokens, heads * head_dim]
+  q_inv_rms = Mat<T>(n, config.num_attention_heads);         // [tokens, heads]
+  k = Mat<T>(max_keys, kv_size);                             // [keys, kv heads * head_dim]
+  k_rotated = Mat<T>(max_keys, kv_size);                     // [keys, kv heads * head_dim]
+  k_inv_rms = Mat<T>(max_keys, config.num_key_value_heads);  // [keys, kv heads]
+  v = Mat<T>(max_keys, kv_size);                             // [keys, kv heads * head_dim]
+  attention = Mat<T>(n, q_size);                             // [tokens, heads * head_dim]
+  hidden = Mat<T>(n, hidden_size);                           // [tokens, hidden_size]
+  hidden_inv_rms = Buffer<T>(n);                             // [tokens]
+  hidden_normed = Mat<T>(n, hidden_size);                    // [tokens, hidden_size]
+  gate = Mat<T>(n, intermediate_size);                       // [tokens, intermediate_size]
+  up = Mat<T>(n, intermediate_size);                         // [tokens, intermediate_size]
+  act = Mat<T>(n, intermediate_size);                        // [tokens, intermediate_size]
   if (!with_backward) return;
+  // [tokens of a piece, intermediate_size or hidden_size]
   d_rows = Mat<T>(std::min(n, kPieceTokens), std::max(intermediate_size, hidden_size));
   // With keys of earlier parts, gradients of keys outlive the part's forward.
   const bool in_parts = max_keys > n;
@@ -356,11 +443,12 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
     if (apart || place.size() < rows * cols) own = Mat<T>(rows, cols);
     return MatView<T>{own.size() != 0 ? own.data() : place.data(), rows, cols, cols};
   };
-  d_attention = fit(act, own_d_attention, n, q_size);
-  d_q = fit(gate, own_d_q, n, q_size);
+  d_attention = fit(act, own_d_attention, n, q_size);  // [tokens, heads * head_dim]
+  d_q = fit(gate, own_d_q, n, q_size);                 // [tokens, heads * head_dim]
+  // d_k and d_v, one below the other.
   const MatView<T> d_keys = fit(up, own_d_keys, 2 * max_keys, kv_size, in_parts);
-  d_k = d_keys.slice_rows(0, max_keys);
-  d_v = d_keys.slice_rows(max_keys, 2 * max_keys);
+  d_k = d_keys.slice_rows(0, max_keys);             // [keys, kv heads * head_dim]
+  d_v = d_keys.slice_rows(max_keys, 2 * max_keys);  // [keys, kv heads * head_dim]
 }
 
 template <class T>
@@ -390,57 +478,47 @@ void attention_half_forward(const hf::Config& config, const LayerNorms<T>& norms
   LAOS_ASSERT(x.rows == n && saved.hidden.rows() >= place.row + n);
   LAOS_ASSERT(batch.past == 0 || batch.num_sequences() == 1);
   LAOS_ASSERT(saved.v.rows() >= place.key + batch.past + n && rope.cos.rows() >= batch.past);
-  const auto rows = [n, place](Mat<T>& matrix) {
-    return rows_of(matrix, place.row, place.row + n);
-  };
-  const auto key_rows = [n, place, &batch](Mat<T>& matrix) {
-    return rows_of(matrix, place.key + batch.past, place.key + batch.past + n);
-  };
-  // hidden = x + o(attention(q, k, v))
-  norm_forward(config, norms.input_layernorm, x, rows(saved.input_normed),
-               saved.input_inv_rms.data() + place.row);
-  const std::array qkv = {rows(saved.q), key_rows(saved.k), key_rows(saved.v)};
-  linears.forward(LinearGroup::kQkv, rows(saved.input_normed), qkv);
-  head_norm_rope_forward<T>(config, rope, batch, norms.q_norm, rows(saved.q), rows(saved.q_rotated),
-                            rows(saved.q_inv_rms));
-  head_norm_rope_forward<T>(config, rope, batch, norms.k_norm, key_rows(saved.k),
-                            key_rows(saved.k_rotated), key_rows(saved.k_inv_rms));
-  const int64_t num_keys = batch.past + n;
-  attention_forward<T>(config, batch, saved.compute, rows(saved.q_rotated),
-                       rows_of(saved.k_rotated, place.key, place.key + num_keys),
-                       rows_of(saved.v, place.key, place.key + num_keys), rows(saved.attention));
-  const std::array o = {rows(saved.hidden)};
-  linears.forward(LinearGroup::kO, rows(saved.attention), o);
-  add_rows(x, rows(saved.hidden));
+  const Rows<T> rows{place, n, batch.past};
+  qkv_forward(config, norms, linears, x, saved, rows);
+  heads_forward(config, norms, rope, batch, saved, rows);
+  o_forward(linears, x, saved, rows);
 }
+
+namespace {
+
+template <class T>
+void attention_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
+                             LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& batch,
+                             MatView<const T> x, LayerSaved<T>& saved, MatView<T> d_y,
+                             bool wants_d_x, const NormGrads<T>* d_norms) {
+  const int64_t n = batch.num_tokens();
+  const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
+  const std::vector<int64_t> ends = ends_of(batch);
+  for_pieces(ends,
+             [&](int64_t begin, int64_t end) { o_backward<T>(linears, saved, d_y, begin, end); });
+  const std::array<MatView<const T>, 1> d_o = {d_y};
+  linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
+
+  heads_backward(config, norms, rope, batch, saved, true, d_norms);
+  const std::array<MatView<const T>, 3> d_qkv = {
+      saved.d_q.slice_rows(0, n), saved.d_k.slice_rows(0, n), saved.d_v.slice_rows(0, n)};
+  if (wants_d_x || d_norms != nullptr)
+    for_pieces(ends, [&](int64_t begin, int64_t end) {
+      qkv_backward<T>(config, norms, linears, saved, d_qkv, x, d_y, begin, end,
+                      d_norms ? d_norms->input_layernorm : nullptr);
+    });
+  linears.weight_gradient(LinearGroup::kQkv, rows(saved.input_normed), d_qkv, ends);
+}
+
+}  // namespace
 
 template <class T>
 void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
                       LinearsForward<T>& linears, LayerSaved<T>& saved, MatView<T> y, Place place) {
   LAOS_ASSERT(saved.hidden.rows() >= place.row + y.rows);
-  const auto rows = [&y, place](Mat<T>& matrix) {
-    return rows_of(matrix, place.row, place.row + y.rows);
-  };
-  // y = hidden + down(silu(gate) * up)
-  norm_forward<T>(config, norms.post_attention_layernorm, rows(saved.hidden),
-                  rows(saved.hidden_normed), saved.hidden_inv_rms.data() + place.row);
-  const std::array gate_up = {rows(saved.gate), rows(saved.up)};
-  linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
-  parallel_for_ranges(y.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    kernels::silu_mul(gate_up[0].row(begin), gate_up[1].row(begin), rows(saved.act).row(begin),
-                      (end - begin) * config.intermediate_size);
-  });
-  const std::array down = {y};
-  linears.forward(LinearGroup::kDown, rows(saved.act), down);
-  add_rows<T>(rows(saved.hidden), y);
-}
-
-template <class T>
-void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
-                   const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
-                   LayerSaved<T>& saved, MatView<T> y, Place place) {
-  attention_half_forward(config, norms, linears, rope, batch, x, saved, place);
-  mlp_half_forward(config, norms, linears, saved, y, place);
+  const Rows<T> rows{place, y.rows};
+  gate_up_forward(config, norms, linears, saved, rows);
+  down_forward(linears, saved, rows, y);
 }
 
 template <class T>
@@ -464,37 +542,24 @@ void mlp_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
 }
 
 template <class T>
+void layer_forward(const hf::Config& config, const LayerNorms<T>& norms, LinearsForward<T>& linears,
+                   const Rope<T>& rope, const Ragged& batch, MatView<const T> x,
+                   LayerSaved<T>& saved, MatView<T> y, Place place) {
+  attention_half_forward(config, norms, linears, rope, batch, x, saved, place);
+  mlp_half_forward(config, norms, linears, saved, y, place);
+}
+
+template <class T>
 void layer_backward(const hf::Config& config, const LayerNorms<T>& norms,
                     LinearsBackward<T>& linears, const Rope<T>& rope, const Ragged& batch,
                     MatView<const T> x, LayerSaved<T>& saved, MatView<T> d_y, MatView<T> d_x,
                     const NormGrads<T>* d_norms) {
-  const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n && batch.past == 0);
-  const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
-  const std::vector<int64_t> ends = ends_of(batch);
+  LAOS_ASSERT(batch.past == 0);
+  const bool wants_d_x = d_x.data != nullptr;
   mlp_half_backward<T>(config, norms, linears, batch, saved, d_y, true,
                        d_norms ? d_norms->post_attention_layernorm : nullptr);
-  for_pieces(ends,
-             [&](int64_t begin, int64_t end) { o_backward<T>(linears, saved, d_y, begin, end); });
-  const std::array<MatView<const T>, 1> d_o = {d_y};
-  linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
-
-  qkv_backward<T>(config, norms, rope, batch, saved, true, d_norms);
-  const std::array<MatView<const T>, 3> d_qkv = {
-      saved.d_q.slice_rows(0, n), saved.d_k.slice_rows(0, n), saved.d_v.slice_rows(0, n)};
-  if (d_x.data != nullptr || d_norms != nullptr)
-    for_pieces(ends, [&](int64_t begin, int64_t end) {
-      const MatView<T> d_normed{saved.d_rows.data(), end - begin, config.hidden_size,
-                                config.hidden_size};
-      std::array<MatView<const T>, 3> d_part = d_qkv;
-      for (MatView<const T>& d : d_part) d = d.slice_rows(begin, end);
-      linears.input_gradient(LinearGroup::kQkv, d_part, d_normed);
-      norm_backward<T>(norms.input_layernorm, x.slice_rows(begin, end),
-                       saved.input_inv_rms.data() + begin, d_normed, d_y.slice_rows(begin, end),
-                       d_norms ? d_norms->input_layernorm : nullptr);
-    });
-  linears.weight_gradient(LinearGroup::kQkv, rows(saved.input_normed), d_qkv, ends);
-  if (d_x.data != nullptr) copy_rows<T>(d_y, d_x);
+  attention_half_backward(config, norms, linears, rope, batch, x, saved, d_y, wants_d_x, d_norms);
+  if (wants_d_x) copy_rows<T>(d_y, d_x);
 }
 
 template <class T>
@@ -510,7 +575,7 @@ void piece_backward(const hf::Config& config, const LayerNorms<T>& norms,
   o_backward<T>(linears, saved, d_y, 0, n);
   const std::array<MatView<const T>, 1> d_o = {d_y};
   linears.weight_gradient(LinearGroup::kO, rows(saved.attention), d_o, ends);
-  qkv_backward<T>(config, norms, rope, piece, saved, !is_part, nullptr);
+  heads_backward<T>(config, norms, rope, piece, saved, !is_part, nullptr);
   std::array<MatView<const T>, 3> d_qkv = {saved.d_q.slice_rows(0, n), {}, {}};
   if (!is_part) {
     d_qkv[1] = saved.d_k.slice_rows(0, n);

@@ -14,7 +14,8 @@ HiddenStates embed(const TensorView& embed_tokens,
   HiddenStates states;
   for (const std::vector<int32_t>& sequence : sequences)
     states.samples.append(std::ssize(sequence));
-  states.rows = TokenRows(states.samples.num_tokens(), hidden_size, directory);
+  states.rows =
+      TokenRows(states.samples.num_tokens(), hidden_size, directory);  // [tokens, hidden_size]
   int64_t row = 0;
   for (const std::vector<int32_t>& sequence : sequences) {
     const int64_t begin = row;
@@ -64,6 +65,7 @@ void forward_all(const hf::Config& config, const LayerNorms<float>& norms,
   LAOS_ASSERT(outputs == nullptr || outputs->rows.rows() == inputs.rows.rows());
   const bool in_place = &inputs == outputs;
   const bool straight = outputs != nullptr && !in_place;
+  // [tokens of a piece, hidden_size]
   Mat<float> y(straight ? 0 : largest_piece(inputs.samples, max_tokens), config.hidden_size);
   for (const Piece& piece : pieces_of(inputs.samples, max_tokens)) {
     const int64_t begin = piece.begin, n = piece.batch.num_tokens();

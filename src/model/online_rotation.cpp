@@ -15,9 +15,9 @@ void KroneckerRotation::run(MatView<const float> x, MatView<float> y, bool inver
   constexpr int64_t kRowGrain = 16;
   const int64_t m = left.rows();
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    Mat<float> part(m, cols);
+    Mat<float> part(m, cols);  // [m, cols]: x right
     for (int64_t i = begin; i < end; ++i) {
-      const MatView<const float> row{x.row(i), m, cols, cols};
+      const MatView<const float> row{x.row(i), m, cols, cols};  // [m, cols]
       if (right.size() != 0)
         linalg::gemm_one_thread(Trans::kNo, inverse ? Trans::kYes : Trans::kNo, 1.0f, row,
                                 right.view(), 0.0f, part.view());
@@ -38,7 +38,7 @@ void KroneckerRotation::apply_inverse(MatView<const float> x, MatView<float> y) 
 
 MatView<const float> OnlineLinears::rotated(const KroneckerRotation& rotation,
                                             MatView<const float> x) {
-  const MatView<float> target = grown(scratch_, x.rows, x.cols);
+  const MatView<float> target = grown(scratch_, x.rows, x.cols);  // [tokens, in_features]
   rotation.apply(x, target);
   return target;
 }
