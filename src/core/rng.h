@@ -1,4 +1,5 @@
-// Random numbers of the scheme: MT19937 with single-integer seeding (spec Appendix B).
+// Random numbers of the scheme: std::mt19937 seeded with one integer. Its outputs are the same on
+// every machine; those of std::shuffle are not, hence the permutation here.
 #pragma once
 
 #include <cstdint>

@@ -61,8 +61,8 @@ struct TensorSpec {
 };
 
 // How tensors are spread over files. `max_shard_bytes` 0: one file `stem`.safetensors. Else a shard
-// is closed before a tensor with which it would hold max_shard_bytes or more (spec 10.1), and files
-// are `stem`-0000k-of-0000N.safetensors even for N = 1.
+// is closed before a tensor with which it would hold max_shard_bytes or more; a larger tensor
+// stands alone. Files are `stem`-0000k-of-0000N.safetensors even for N = 1.
 struct ShardPlan {
   struct Shard {
     std::string file_name;

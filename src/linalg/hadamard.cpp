@@ -16,7 +16,7 @@
 namespace laos::linalg {
 namespace {
 
-// Orders that a dimension may factor into, largest first (spec 6.2).
+// Orders that a dimension may factor into, largest first.
 constexpr std::array<int64_t, 15> kOrders = {200, 172, 160, 156, 140, 136, 108, 76,
                                              60,  52,  40,  36,  28,  20,  12};
 

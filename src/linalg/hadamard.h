@@ -1,5 +1,5 @@
-// Random Hadamard matrices of the sizes K * 2^k that spec 6.2 lists, as sign flips and a fast
-// transform.
+// Random Hadamard matrices of sizes K * 2^k, as sign flips and a fast transform. A Hadamard matrix
+// has entries +1 and -1 only, and its rows stand at right angles to each other.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +10,21 @@
 
 namespace laos::linalg {
 
-// The kernel A_K (spec Appendix A), entries +1 and -1, row-major [K, K], A Aᵀ = K I. Throws
+// The kernel A_K, entries +1 and -1, row-major [K, K], A Aᵀ = K I. Throws
 // Error(kUnsupported) for an order without a table.
 std::vector<int8_t> hadamard_kernel(int64_t order);
 
-// How a size factors as order * 2^k: the largest order of spec 6.2 that divides it into a power of
-// two (1 for powers of two), or 0 when there is none.
+// How a size factors as order * 2^k: the largest order with a kernel that divides it into a power
+// of two (1 for powers of two), or 0 when there is none.
 int64_t hadamard_order(int64_t size) noexcept;
 // "sizes are K * 2^k with K one of 1, 12, ...", for messages.
 std::string hadamard_sizes();
 
-// M of spec 6.2: M[i][j] = s_i * A_K[p][q] * (-1)^popcount(t & u) / sqrt(m), i = q r + t, j = p r +
-// u, r = m / K; block-diagonal with equal blocks of `block_size` m when that is not -1. Orthogonal.
-// Signs come from MT19937(1234) anew for every matrix.
+// M[i][j] = s_i * A_K[p][q] * (-1)^popcount(t & u) / sqrt(m), with i = q r + t, j = p r + u and
+// r = m / K. Where `block_size` m is not -1, M has equal blocks of that size on its diagonal and
+// zeros elsewhere. M is orthogonal. The sign s_i is +1 where the i-th number of MT19937(seed) is
+// odd; every matrix begins with a fresh generator. Kernels and signs are those of the published
+// scheme, so that a rotation is the same matrix there and here.
 class RandomHadamard {
  public:
   // Throws Error(kUnsupported) when the size (or the block) has no factorisation, or when the block

@@ -19,8 +19,9 @@ struct IntWeight {
   std::vector<float> scale;  // [out_features * num_groups], > 0
 };
 
-// The scale of a row (or group) whose values reach from `min` <= 0 to `max` >= 0: m = max(max,
-// -min), m / q_max rounded to scale_dtype, at least spec.min_scale rounded to it (spec 8.4, 9.1).
+// The scale of a row (or group) whose values reach from `min` <= 0 to `max` >= 0. The largest value
+// m = max(max, -min) gets the largest code: scale = m / q_max, rounded to scale_dtype, but at least
+// spec.min_scale rounded to scale_dtype, so that a row of zeros has a scale too.
 float scale_of(float min, float max, const WeightSpec& spec) noexcept;
 
 // Round-to-nearest-even. `weight` [out_features, in_features], only read. Group sizes that do not
@@ -44,8 +45,10 @@ struct StaticRange {
   float scale = 1;
   float offset = 0;  // an integer, -128..127
 };
-// For activations that reach from `min` <= 0 to `max` >= 0 (spec 9.1). The scale is rounded to
-// `scale_dtype`, which is what the engine holds it in. `spec` is static.
+// For activations that reach from `min` <= 0 to `max` >= 0. Symmetric: scale = max(max, -min) /
+// 127, offset 0. Asymmetric: all 256 codes are used, scale = (max - min) / 255, and the offset is
+// the code of zero. The scale is at least 2^-23, and is rounded to `scale_dtype`, which is what the
+// engine holds it in. `spec` is static.
 StaticRange static_range(float min, float max, const ActSpec& spec, DType scale_dtype) noexcept;
 
 // An integer weight ready for integer products with dynamic activations.
@@ -62,7 +65,7 @@ class IntLinear {
   std::vector<float> scale_;  // [num_groups, out]
 };
 
-// A per-channel int8 weight with what the format stores for static activations (spec 10.2, W8A8).
+// A per-channel int8 weight with what AscendV1 stores for static activations (label W8A8).
 class StaticLinear {
  public:
   // `codes` [out, in] are read where they are and must outlive this; deq_scale, quant_bias [out].

@@ -16,7 +16,7 @@ struct WeightSpec {
   int64_t group_size = 0;  // in_features per scale; 0 = per-channel (one scale an output row)
   DType scale_dtype =
       DType::kBF16;         // scales are rounded to it (kF32, kBF16, kF16) before they are used
-  float min_scale = 1e-5f;  // smallest scale: 1e-5 for autoround (spec 8.4), 2^-23 for minmax (9.1)
+  float min_scale = 1e-5f;  // the smallest scale there is: 1e-5 for autoround, 2^-23 for minmax
 
   int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
   bool operator==(const WeightSpec&) const = default;

@@ -26,9 +26,9 @@ int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options
                              const model::Ragged& samples);
 
 // Collects the token means of the inputs of the fitted linears, layer by layer: of each sample cut
-// into `chunks` equal parts (fewer when it is shorter), one row a part. One chunk is the published way; as
-// many as the longest sample has tokens is a row a token. Of a layer's rows max_samples at most are
-// kept, spread evenly.
+// into `chunks` equal parts (fewer when it is shorter), one row a part. One chunk is the published
+// way; as many as the longest sample has tokens is a row a token. Of a layer's rows max_samples at
+// most are kept, spread evenly.
 class ActivationRows {
  public:
   // `samples`: all that a layer will see. With a `share` of them, of whole pieces, only those are

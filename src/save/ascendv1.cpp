@@ -93,7 +93,8 @@ constexpr std::array<std::string_view, 6> kNotCopied = {kConfigFile,
                                                         "hf_quant_config.json",
                                                         "quant_config.json"};
 
-// Names of the files that go with the weights unchanged, sorted (spec 10.1).
+// Names of the files that go with the weights unchanged, sorted: tokenizer, configuration, code. An
+// index of the float shards does not, since it names files that are not there.
 std::vector<std::string> copied_files(const fs::path& model_directory) {
   std::vector<std::string> names;
   std::error_code error;
@@ -208,7 +209,7 @@ scheme::LinearSizes sizes_of(const OutputLinear& linear) {
           .num_slices = hf::num_slices(linear.name)};
 }
 
-// Engines of f16 models read it as integers (spec 10.2).
+// Engines that run f16 models read the f32 bits of deq_scale as integers of 64 bits.
 DType deq_scale_dtype(DType model_dtype) noexcept {
   return model_dtype == DType::kBF16 ? DType::kF32 : DType::kI64;
 }
@@ -228,7 +229,7 @@ void append_online(const hf::Config& config, const OnlineLayout& online, const s
   }
 }
 
-// Two codes a byte along the rows: the low nibble is the even row's (spec 10.2).
+// Two codes a byte along the rows: the low nibble is the even row's.
 Mat<int8_t> packed_rows(const Mat<int8_t>& codes) {
   Mat<int8_t> packed(codes.rows() / 2, codes.cols());
   for (int64_t i = 0; i < packed.rows(); ++i)

@@ -1,5 +1,5 @@
-// Writing AscendV1 checkpoints (spec 10.1 to 10.4): plan every tensor, then stream them in any
-// order.
+// Writing AscendV1 checkpoints, the format of vLLM-Ascend that docs/format.md describes: plan every
+// tensor, then stream them in any order.
 #pragma once
 
 #include <cstdint>
@@ -38,8 +38,9 @@ struct OutputTensor {
   std::string label;
 };
 
-// The online rotations a checkpoint carries (spec 7.4, 10.5): of o_proj's heads in every layer, and
-// of down_proj, intermediate_size = m * n, in some.
+// The online rotations a checkpoint carries, which the engine applies while the model runs: of the
+// heads that o_proj reads, in every layer, and of what down_proj reads, intermediate_size = m * n,
+// in some layers.
 struct OnlineLayout {
   int64_t max_tp_size = 1;
   int64_t m = 0;
@@ -67,7 +68,8 @@ struct FusedConflict {
   std::vector<std::string> members;  // their names in it: "mlp.gate_proj", "mlp.up_proj"
   std::vector<std::string> labels;   // of each; "none" for one that is not among the linears
 };
-// Those of q, k, v and of gate, up that no engine would load (spec 10.7), in order.
+// Those of q, k, v and of gate, up that no engine would load, in order. An engine runs such a group
+// as one linear, and one linear has one label.
 std::vector<FusedConflict> find_fused_conflicts(const hf::Config& config,
                                                 const std::vector<OutputLinear>& linears);
 
@@ -143,7 +145,7 @@ class AscendV1Writer {
   // is a FLOAT tensor of its own.
   void write_linear(const std::string& linear_name, const quant::IntWeight& weight,
                     const quant::StaticRange* input = nullptr, const Mat<float>& bias = {});
-  // The matrix applied to the embedding, for optional/quarot.safetensors (spec 10.6).
+  // The matrix applied to the embedding, for optional/quarot.safetensors. Draft models read it.
   void write_global_rotation(MatView<const float> rotation);
 
   // Makes the checkpoint appear. Everything is written and synced first; then the weights, index
@@ -168,12 +170,13 @@ class AscendV1Writer {
   std::map<std::string, size_t> index_of_;  // tensor name -> job_.tensors
 };
 
-// quant_model_description.json of a job: labels in the order of its tensors, then the rest (spec
-// 10.4 to 10.6).
+// quant_model_description.json of a job: labels in the order of its tensors, then what holds for
+// the whole checkpoint (version, model_quant_type, metadata, group_size, optional).
 std::string description_json(const AscendV1Job& job);
 
 // config.json for the quantized model: without quantization_config, and with tie_word_embeddings
-// false since both tensors are written (spec 6.4). All else is kept, keys in their order; text that
+// false, since the embedding and lm_head are rotated in different ways and both are written. All
+// else is kept, keys in their order; text that
 // needs no change is returned as it is. `path` is for messages. Throws Error(kFormat).
 std::string exported_config(const std::string& text, const std::filesystem::path& path);
 

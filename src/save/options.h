@@ -1,4 +1,4 @@
-// Options of the ascendv1_saver (spec 2.9).
+// Options of the ascendv1_saver.
 #pragma once
 
 #include <cstdint>

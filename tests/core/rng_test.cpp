@@ -8,7 +8,7 @@
 namespace laos {
 namespace {
 
-// The vectors of spec Appendix B.
+// What the published scheme draws with seed 1234.
 TEST(Generator, StartsAsTheSchemeSays) {
   std::mt19937 generator(1234);
   for (const uint32_t expected : {822569775u, 2137449171u, 2671936806u, 3512589365u})

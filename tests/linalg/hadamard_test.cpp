@@ -55,7 +55,7 @@ void expect_signs(int64_t n, const std::vector<SignAt>& expected) {
   }
 }
 
-// Spec Appendix B.
+// Signs of M * sqrt(n) that the published scheme has at these sizes.
 TEST(RandomHadamard, MatchesTheReferenceSignsAt4096) {
   expect_signs(4096, {{1, 1, -1},
                       {2, 3, 1},
@@ -90,7 +90,7 @@ INSTANTIATE_TEST_SUITE_P(OrdersAndBlocks, RandomHadamardSizes,
                                   (block == -1 ? "Whole" : "Block" + std::to_string(block));
                          });
 
-// The entry formula of spec 6.2, term by term.
+// The formula of linalg/hadamard.h for an entry, term by term.
 TEST_P(RandomHadamardSizes, EqualsItsDefinition) {
   const auto [n, block] = GetParam();
   const int64_t m = block == -1 ? n : block, order = hadamard_order(m), r = m / order;

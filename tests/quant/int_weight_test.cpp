@@ -16,8 +16,9 @@ namespace laos::quant {
 namespace {
 
 using test::normal_matrix;
-// Spec Appendix D 3.
-TEST(QuantizeRtn, MatchesTheSpecificationsRow) {
+
+// scale = 3.6 / 7; codes are the values over it, rounded.
+TEST(QuantizeRtn, MatchesARowWorkedOutByHand) {
   const float row[] = {0.9f, -2, 0.1f, 3.5f, -3.6f};
   const IntWeight weight =
       quantize_rtn({row, 1, 5, 5}, {.bits = 4, .group_size = 0, .scale_dtype = DType::kF32});
@@ -80,11 +81,11 @@ TEST(ScaleOf, IsThePeakOverTheLargestCodeButNotBelowTheFloor) {
   EXPECT_EQ(scale_of(-1, 14, f32), 2.0f);
   EXPECT_EQ(scale_of(0, 0, f32), 1e-5f);
   EXPECT_EQ(scale_of(0, 7 * 0x1p-16f, f32), 0x1p-16f);  // 1.5e-5 is above it
-  // The floor of minmax (spec 9.1) is lower, and the floor itself is what the dtype holds.
+  // The floor of minmax is lower, and the floor itself is what the dtype holds.
   const WeightSpec minmax{.bits = 8, .min_scale = 0x1p-23f};
   EXPECT_EQ(scale_of(0, 0, minmax), 0x1p-23f);
   EXPECT_EQ(scale_of(-127 * 0x1p-20f, 0, minmax), 0x1p-20f);
-  EXPECT_EQ(scale_of(0, 0, {.scale_dtype = DType::kBF16}), 0x1.5p-17f);  // spec 8.4: 1.00136e-5
+  EXPECT_EQ(scale_of(0, 0, {.scale_dtype = DType::kBF16}), 0x1.5p-17f);  // 1.00136e-5
   EXPECT_EQ(scale_of(0, 0, {.scale_dtype = DType::kF16}), 168 * 0x1p-24f);
 }
 
@@ -95,8 +96,8 @@ constexpr MinMax kRanges[] = {{-1, 3}, {-3, 1},      {-0.7f, 0},   {0, 5},
                               {0, 0},  {-300, 2},    {-0.01f, 40}, {-1e-9f, 1e-9f},
                               {-1, 1}, {-255.9f, 0}, {0, 3.0e4f},  {-17.3f, 16.9f}};
 
-// Spec 9.1 in f64. A rounded scale is off by half a step of its dtype at most, and by f32's
-// rounding of the width.
+// The rule of static_range in f64. A rounded scale is off by half a step of its dtype at most, and
+// by f32's rounding of the width.
 double rounding_of(DType dtype) { return dtype == DType::kBF16 ? 0x1p-8 + 0x1p-22 : 0x1p-22; }
 
 TEST(StaticRange, SymmetricIsThePeakOver127) {
