@@ -24,6 +24,7 @@
 #include "core/threads.h"
 #include "core/units.h"
 #include "hf/config.h"
+#include "hf/layer_spec.h"
 #include "io/file.h"
 #include "pipeline/agree.h"
 #include "pipeline/division.h"
@@ -469,7 +470,8 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   command->add_flag("--fast", flags->fast,
                     "of --quant-type w4a4: the published scheme in closed form, no training");
   command->add_flag("--balanced", flags->balanced,
-                    "of --quant-type w4a4: every linear W4A4 but down_proj, no training");
+                    "of --quant-type w4a4: every linear W4A4 but " +
+                        std::string(hf::short_name(hf::Linear::kDownProj)) + ", no training");
   command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, trained");
   add_dataset_options(*command, flags->data);
   command

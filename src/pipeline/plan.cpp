@@ -454,7 +454,7 @@ std::optional<save::OnlineLayout> online_layout(const Plan& plan) {
   if (rotate == nullptr || !rotate->online) return std::nullopt;
   const auto factors = rotation::kronecker_factors(plan.checkpoint.config().intermediate_size);
   if (!factors) return std::nullopt;  // refused already
-  std::vector<int64_t> layers = rotate->down_proj_online_layers;
+  std::vector<int64_t> layers = rotate->down_online_layers;
   std::sort(layers.begin(), layers.end());
   layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
   return save::OnlineLayout{rotate->max_tp_size, factors->first, factors->second, layers};

@@ -53,8 +53,8 @@ void check_order(Report& report, const Value& spec, const Recipe& recipe, bool h
   if (heads != nullptr && rotate != nullptr) {
     if (std::get<Rotate>(rotate->what).options.online)
       report.problem(heads->location,
-                     "head_rotation fits to what o_proj reads as it stands, which the online "
-                     "rotation mixes across heads",
+                     "head_rotation fits to what each value head gives, which the online rotation "
+                     "mixes across heads",
                      "write online: false, or remove head_rotation");
     else if (heads < rotate)
       report.warn(spec,

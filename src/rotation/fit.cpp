@@ -29,6 +29,17 @@ bool is_of_mlp(Linear l) { return hf::group_of(l) == model::LinearGroup::kGateUp
 
 }  // namespace
 
+FitOptions default_fit(FitObjective objective) {
+  FitOptions options;
+  options.objective = objective;
+  if (objective == FitObjective::kTokenRange) {
+    options.steps = 200;
+    options.layer_type = {std::string(hf::short_name(Linear::kQProj)),
+                          std::string(hf::short_name(Linear::kUpProj))};  // an input of each norm
+  }
+  return options;
+}
+
 std::vector<Linear> fitted_linears(const hf::Config& config, const FitOptions& options) {
   std::vector<Linear> linears;
   Problems problems;

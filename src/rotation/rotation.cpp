@@ -122,15 +122,15 @@ ModelRotation make_rotation(const hf::Config& config, const RotateOptions& optio
       Rotation(linalg::RandomHadamard(config.head_dim, options.block_size))};
   if (options.online) {
     rotation.online = make_online(config, options.max_tp_size);
-    rotation.down_proj_online_layers = options.down_proj_online_layers;
+    rotation.down_online_layers = options.down_online_layers;
   }
   return rotation;
 }
 
 model::OnlineRotation ModelRotation::online_of(int64_t layer_idx) const {
   model::OnlineRotation of_layer = online;
-  if (std::find(down_proj_online_layers.begin(), down_proj_online_layers.end(), layer_idx) ==
-      down_proj_online_layers.end())
+  if (std::find(down_online_layers.begin(), down_online_layers.end(), layer_idx) ==
+      down_online_layers.end())
     of_layer.down = nullptr;
   return of_layer;
 }

@@ -50,7 +50,7 @@ struct ModelRotation {
   Rotation residual;
   Rotation head;
   model::OnlineRotation online = {};  // both null unless options.online
-  std::vector<int64_t> down_proj_online_layers = {};
+  std::vector<int64_t> down_online_layers = {};
 
   // The part of `online` that layer `layer_idx` has.
   model::OnlineRotation online_of(int64_t layer_idx) const;

@@ -147,7 +147,7 @@ TEST(Recipe, ReadsTheOptionsOfBothRotationStages) {
   EXPECT_EQ(fit.max_samples, 5);
   const auto& rotate = get<Rotate>(recipe.main.process[0]).options;
   EXPECT_EQ(rotate.block_size, 64);
-  EXPECT_THAT(rotate.down_proj_online_layers, ElementsAre(0, 3));
+  EXPECT_THAT(rotate.down_online_layers, ElementsAre(0, 3));
 }
 
 TEST(Recipe, IterationsMayBeLeftToTheLayers) {
@@ -418,7 +418,7 @@ TEST(Recipe, ReadsOnlineRotationAndQuarot) {
   EXPECT_TRUE(options.online);
   EXPECT_EQ(options.block_size, 32);
   EXPECT_EQ(options.max_tp_size, 128);
-  EXPECT_THAT(options.down_proj_online_layers, ElementsAre(1, 2));
+  EXPECT_THAT(options.down_online_layers, ElementsAre(1, 2));
   EXPECT_FALSE(options.export_extra_info);
   EXPECT_THAT(problem_of(with("adapt_rotation, stage: 2, max_tp_size: 1", "quarot, stage: 2")).what,
               HasSubstr("unknown key `stage`"));

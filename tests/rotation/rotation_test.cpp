@@ -101,7 +101,7 @@ hf::Config online_config() {
 }
 
 // Blocks of two heads; down_proj is rotated in layer 1 only.
-const RotateOptions kOnline{.online = true, .down_proj_online_layers = {1}, .max_tp_size = 2};
+const RotateOptions kOnline{.online = true, .down_online_layers = {1}, .max_tp_size = 2};
 
 TEST(KroneckerFactors, AreThoseOfTheSpecification) {
   using Factors = std::pair<int64_t, int64_t>;
@@ -179,7 +179,7 @@ TEST(OnlineRotations, AreThereOnlyWhenAskedForAndOfDownOnlyInItsLayers) {
   EXPECT_FALSE(offline.online.o || offline.online.down);
   EXPECT_FALSE(offline.online_of(1).o);
   RotateOptions options = kOnline;
-  options.down_proj_online_layers = {3, 1};
+  options.down_online_layers = {3, 1};
   const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
   for (int64_t layer_idx = 0; layer_idx < 5; ++layer_idx) {
     const model::OnlineRotation online = rotation.online_of(layer_idx);

@@ -41,10 +41,11 @@ void require_online(const rotation::RotateOptions& options, const recipe::Locati
          .where = location.text(),
          .fix = "write online: false"});
   }
-  for (const int64_t layer_idx : options.down_proj_online_layers)
+  for (const int64_t layer_idx : options.down_online_layers)
     if (layer_idx >= config.num_hidden_layers)
-      problems.add({.what = "down_proj_online_layers names layer " + std::to_string(layer_idx) +
-                            "; the model has " + std::to_string(config.num_hidden_layers),
+      problems.add({.what = rotation::kDownOnlineLayersKey + std::string(" names layer ") +
+                            std::to_string(layer_idx) + "; the model has " +
+                            std::to_string(config.num_hidden_layers),
                     .where = location.text(),
                     .fix = "count layers from 0"});
   planning.plan.warnings.push_back(

@@ -13,11 +13,12 @@ constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 const MapSchema kFitKeys = {"adapt_rotation, stage 1",
                             {"type", "stage", "objective", "steps", "quant_dtype", "layer_type",
                              "block_size", "max_samples"}};
-const MapSchema kRotateKeys = {"adapt_rotation, stage 2",
-                               {"type", "stage", "online", "block_size", "down_proj_online_layers",
-                                "max_tp_size", "export_extra_info"}};
+const MapSchema kRotateKeys = {
+    "adapt_rotation, stage 2",
+    {"type", "stage", "online", "block_size", rotation::kDownOnlineLayersKey, "max_tp_size",
+     "export_extra_info"}};
 const MapSchema kQuarotKeys = {"quarot",
-                               {"type", "online", "block_size", "down_proj_online_layers",
+                               {"type", "online", "block_size", rotation::kDownOnlineLayersKey,
                                 "max_tp_size", "export_extra_info"}};
 
 void require_power_of_two(Report& report, const MapReader& reader, const std::string& key,
@@ -36,15 +37,17 @@ void read_block_size(Report& report, const MapReader& reader, int64_t& block_siz
 
 std::vector<std::string> read_layer_types(Report& report, const Value& value) {
   std::vector<std::string> types = read_texts(report, value, kMaxLayerTypeCharacters);
+  const std::string example = rotation::FitOptions().layer_type.front();
   if (value.node->is_list() && value.node->items.empty()) {
-    report.problem(value, "`layer_type` names no linear", "list at least one, e.g. `[up_proj]`");
+    report.problem(value, "`layer_type` names no linear",
+                   "list at least one, e.g. `[" + example + "]`");
   }
   for (size_t i = 0; value.node->is_list() && i < value.node->items.size(); ++i) {
     const DocumentNode& item = value.node->items[i];
     if (item.scalar.kind == ScalarKind::kText && item.kind == DocumentNode::Kind::kScalar &&
         item.text.find_first_not_of(" \t\r\n") == std::string::npos) {
       report.problem(value.item(i), "a blank name would match every linear",
-                     "write part of a linear's name, e.g. `up_proj`");
+                     "write part of a linear's name, e.g. `" + example + "`");
     }
   }
   return types;
@@ -57,9 +60,7 @@ FitRotation read_fit(Report& report, const Value& value) {
   if (const auto objective = reader.find("objective")) {
     if (const auto name = read_choice(report, *objective, {"procrustes", "token_range"});
         name && *name == "token_range") {
-      options.objective = rotation::FitObjective::kTokenRange;
-      options.steps = 200;
-      options.layer_type = {"q_proj", "up_proj"};  // an input of each norm
+      options = rotation::default_fit(rotation::FitObjective::kTokenRange);
     }
   }
   reader.integer("steps", 1, 1000, options.steps);
@@ -83,12 +84,12 @@ Rotate read_rotate(Report& report, const MapReader& reader, bool use_fitted) {
   reader.boolean("online", options.online);
   reader.boolean("export_extra_info", options.export_extra_info);
   read_block_size(report, reader, options.block_size);
-  if (const auto layers = reader.find("down_proj_online_layers");
+  if (const auto layers = reader.find(rotation::kDownOnlineLayersKey);
       layers && require_list(report, *layers)) {
     for (size_t i = 0; i < layers->node->items.size(); ++i) {
       const auto layer =
           read_integer(report, layers->item(i), 0, std::numeric_limits<int32_t>::max());
-      if (layer) options.down_proj_online_layers.push_back(*layer);
+      if (layer) options.down_online_layers.push_back(*layer);
     }
   }
   // quarot has no upper bound of its own; one beyond every model is refused by the plan.
