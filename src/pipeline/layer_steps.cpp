@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <span>
 #include <utility>
 
 namespace laos::pipeline {
@@ -74,17 +75,19 @@ std::string training_note(const std::vector<autoround::LayerReport>& trained) {
 }
 
 void write_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& layer,
-                 save::AscendV1Writer& writer) {
+                 save::CheckpointWriter& writer) {
   const hf::Config& config = plan.checkpoint.config();
   const model::LayerWeights& weights = layer.layer.weights;
   for (const Linear l : model::kAllLinears) {
     const std::string name = model::name_of(config, layer_idx, l);
-    if (plan.linear(layer_idx, l).scheme)
+    const Mat<float>& bias = weights.biases[l];
+    if (plan.linear(layer_idx, l).scheme) {
       writer.write_linear(name, layer.quantized[l], layer.ranges[l] ? &*layer.ranges[l] : nullptr,
-                          weights.biases[l]);
-    else
-      writer.write_float(name + ".weight", weights[l].view());
-    if (weights.biases[l].size() != 0) writer.write_float(name + ".bias", weights.biases[l].view());
+                          std::span(bias.data(), static_cast<size_t>(bias.size())));
+      continue;
+    }
+    writer.write_float(name + ".weight", weights[l].view());
+    if (bias.size() != 0) writer.write_float(name + ".bias", bias.view());
   }
   if (layer.layer.online.o)
     writer.write_f32(model::name_of(config, layer_idx, Linear::kOProj) + ".heads_rotation",

@@ -13,7 +13,7 @@
 #include "pipeline/float_pass.h"
 #include "pipeline/plan.h"
 #include "quant/int_weight.h"
-#include "save/ascendv1.h"
+#include "save/checkpoint_writer.h"
 
 namespace laos::pipeline {
 
@@ -103,6 +103,6 @@ std::string training_note(const std::vector<autoround::LayerReport>& trained);
 
 // Writes every tensor of the layer, between begin_layer and finish_layer.
 void write_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& layer,
-                 save::AscendV1Writer& writer);
+                 save::CheckpointWriter& writer);
 
 }  // namespace laos::pipeline

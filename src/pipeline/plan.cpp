@@ -8,12 +8,12 @@
 #include "core/memory.h"
 #include "core/threads.h"
 #include "core/units.h"
-#include "hf/ascendv1.h"
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
 #include "pipeline/identity.h"
 #include "rotation/fit.h"
 #include "rotation/rotation.h"
+#include "save/format.h"
 
 namespace laos::pipeline {
 
@@ -550,8 +550,9 @@ void plan_memory(Plan& plan) {
 namespace {
 
 // Hours of work are not done again, or replaced by another model's, because a command was repeated.
-void refuse_finished(const QuantOptions& options) {
-  if (options.restart || !hf::AscendV1Checkpoint::is_ascendv1(options.save_path) ||
+void refuse_finished(const QuantOptions& options, const save::Format& format) {
+  std::error_code error;
+  if (options.restart || !std::filesystem::exists(options.save_path / format.mark_file(), error) ||
       save::work_status(options.save_path).has_work)
     return;
   throw Error(ErrorCode::kUsage,
@@ -647,18 +648,21 @@ Plan make_plan(const QuantOptions& options) {
   };
   const bool has_job = collector.run([&] {
     const std::optional<save::OnlineLayout> online = online_layout(plan);
-    plan.job = {
-        .save_path = options.save_path,
-        .model_directory = options.model_path,
-        .tensors =
-            save::output_tensors(config, plan.float_dtype, scheme_of, online ? &*online : nullptr),
-        .max_shard_bytes = save::max_shard_bytes(plan.recipe.save.empty() ? save::AscendV1Options{}
-                                                                          : plan.recipe.save[0]),
-        .model_type = options.model_type,
-        .recipe_yaml = plan.recipe.yaml,
-        .online = online,
-        .global_rotation =
-            plan.rotate() != nullptr && plan.rotate()->export_extra_info ? config.hidden_size : 0};
+    const save::SaverOptions saver =
+        plan.recipe.save.empty() ? save::SaverOptions{} : plan.recipe.save[0];
+    plan.job = {.save_path = options.save_path,
+                .model_directory = options.model_path,
+                .float_dtype = plan.float_dtype,
+                .tensors = save::output_tensors(config, plan.float_dtype, scheme_of,
+                                                online ? &*online : nullptr, *saver.format),
+                .max_shard_bytes = save::max_shard_bytes(saver),
+                .model_type = options.model_type,
+                .recipe_yaml = plan.recipe.yaml,
+                .online = online,
+                .global_rotation = plan.rotate() != nullptr && plan.rotate()->export_extra_info
+                                       ? config.hidden_size
+                                       : 0,
+                .format = saver.format};
     // What has problems has no identity yet, and needs none.
     if (options.writes && collector.empty()) {
       plan.job.work = work_plan(plan);
@@ -670,7 +674,7 @@ Plan make_plan(const QuantOptions& options) {
   if (!options.scratch_path.empty() && collector.empty())
     refuse_or_note([&] { check_scratch(plan); });
   if (options.writes && has_job) {
-    refuse_or_note([&] { refuse_finished(options); });
+    refuse_or_note([&] { refuse_finished(options, *plan.job.format); });
     refuse_or_note([&] {
       save::check_output_path(plan.job,
                               save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));

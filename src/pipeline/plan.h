@@ -14,7 +14,7 @@
 #include "model/checkpoint.h"
 #include "pipeline/step.h"
 #include "recipe/recipe.h"
-#include "save/ascendv1.h"
+#include "save/checkpoint_writer.h"
 
 namespace laos::pipeline {
 
@@ -101,7 +101,7 @@ struct Plan {
   std::shared_ptr<const Samples> held_back;  // of that dataset, see QuantOptions; may be empty
   std::vector<PlannedLinear> linears;        // every linear of every decoder layer, in order
   DType float_dtype = DType::kBF16;          // of the tensors that stay float, as they are written
-  save::AscendV1Job job;
+  save::CheckpointJob job;
   std::vector<std::string> warnings;
   std::vector<Problem> refusals;  // of a dry run: what would have refused the run itself
 

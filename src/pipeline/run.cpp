@@ -151,15 +151,15 @@ class QuantizeRun {
   void open_writer() {
     std::string state;
     if (cluster_.rank() == 0) {
-      save::AscendV1Job job = plan_.job;
+      save::CheckpointJob job = plan_.job;
       add_model_content(plan_, job.work, &progress_);
-      writer_ = std::make_unique<save::AscendV1Writer>(std::move(job));
+      writer_ = std::make_unique<save::CheckpointWriter>(std::move(job));
       progress_.tell_in(writer_->work());
       if (cluster_.size() > 1) writer_->work().share();
       state = writer_->work().state();
     }
     state = cluster_.broadcast(state);
-    if (cluster_.rank() != 0) writer_ = std::make_unique<save::AscendV1Writer>(plan_.job, state);
+    if (cluster_.rank() != 0) writer_ = std::make_unique<save::CheckpointWriter>(plan_.job, state);
   }
 
   RunResult run_opened() {
@@ -393,7 +393,7 @@ class QuantizeRun {
   cluster::Cluster& cluster_;
   const model::Checkpoint& checkpoint_;
   const hf::Config& config_;
-  std::unique_ptr<save::AscendV1Writer> writer_;
+  std::unique_ptr<save::CheckpointWriter> writer_;
   std::vector<std::optional<std::string>> kept_;  // a layer's note when an earlier run finished it
   std::optional<rotation::ModelRotation> rotation_;
   std::optional<FloatPass> pass_;

@@ -55,7 +55,7 @@ std::vector<model::SampleRange> runs_in(const std::vector<int64_t>& samples,
 
 }  // namespace
 
-Together::Together(const Plan& plan, FloatPass& pass, save::AscendV1Writer& writer,
+Together::Together(const Plan& plan, FloatPass& pass, save::CheckpointWriter& writer,
                    cluster::Cluster& cluster, Progress& progress,
                    const std::vector<std::optional<std::string>>& notes)
     : plan_(plan),

@@ -12,7 +12,7 @@
 #include "pipeline/float_pass.h"
 #include "pipeline/layer_steps.h"
 #include "report/run_record.h"
-#include "save/ascendv1.h"
+#include "save/checkpoint_writer.h"
 
 namespace laos::pipeline {
 
@@ -23,7 +23,7 @@ class Together {
  public:
   // `notes`: of each layer that an earlier run finished, the record; at ranks other than 0 only
   // whether there is one.
-  Together(const Plan& plan, FloatPass& pass, save::AscendV1Writer& writer,
+  Together(const Plan& plan, FloatPass& pass, save::CheckpointWriter& writer,
            cluster::Cluster& cluster, Progress& progress,
            const std::vector<std::optional<std::string>>& notes);
 
@@ -68,7 +68,7 @@ class Together {
 
   const Plan& plan_;
   FloatPass& pass_;
-  save::AscendV1Writer& writer_;
+  save::CheckpointWriter& writer_;
   cluster::Cluster& cluster_;
   Progress& progress_;
   const std::vector<std::optional<std::string>>& notes_;

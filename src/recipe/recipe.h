@@ -106,8 +106,8 @@ struct Recipe {
   Metadata metadata;
   std::vector<Stage> prior;
   Stage main;
-  std::vector<save::AscendV1Options> save;  // empty: nothing is written
-  std::vector<std::string> warnings;  // accepted, but probably not meant; each with its location
+  std::vector<save::SaverOptions> save;  // empty: nothing is written
+  std::vector<std::string> warnings;     // accepted, but probably not meant; each with its location
   // The whole document as it is written beside the checkpoint: aliases replaced by what they stand
   // for, keys in their order, the user's own top-level keys included.
   std::string yaml;

@@ -16,6 +16,6 @@ bool is_saver(const std::string& type);
 std::vector<const MapSchema*> saver_schemas();
 
 // An item of spec.save; nullopt when it is no saver that laos runs, and reported.
-std::optional<save::AscendV1Options> read_saver(Report& report, const Value& value);
+std::optional<save::SaverOptions> read_saver(Report& report, const Value& value);
 
 }  // namespace laos::recipe

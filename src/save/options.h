@@ -1,11 +1,15 @@
-// Options of the ascendv1_saver.
+// Options of a saver.
 #pragma once
 
 #include <cstdint>
 
 namespace laos::save {
 
-struct AscendV1Options {
+class Format;
+const Format& ascendv1_format() noexcept;
+
+struct SaverOptions {
+  const Format* format = &ascendv1_format();
   int64_t part_file_size = 4;  // GiB a shard; 0 = one file without an index
 };
 

@@ -154,7 +154,7 @@ TEST(AscendV1Plan, KnowsTheTensorsOfEveryLabel) {
 }
 
 TEST(AscendV1Plan, DescribesGroupsOnlineRotationsAndTheGlobalOne) {
-  AscendV1Job job;
+  CheckpointJob job;
   job.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {1}};
   job.global_rotation = 16;
   job.tensors = output_tensors(tiny_config(), DType::kBF16, every_label, &*job.online);
@@ -199,26 +199,42 @@ TEST(AscendV1Plan, CountsPartFileSizeInGiBWithoutOverflow) {
 
 // --- config.json ---------------------------------------------------------------------------------
 
+std::string exported(const std::string& text, DType float_dtype = DType::kBF16) {
+  CheckpointJob job;
+  job.float_dtype = float_dtype;
+  return exported_config(text, "config.json", job);
+}
+
 TEST(AscendV1Config, DropsQuantizationConfigAndUntiesAndKeepsTheRestInOrder) {
   const std::string text = R"({"z": 1, "tie_word_embeddings": true, "rms_norm_eps": 1e-06,
-    "quantization_config": {"bits": 8}, "a": 10000.0,
+    "quantization_config": {"bits": 8}, "a": 10000.0, "dtype": "bfloat16",
     "text_config": {"quantization_config": {}, "b": "ü", "tie_word_embeddings": true}})";
-  EXPECT_EQ(exported_config(text, "config.json"),
+  EXPECT_EQ(exported(text),
             "{\n  \"z\": 1,\n  \"tie_word_embeddings\": false,\n  \"rms_norm_eps\": 1e-06,\n"
-            "  \"a\": 10000.0,\n  \"text_config\": {\n    \"b\": \"ü\",\n"
-            "    \"tie_word_embeddings\": false\n  }\n}\n");
+            "  \"a\": 10000.0,\n  \"dtype\": \"bfloat16\",\n  \"text_config\": {\n"
+            "    \"b\": \"ü\",\n    \"tie_word_embeddings\": false\n  }\n}\n");
+}
+
+TEST(AscendV1Config, SaysTheDtypeOfTheFloatTensors) {
+  const auto dtypes = [](const std::string& text) {
+    const auto json = nlohmann::ordered_json::parse(exported(text, DType::kF16));
+    return json.value("torch_dtype", "none") + " " + json.value("dtype", "none");
+  };
+  EXPECT_EQ(dtypes(R"({"torch_dtype": "float32"})"), "float16 none");
+  EXPECT_EQ(dtypes(R"({"dtype": "float32"})"), "none float16");
+  EXPECT_EQ(dtypes("{}"), "float16 none");
 }
 
 TEST(AscendV1Config, ReturnsTextThatNeedsNoChangeByteForByte) {
-  const std::string text = "{ \"a\":1,\n\t\"tie_word_embeddings\" : false }";
-  EXPECT_EQ(exported_config(text, "config.json"), text);
+  const std::string text = "{ \"torch_dtype\": \"bfloat16\",\n\t\"tie_word_embeddings\" : false }";
+  EXPECT_EQ(exported(text), text);
 }
 
 TEST(AscendV1Config, RefusesWhatIsNoObjectAndHostileNesting) {
   for (const std::string& text :
        {std::string("[]"), std::string("{"), std::string("{\"text_config\": 1}"), std::string(),
         std::string(100'000, '[') + std::string(100'000, ']'), std::string("{}\0{}", 5)})
-    EXPECT_EQ(error_of([&] { exported_config(text, "config.json"); }).code(), ErrorCode::kFormat);
+    EXPECT_EQ(error_of([&] { exported(text); }).code(), ErrorCode::kFormat);
 }
 
 // --- writing -------------------------------------------------------------------------------------
@@ -227,9 +243,10 @@ class AscendV1 : public testing::Test {
  protected:
   void SetUp() override { write_model_directory(temp_ / "model"); }
 
-  AscendV1Job job(int64_t max_shard = int64_t{1} << 30) {
+  CheckpointJob job(int64_t max_shard = int64_t{1} << 30) {
     return {.save_path = temp_ / "out",
             .model_directory = temp_ / "model",
+            .float_dtype = DType::kBF16,
             .tensors = output_tensors(tiny_config(), DType::kBF16, mixed_schemes),
             .max_shard_bytes = max_shard,
             .model_type = "Qwen3-Tiny",
@@ -248,7 +265,7 @@ class AscendV1 : public testing::Test {
   // Every module but `without`. Element i of every float tensor is `base` + i / 8, of every code i
   // % 7 - 3, of every scale i
   // + 1.
-  static void write_all(AscendV1Writer& writer, float base = 0, const std::string& without = "") {
+  static void write_all(CheckpointWriter& writer, float base = 0, const std::string& without = "") {
     for (const hf::WeightModule& module : hf::weight_modules(tiny_config())) {
       if (module.name == without) continue;
       const int64_t rows = module.shape.size() == 2 ? module.shape[0] : 1;
@@ -265,7 +282,7 @@ class AscendV1 : public testing::Test {
   }
 
   void write_checkpoint(float base = 0, int64_t max_shard = int64_t{1} << 30) {
-    AscendV1Writer writer(job(max_shard));
+    CheckpointWriter writer(job(max_shard));
     write_all(writer, base);
     writer.commit();
   }
@@ -347,23 +364,23 @@ TEST_F(AscendV1, WritesOneFileWithoutIndexForPartFileSizeZero) {
 }
 
 TEST_F(AscendV1, ShowsNothingBeforeCommit) {
-  AscendV1Writer writer(job());
+  CheckpointWriter writer(job());
   write_all(writer);
   EXPECT_THAT(names_in(temp_ / "out"), ElementsAre(".laos-partial"));
 }
 
 TEST_F(AscendV1, DestroyedWithoutCommitLeavesNothing) {
-  AscendV1Job deep = job();
+  CheckpointJob deep = job();
   deep.save_path = temp_ / "new" / "deep/";
   {
-    AscendV1Writer writer(deep);
+    CheckpointWriter writer(deep);
     write_all(writer);
     EXPECT_TRUE(fs::exists(temp_ / "new" / "deep"));
   }
   EXPECT_FALSE(fs::exists(temp_ / "new"));
 
   fs::create_directory(temp_ / "out");
-  { AscendV1Writer writer(job()); }
+  { CheckpointWriter writer(job()); }
   EXPECT_TRUE(fs::exists(temp_ / "out")) << "it was there before";
   EXPECT_THAT(names_in(temp_ / "out"), IsEmpty());
 }
@@ -373,7 +390,7 @@ TEST_F(AscendV1, OlderCheckpointStaysWholeUntilCommitAndIsReplacedByIt) {
   write_text(temp_ / "out" / "notes.md", "mine");
   const std::vector<std::string> before = names_in(temp_ / "out");
   {
-    AscendV1Writer writer(job());
+    CheckpointWriter writer(job());
     write_all(writer, 2);
   }
   EXPECT_EQ(names_in(temp_ / "out"), before);
@@ -400,8 +417,8 @@ TEST_F(AscendV1, ClearsWhatAKilledRunLeft) {
 }
 
 TEST_F(AscendV1, RefusesASecondWriterOfTheSamePath) {
-  AscendV1Writer writer(job());
-  const Error error = error_of([&] { AscendV1Writer second(job()); });
+  CheckpointWriter writer(job());
+  const Error error = error_of([&] { CheckpointWriter second(job()); });
   EXPECT_EQ(error.code(), ErrorCode::kIo);
   EXPECT_THAT(error.what(), HasSubstr("another process"));
   write_all(writer);
@@ -413,7 +430,7 @@ TEST_F(AscendV1, RowsInPiecesEqualTheWhole) {
   write_checkpoint(0, 0);
   const std::string whole = read_text(temp_ / "out" / "quant_model_weights.safetensors");
 
-  AscendV1Writer pieces(job(0));
+  CheckpointWriter pieces(job(0));
   write_all(pieces, 0, "model.embed_tokens");
   Mat<float> embedding(10, 20);  // wider than the tensor: rows have a stride
   for (int64_t row = 0; row < 10; ++row)
@@ -428,11 +445,11 @@ TEST_F(AscendV1, RowsInPiecesEqualTheWhole) {
 
 TEST_F(AscendV1, WritesAndReadsBackEveryLabel) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    AscendV1Job every = job();
+    CheckpointJob every = job();
     every.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {1}};
     every.global_rotation = 16;
     every.tensors = output_tensors(tiny_config(), dtype, every_label, &*every.online);
-    AscendV1Writer writer(every);
+    CheckpointWriter writer(every);
     const quant::StaticRange range = {.scale = 0.5f, .offset = -3};
     Mat<float> matrix(16, 16);
     for (int64_t i = 0; i < matrix.size(); ++i) matrix.data()[i] = static_cast<float>(i);
@@ -500,7 +517,7 @@ TEST_F(AscendV1, WritesAndReadsBackEveryLabel) {
 }
 
 TEST_F(AscendV1, RefusesValuesThatAreNotFinite) {
-  AscendV1Writer writer(job());
+  CheckpointWriter writer(job());
   Mat<float> head(10, 16);
   head.fill_zero();
   head(3, 5) = std::numeric_limits<float>::quiet_NaN();
@@ -511,9 +528,9 @@ TEST_F(AscendV1, RefusesValuesThatAreNotFinite) {
 }
 
 TEST_F(AscendV1, RefusesValuesTooLargeForF16) {
-  AscendV1Job f16 = job();
+  CheckpointJob f16 = job();
   f16.tensors = output_tensors(tiny_config(), DType::kF16, mixed_schemes);
-  AscendV1Writer writer(f16);
+  CheckpointWriter writer(f16);
   Mat<float> norm(1, 16);
   norm.fill_zero();
   norm(0, 2) = 70'000;
@@ -523,7 +540,7 @@ TEST_F(AscendV1, RefusesValuesTooLargeForF16) {
 
 TEST_F(AscendV1, CommitOfAnUnfinishedCheckpointIsOurDefectAndShowsNothing) {
   {
-    AscendV1Writer writer(job());
+    CheckpointWriter writer(job());
     write_all(writer, 0, "lm_head");
     EXPECT_EQ(error_of([&] { writer.commit(); }).code(), ErrorCode::kInternal);
     EXPECT_THAT(names_in(temp_ / "out"), ElementsAre(".laos-partial"));
@@ -532,7 +549,7 @@ TEST_F(AscendV1, CommitOfAnUnfinishedCheckpointIsOurDefectAndShowsNothing) {
 }
 
 TEST_F(AscendV1, CodesAndScalesOutOfRangeAreOurDefect) {
-  AscendV1Writer writer(job());
+  CheckpointWriter writer(job());
   const std::string up = "model.layers.0.mlp.up_proj";
   quant::IntWeight weight = int_weight(24, 16);
   std::fill_n(weight.q.data(), weight.q.size(), int8_t{7});
@@ -557,7 +574,7 @@ TEST_F(AscendV1, PlansTheBytesOfAllFiles) {
 // --- paths ---------------------------------------------------------------------------------------
 
 TEST_F(AscendV1, ChecksThePathWithoutCreatingAnything) {
-  AscendV1Job deep = job();
+  CheckpointJob deep = job();
   deep.save_path = temp_ / "a" / "b";
   check_output_path(deep, 1000);
   EXPECT_FALSE(fs::exists(temp_ / "a"));
@@ -567,7 +584,7 @@ TEST_F(AscendV1, RefusesTheModelDirectoryAndPathsInIt) {
   fs::create_directory_symlink(temp_ / "model", temp_ / "link");
   for (const char* path :
        {"model", "model/", "link", "model/sub/deep", "link/sub", "other/../model"}) {
-    AscendV1Job bad = job();
+    CheckpointJob bad = job();
     bad.save_path = temp_ / path;
     const Error error = error_of([&] { check_output_path(bad, 0); });
     EXPECT_EQ(error.code(), ErrorCode::kUsage) << path;
@@ -579,17 +596,17 @@ TEST_F(AscendV1, RefusesAPathThatIsNoDirectory) {
   write_text(temp_ / "file", "");
   fs::create_symlink(temp_ / "nowhere", temp_ / "dangling");
   for (const char* path : {"file", "dangling"}) {
-    AscendV1Job bad = job();
+    CheckpointJob bad = job();
     bad.save_path = temp_ / path;
     EXPECT_EQ(error_of([&] { check_output_path(bad, 0); }).code(), ErrorCode::kUsage) << path;
   }
-  AscendV1Job below = job();
+  CheckpointJob below = job();
   below.save_path = temp_ / "file" / "sub";
   EXPECT_THROW(check_output_path(below, 0), Error);
-  AscendV1Job empty = job();
+  CheckpointJob empty = job();
   empty.save_path = "";
   EXPECT_EQ(error_of([&] { check_output_path(empty, 0); }).code(), ErrorCode::kUsage);
-  AscendV1Job endless = job();
+  CheckpointJob endless = job();
   endless.save_path = temp_ / std::string(5000, 'x');
   EXPECT_EQ(error_of([&] { check_output_path(endless, 0); }).code(), ErrorCode::kIo);
 }
@@ -598,7 +615,7 @@ TEST_F(AscendV1, RefusesADirectoryItCannotWriteInto) {
   if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
   fs::create_directory(temp_ / "closed");
   fs::permissions(temp_ / "closed", fs::perms::owner_read | fs::perms::owner_exec);
-  AscendV1Job bad = job();
+  CheckpointJob bad = job();
   bad.save_path = temp_ / "closed" / "out";
   EXPECT_EQ(error_of([&] { check_output_path(bad, 0); }).code(), ErrorCode::kIo);
 }
@@ -616,12 +633,12 @@ TEST_F(AscendV1, RefusesToReplaceWeightsOfSomethingElse) {
   const Error error = error_of([&] { check_output_path(job(), 0); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.what(), HasSubstr("model.safetensors"));
-  EXPECT_THROW(AscendV1Writer{job()}, Error);
+  EXPECT_THROW(CheckpointWriter{job()}, Error);
   EXPECT_EQ(read_text(temp_ / "out" / "model.safetensors"), "precious");
 }
 
 TEST_F(AscendV1, ForeignWeightsThatAppearDuringTheRunStay) {
-  AscendV1Writer writer(job());
+  CheckpointWriter writer(job());
   write_all(writer);
   write_text(temp_ / "out" / "model.safetensors", "precious");
   EXPECT_EQ(error_of([&] { writer.commit(); }).code(), ErrorCode::kUsage);
@@ -637,7 +654,7 @@ TEST_F(AscendV1, RefusesADirectoryInThePlaceOfAFile) {
 TEST_F(AscendV1, RefusesAModelTypeThatIsNoFileName) {
   for (const std::string& type :
        {std::string(), std::string("../../x"), std::string("a\nb"), std::string(201, 'x')}) {
-    AscendV1Job bad = job();
+    CheckpointJob bad = job();
     bad.model_type = type;
     EXPECT_EQ(error_of([&] { check_output_path(bad, 0); }).code(), ErrorCode::kUsage) << type;
   }
@@ -668,9 +685,9 @@ TEST_F(AscendV1, CopiesFromASnapshotOfTheHubsCache) {
   write_text(temp_ / "models--tiny/blobs/2", "{\"t\": 2}");
   fs::create_symlink("../../blobs/1", snapshot / "config.json");
   fs::create_symlink("../../blobs/2", snapshot / "tokenizer.json");
-  AscendV1Job cached = job();
+  CheckpointJob cached = job();
   cached.model_directory = snapshot;
-  AscendV1Writer writer(cached);
+  CheckpointWriter writer(cached);
   write_all(writer);
   writer.commit();
   EXPECT_EQ(read_text(temp_ / "out" / "tokenizer.json"), "{\"t\": 2}");

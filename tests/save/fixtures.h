@@ -17,6 +17,8 @@
 #include "io/safetensors.h"
 #include "quant/scheme.h"
 #include "save/ascendv1.h"
+#include "save/checkpoint_writer.h"
+#include "save/format.h"
 #include "support/temporary_directory.h"
 
 namespace laos::save {
@@ -82,7 +84,7 @@ inline std::optional<quant::LinearScheme> mixed_schemes(const std::string& linea
 }
 
 inline std::string description_of(std::vector<OutputTensor> tensors) {
-  AscendV1Job job;
+  CheckpointJob job;
   job.tensors = std::move(tensors);
   return description_json(job);
 }
