@@ -139,6 +139,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   laos::cli::bound_spinning(argv);
+  laos::cli::watch_signals();
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write
   std::signal(SIGBUS, report_lost_file);
   try {

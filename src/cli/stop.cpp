@@ -1,30 +1,53 @@
 #include "cli/stop.h"
 
+#include <pthread.h>
+
+#include <atomic>
 #include <csignal>
+#include <system_error>
+#include <thread>
 
 namespace laos::cli {
 namespace {
 
-volatile std::sig_atomic_t noted = 0;
+std::atomic<int> noted{0};
+std::atomic<bool> is_noting{false};
 
-void note(int signal) {
-  noted = signal;
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+[[noreturn]] void watch(sigset_t signals) {
+  for (;;) {
+    int signal = 0;
+    if (::sigwait(&signals, &signal) != 0) continue;
+    int none = 0;
+    if (is_noting && noted.compare_exchange_strong(none, signal)) continue;
+    // What it would have done unwatched: it ends the program.
+    ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+    ::pthread_kill(::pthread_self(), signal);
+  }
 }
 
 }  // namespace
 
-StopOnSignals::StopOnSignals() {
-  // nohup and shells' background jobs ignore SIGINT on purpose.
-  if (std::signal(SIGINT, note) == SIG_IGN) std::signal(SIGINT, SIG_IGN);
-  std::signal(SIGTERM, note);
+void watch_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGINT, SIGTERM}) {
+    struct sigaction action = {};
+    // nohup and shells' background jobs ignore SIGINT on purpose.
+    if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler != SIG_IGN)
+      sigaddset(&signals, signal);
+  }
+  // Threads inherit what is blocked, so this one alone is ever given them.
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  try {
+    std::thread(watch, signals).detach();
+  } catch (const std::system_error&) {
+    ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);  // no thread to be had: they end the program
+  }
 }
 
-StopOnSignals::~StopOnSignals() {
-  if (std::signal(SIGINT, SIG_DFL) == SIG_IGN) std::signal(SIGINT, SIG_IGN);
-  std::signal(SIGTERM, SIG_DFL);
-}
+StopOnSignals::StopOnSignals() { is_noting = true; }
+
+StopOnSignals::~StopOnSignals() { is_noting = false; }
 
 int stop_signal() noexcept { return noted; }
 

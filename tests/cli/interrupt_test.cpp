@@ -108,6 +108,33 @@ TEST_F(Interrupted, BySigtermSaysHowToGoOn) {
   }
 }
 
+// A handler would run wherever a thread is, and products of oneDNN keep no stack that it could use.
+TEST_F(Interrupted, BySignalsNoThreadIsThatComputes) {
+  std::string text = kRecipe;
+  text.replace(text.find("iters: 2"), 8, "iters: 1000");
+  std::ofstream(recipe_) << text;
+  const pid_t child = start("out");
+  for (int i = 0; i < 6000 && log().find("quantize 1/3") == std::string::npos; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  const auto mask_of = [](const fs::path& status, const std::string& key) {
+    std::string line;
+    for (std::ifstream file(status); std::getline(file, line);)
+      if (line.starts_with(key)) return std::stoull(line.substr(key.size()), nullptr, 16);
+    return 0ULL;
+  };
+  constexpr auto kSignals = 1ULL << (SIGINT - 1) | 1ULL << (SIGTERM - 1);
+  int64_t num_threads = 0, num_open = 0;
+  for (const auto& task : fs::directory_iterator("/proc/" + std::to_string(child) + "/task")) {
+    ++num_threads;
+    if ((mask_of(task.path() / "status", "SigBlk:") & kSignals) != kSignals) ++num_open;
+    EXPECT_EQ(mask_of(task.path() / "status", "SigCgt:") & kSignals, 0U);
+  }
+  EXPECT_GE(num_threads, 2);
+  EXPECT_EQ(num_open, 1) << "that which waits for them";
+  ::kill(child, SIGKILL);
+  wait_for(child);
+}
+
 TEST_F(Interrupted, ByASecondRunOnTheSamePathIsNot) {
   std::string text = kRecipe;
   text.replace(text.find("iters: 2"), 8, "iters: 100000");
