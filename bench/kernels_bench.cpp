@@ -87,6 +87,43 @@ void BM_Hadamard(benchmark::State& state) {
 }
 BENCHMARK(BM_Hadamard)->Arg(4096)->Arg(5120)->Unit(benchmark::kMillisecond)->UseRealTime();
 
+// Widths of Qwen2.5-1.5B and 7B. `times`: against the same with the kernel as a matrix that oneDNN
+// multiplies each row with.
+void BM_HadamardOfOddWidths(benchmark::State& state) {
+  const int64_t rows = 1024, size = state.range(0), order = linalg::hadamard_order(size),
+                run = size / order;
+  Mat<float> x = normal(rows, size, 2);
+  const linalg::RandomHadamard hadamard(size);
+  Mat<float> kernel(order, order);
+  const std::vector<int8_t> entries = linalg::hadamard_kernel(order);
+  std::copy(entries.begin(), entries.end(), kernel.data());
+  const std::vector<float> signs(static_cast<size_t>(size),
+                                 1.0f / std::sqrt(static_cast<float>(size)));
+  const double by_gemm = best_seconds(5, [&] {
+    parallel_for_ranges(rows, 16, [&](int64_t begin, int64_t end) {
+      Mat<float> y(order, run);
+      for (int64_t i = begin; i < end; ++i) {
+        float* row = x.row(i);
+        linalg::kernels::butterflies(row, signs.data(), size, run, false, row);
+        linalg::gemm_one_thread(Trans::kNo, Trans::kNo, 1.0f, std::as_const(kernel).view(),
+                                MatView<const float>{row, order, run, run}, 0.0f, y.view());
+        std::copy_n(y.data(), size, row);
+      }
+    });
+  });
+  std::vector<double> seconds;
+  for ([[maybe_unused]] const auto _ : state)
+    seconds.push_back(best_seconds(1, [&] { hadamard.apply_right(x.view()); }));
+  const double best = *std::min_element(seconds.begin(), seconds.end());
+  state.counters["times"] = by_gemm / best;
+  state.counters["GB_per_s"] = 8e-9 * static_cast<double>(x.size()) / best;
+}
+BENCHMARK(BM_HadamardOfOddWidths)
+    ->Arg(8960)
+    ->Arg(18944)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+
 // u diag(s) v with singular values from 1 to 1e-8.
 Mat<float> ill_conditioned(int64_t n) {
   const Mat<float> u = linalg::polar_factor(normal(n, n, 3).view(), 1e-7).factor;

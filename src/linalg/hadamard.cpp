@@ -11,12 +11,14 @@
 #include <string_view>
 
 #include "core/threads.h"
+#include "core/words.h"
+#include "linalg/gemm.h"
 #include "linalg/kernels/hadamard.h"
 
 namespace laos::linalg {
 namespace {
 
-// Orders that a dimension may factor into, largest first.
+// Orders of the published scheme that a dimension may factor into, largest first.
 constexpr std::array<int64_t, 15> kOrders = {200, 172, 160, 156, 140, 136, 108, 76,
                                              60,  52,  40,  36,  28,  20,  12};
 
@@ -52,17 +54,58 @@ constexpr std::array kWilliamson = {
 
 using Kernel = std::vector<int8_t>;
 
-// Legendre symbols of 0 to q - 1, q a prime: 1 for squares, -1 for others, 0 for 0.
-std::vector<int8_t> legendre(int64_t q) {
-  std::vector<int8_t> symbol(static_cast<size_t>(q), -1);
-  for (int64_t x = 1; x < q; ++x) symbol[static_cast<size_t>(x * x % q)] = 1;
-  symbol[0] = 0;
-  return symbol;
+bool is_odd_prime(int64_t n) noexcept {
+  if (n < 3 || n % 2 == 0) return false;
+  for (int64_t d = 3; d * d <= n; d += 2)
+    if (n % d == 0) return false;
+  return true;
 }
 
-// Paley's first construction for a prime q = 3 mod 4: order q + 1.
+// The field of q elements, q an odd prime p or its square. The number a + b p stands for a + b w,
+// where w² is a number that is no square modulo p.
+class Field {
+ public:
+  // Whether there is one that Field makes.
+  static bool exists(int64_t q) noexcept { return is_odd_prime(q) || is_odd_prime(root(q)); }
+
+  explicit Field(int64_t q) : p_(is_odd_prime(q) ? q : root(q)), symbols_(legendre(p_)) {
+    if (q == p_) return;
+    const auto no_square = std::find(symbols_.begin(), symbols_.end(), -1) - symbols_.begin();
+    symbols_.assign(static_cast<size_t>(q), -1);
+    for (int64_t a = 0; a < p_; ++a)
+      for (int64_t b = 0; b < p_; ++b)  // (a + b w)²
+        symbols_[static_cast<size_t>((a * a + b * b * no_square) % p_ + 2 * a * b % p_ * p_)] = 1;
+    symbols_[0] = 0;
+  }
+
+  // Of x - y: 1 for squares, -1 for others, 0 for 0.
+  int8_t symbol_of_difference(int64_t x, int64_t y) const noexcept {
+    const int64_t a = (x % p_ - y % p_ + p_) % p_, b = (x / p_ - y / p_ + p_) % p_;
+    return symbols_[static_cast<size_t>(a + b * p_)];
+  }
+
+  // The same of 0 to p - 1, p a prime.
+  static std::vector<int8_t> legendre(int64_t p) {
+    std::vector<int8_t> symbol(static_cast<size_t>(p), -1);
+    for (int64_t x = 1; x < p; ++x) symbol[static_cast<size_t>(x * x % p)] = 1;
+    symbol[0] = 0;
+    return symbol;
+  }
+
+ private:
+  // p of q = p², else 0.
+  static int64_t root(int64_t q) noexcept {
+    const auto p = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(q))));
+    return p * p == q ? p : 0;
+  }
+
+  int64_t p_;
+  std::vector<int8_t> symbols_;
+};
+
+// Paley's first construction for q = 3 mod 4: order q + 1.
 Kernel paley(int64_t q) {
-  const std::vector<int8_t> symbol = legendre(q);
+  const Field field(q);
   const int64_t n = q + 1;
   Kernel a(static_cast<size_t>(n * n));
   for (int64_t i = 0; i < n; ++i) {
@@ -70,11 +113,38 @@ Kernel paley(int64_t q) {
       int8_t s = 0;
       if (i == 0 && j > 0) s = -1;
       if (i > 0 && j == 0) s = 1;
-      if (i > 0 && j > 0) s = symbol[static_cast<size_t>((i - j + q) % q)];
+      if (i > 0 && j > 0) s = field.symbol_of_difference(i - 1, j - 1);
       a[static_cast<size_t>(i * n + j)] = static_cast<int8_t>(s + (i == j ? 1 : 0));
     }
   }
   return a;
+}
+
+// Paley's second construction for q = 1 mod 4: order 2 (q + 1). C [q + 1, q + 1] has zeros on its
+// diagonal, else ±1, and C Cᵀ = q I. Each entry of C becomes a block of two by two.
+Kernel paley_second(int64_t q) {
+  constexpr int kOfEntry[2][2] = {{1, 1}, {1, -1}}, kOfDiagonal[2][2] = {{1, -1}, {-1, -1}};
+  const Field field(q);
+  const int64_t n = 2 * (q + 1);
+  Kernel a(static_cast<size_t>(n * n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t x = i / 2, y = j / 2;
+      const int c = x == 0 || y == 0 ? 1 : field.symbol_of_difference(x - 1, y - 1);
+      a[static_cast<size_t>(i * n + j)] =
+          static_cast<int8_t>(x == y ? kOfDiagonal[i % 2][j % 2] : c * kOfEntry[i % 2][j % 2]);
+    }
+  }
+  return a;
+}
+
+bool is_of_paley(int64_t order) noexcept { return order % 4 == 0 && Field::exists(order - 1); }
+bool is_of_paley_second(int64_t order) noexcept {
+  return order % 4 == 0 && (order / 2 - 1) % 4 == 1 && Field::exists(order / 2 - 1);
+}
+// Whether Paley made a kernel of this order.
+bool is_constructed(int64_t order) noexcept {
+  return order <= kMaxKernelOrder && (is_of_paley(order) || is_of_paley_second(order));
 }
 
 // [[x, x], [x, -x]]
@@ -119,7 +189,7 @@ Kernel williamson(const Williamson& entry) {
 kernels::Paley80 make_paley80() {
   constexpr int64_t kPrime = 79;
   const auto mod = [](int64_t v) { return (v % kPrime + kPrime) % kPrime; };
-  const std::vector<int8_t> symbol = legendre(kPrime);
+  const std::vector<int8_t> symbol = Field::legendre(kPrime);
   const auto symbol_of = [&](int64_t v) { return symbol[static_cast<size_t>(mod(v))]; };
   std::array<int64_t, 80> point{};
   std::array<double, 80> sign{}, h{};
@@ -185,6 +255,17 @@ bool is_doubled(const Kernel& a, int64_t n) {
   return true;
 }
 
+int64_t odd_factor(int64_t size) noexcept {
+  return size >> std::countr_zero(static_cast<uint64_t>(size));
+}
+
+// An entry of Hartley's matrix of order n, whose rows have the length sqrt(n).
+double hartley(int64_t p, int64_t q, int64_t n) noexcept {
+  const double angle =
+      2 * std::numbers::pi * static_cast<double>(p * q % n) / static_cast<double>(n);
+  return std::cos(angle) + std::sin(angle);
+}
+
 }  // namespace
 
 std::vector<int8_t> hadamard_kernel(int64_t order) {
@@ -210,6 +291,8 @@ std::vector<int8_t> hadamard_kernel(int64_t order) {
   }
   for (const Williamson& entry : kWilliamson)
     if (entry.order == order) return williamson(entry);
+  if (is_constructed(order))
+    return is_of_paley(order) ? paley(order - 1) : paley_second(order / 2 - 1);
   throw Error(
       ErrorCode::kUnsupported,
       {.what = "no Hadamard kernel of order " + std::to_string(order), .where = "", .fix = ""});
@@ -219,26 +302,55 @@ int64_t hadamard_order(int64_t size) noexcept {
   if (size < 1) return 0;
   for (const int64_t order : kOrders)
     if (size % order == 0 && std::has_single_bit(static_cast<uint64_t>(size / order))) return order;
-  return std::has_single_bit(static_cast<uint64_t>(size)) ? 1 : 0;
+  if (std::has_single_bit(static_cast<uint64_t>(size))) return 1;
+  for (int64_t order = 4 * odd_factor(size); order <= size && size % order == 0; order *= 2)
+    if (is_constructed(order)) return order;
+  return 0;
+}
+
+int64_t stand_in_order(int64_t size) noexcept {
+  if (size < 1 || hadamard_order(size) != 0) return 0;
+  const int64_t odd = odd_factor(size);
+  return odd <= kMaxStandInOrder ? odd : 0;
 }
 
 std::string hadamard_sizes() {
-  std::string text = "sizes are K * 2^k with K one of 1";
-  for (auto order = kOrders.rbegin(); order != kOrders.rend(); ++order)
-    text += ", " + std::to_string(*order);
-  return text;
+  constexpr int64_t kListed = 256;
+  std::vector<std::string> missing;
+  for (int64_t order = 4; order <= kListed; order += 4)
+    if (hadamard_order(order) == 0) missing.push_back(std::to_string(order));
+  return "Hadamard matrices are known of powers of two, of the multiples of four up to " +
+         std::to_string(kListed) + " but for " + listed(missing, "and") +
+         ", of some above, and of these times powers of two";
 }
 
 RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
     : size_(size), block_(block_size == -1 ? size : block_size), order_(hadamard_order(block_)) {
-  if (order_ == 0 || block_ > size || size % block_ != 0)
-    throw Error(
-        ErrorCode::kUnsupported,
-        {.what = order_ == 0 ? "no Hadamard matrix of size " + std::to_string(block_) + " is known"
+  const int64_t stand_in = stand_in_order(block_);
+  if (order_ + stand_in == 0 || block_ > size || size % block_ != 0)
+    throw Error(ErrorCode::kUnsupported,
+                {.what = order_ + stand_in == 0
+                             ? "no Hadamard matrix of size " + std::to_string(block_) + " is known"
                              : "block size " + std::to_string(block_) + " does not divide " +
                                    std::to_string(size),
-         .where = "rotation",
-         .fix = hadamard_sizes() + "; choose a block_size among them that divides the dimension"});
+                 .where = "rotation",
+                 .fix = "choose a block_size that divides the dimension; " + hadamard_sizes()});
+  std::mt19937 generator(seed);
+  signs_.resize(static_cast<size_t>(block_));
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
+  for (float& sign : signs_) sign = generator() % 2 == 1 ? scale : -scale;
+  if (order_ != 0) {
+    make_kernel();
+    return;
+  }
+  order_ = core_order_ = stand_in;
+  stand_in_ = Mat<float>(order_, order_);
+  for (int64_t p = 0; p < order_; ++p)
+    for (int64_t q = 0; q < order_; ++q)
+      stand_in_(p, q) = static_cast<float>(hartley(p, q, order_));
+}
+
+void RandomHadamard::make_kernel() {
   std::vector<int8_t> kernel = hadamard_kernel(order_);
   core_order_ = order_;
   if (is_doubled(kernel, order_)) {
@@ -248,11 +360,6 @@ RandomHadamard::RandomHadamard(int64_t size, int64_t block_size, uint32_t seed)
                   kernel.begin() + static_cast<std::ptrdiff_t>(p * n / 2));
     core_order_ /= 2;
   }
-  std::mt19937 generator(seed);
-  signs_.resize(static_cast<size_t>(block_));
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
-  for (float& sign : signs_) sign = generator() % 2 == 1 ? scale : -scale;
-
   std::vector<bool> is_flipped(static_cast<size_t>(core_order_));
   if (has_paley80()) {  // its inputs carry signs
     for (const auto& five : paley80().pairs) {
@@ -276,6 +383,7 @@ void RandomHadamard::apply_right(MatView<float> rows) const {
   LAOS_ASSERT(rows.cols == size_);
   const int64_t run = block_ / order_, mixed = core_order_ * run;
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
+    Mat<float> mixed_row(has_stand_in() ? order_ : 0, run);  // [K, run]
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t offset = 0; offset < size_; offset += block_) {
         float* x = rows.row(i) + offset;
@@ -284,6 +392,13 @@ void RandomHadamard::apply_right(MatView<float> rows) const {
                                                     : x;
         kernels::butterflies(x, signs_.data(), block_, run, order_ != core_order_, next);
         if (order_ == 1) continue;
+        if (has_stand_in()) {
+          linalg::gemm_one_thread(Trans::kNo, Trans::kNo, 1.0f, stand_in_.view(),
+                                  MatView<const float>{x, order_, run, run}, 0.0f,
+                                  mixed_row.view());
+          std::copy_n(mixed_row.data(), block_, x);
+          continue;
+        }
         for (int64_t start = 0; start < block_; start += mixed) {
           if (has_paley80())
             kernels::mix_paley80(x + start, codes_.data(), paley80(), run);
@@ -298,6 +413,19 @@ void RandomHadamard::apply_right(MatView<float> rows) const {
 Mat<float> RandomHadamard::dense() const {
   Mat<float> matrix(size_, size_);
   matrix.fill_zero();
+  if (has_stand_in()) {
+    const int64_t run = block_ / order_;
+    const double scale = 1.0 / std::sqrt(static_cast<double>(block_));
+    for (int64_t i = 0; i < size_; ++i)
+      for (int64_t j = i / block_ * block_; j < (i / block_ + 1) * block_; ++j) {
+        const int64_t row = i % block_, col = j % block_;
+        const bool is_odd = std::popcount(static_cast<uint64_t>(row % run & col % run)) % 2 == 1;
+        const double entry = hartley(col / run, row / run, order_) * (is_odd ? -scale : scale);
+        matrix(i, j) =
+            static_cast<float>(std::signbit(signs_[static_cast<size_t>(row)]) ? -entry : entry);
+      }
+    return matrix;
+  }
   for (int64_t i = 0; i < size_; ++i) matrix(i, i) = 1.0f;
   apply_right(matrix.view());
   // The transform rounds: only its signs are wanted.

@@ -194,7 +194,7 @@ void plan_stages(Plan& plan, Problems& problems) {
       const auto* fit = std::get_if<recipe::FitRotation>(&processor.what);
       LAOS_ASSERT(fit != nullptr);  // the recipe reader lets nothing else into `prior`
       require_hadamard(config.hidden_size, fit->options.block_size, "hidden_size",
-                       processor.location, problems);
+                       processor.location, {plan, problems});
       try {
         (void)rotation::fitted_linears(config, fit->options);
       } catch (const Error& error) {

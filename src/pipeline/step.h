@@ -101,10 +101,10 @@ std::unique_ptr<Step> plan_step(const recipe::GptqQuant& what, const recipe::Loc
 std::unique_ptr<Step> plan_step(const recipe::AutoroundQuant& what,
                                 const recipe::Location& location, Planning planning);
 
-// Reports a dimension that has no Hadamard matrix of `block_size` (-1: of the whole dimension);
-// `key` is what the recipe calls that size.
+// Reports a dimension that has no Hadamard matrix of `block_size` (-1: of the whole dimension), as
+// a warning where another matrix stands in. `key` is what the recipe calls that size.
 void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
-                      const recipe::Location& location, Problems& problems,
+                      const recipe::Location& location, Planning planning,
                       const std::string& key = "block_size");
 
 }  // namespace laos::pipeline

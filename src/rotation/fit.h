@@ -92,7 +92,7 @@ struct FitResult {
 // mapping A onto it; where the rows say nothing (fewer rows than hidden_size) each step is the
 // identity. kTokenRange is fit_token_range. Both keep the best R seen, and R = I is a candidate, so
 // that the result is never worse than H0. `rows` is overwritten. Throws Error(kData) when there are
-// no rows, Error(kUnsupported) when hidden_size has no Hadamard matrix.
+// no rows, Error(kUnsupported) when RandomHadamard has no matrix of hidden_size.
 FitResult fit_rotation(Mat<float> rows, const FitOptions& options,
                        const std::function<void(const FitStep&)>& progress = nullptr);
 

@@ -57,8 +57,9 @@ struct ModelRotation {
 };
 
 // The Hadamard rotations of `options`, or `fitted` [hidden_size, hidden_size] as R when it is
-// given. Throws Error(kUnsupported) when a dimension has no Hadamard matrix, the block size (or
-// max_tp_size, for online rotations) does not divide it, or intermediate_size has no factors.
+// given. Throws Error(kUnsupported) when RandomHadamard has no matrix of a dimension, the block
+// size (or max_tp_size, for online rotations) does not divide it, or intermediate_size has no
+// factors.
 ModelRotation make_rotation(const hf::Config& config, const RotateOptions& options,
                             std::optional<Mat<float>> fitted);
 

@@ -138,7 +138,7 @@ void butterflies(float* x, const float* signs, int64_t n, int64_t run, bool is_d
 }
 
 using Wide = hn::CappedTag<float, 16>;
-constexpr int64_t kMaxGroups = 64, kPatterns = 16, kMaxLanes = 16;
+constexpr int64_t kMaxGroups = 128, kPatterns = 16, kMaxLanes = 16;
 constexpr int64_t kTableSize = kMaxGroups * kPatterns * kMaxLanes;
 
 // The 16 sums ±a ±b ±c ±e, in the order of codes, `stride` apart.

@@ -30,7 +30,7 @@ inline float signed_sum(float a, float b, float c, float d, int code) noexcept {
 
 inline void mix(float* x, const uint8_t* codes, int64_t order, int64_t run, int64_t begin,
                 int64_t end) noexcept {
-  constexpr int64_t kMaxOrder = 256;
+  constexpr int64_t kMaxOrder = 512;
   float column[kMaxOrder];
   for (int64_t u = begin; u < end; ++u) {
     for (int64_t q = 0; q < order; ++q) column[q] = x[q * run + u];

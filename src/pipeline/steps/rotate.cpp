@@ -25,15 +25,11 @@ void require_online(const rotation::RotateOptions& options, const recipe::Locati
   Problems& problems = planning.problems;
   const hf::Config& config = planning.plan.checkpoint.config();
   require_hadamard(config.num_attention_heads, options.max_tp_size, "num_attention_heads", location,
-                   problems, "max_tp_size");
+                   planning, "max_tp_size");
   if (const auto factors = rotation::kronecker_factors(config.intermediate_size)) {
     require_hadamard(factors->first, options.max_tp_size, "intermediate_size's first factor",
-                     location, problems, "max_tp_size");
-    if (linalg::hadamard_order(factors->second) == 0)
-      problems.add({.what = "no Hadamard matrix is known for intermediate_size's second factor " +
-                            std::to_string(factors->second),
-                    .where = location.text(),
-                    .fix = "write online: false"});
+                     location, planning, "max_tp_size");
+    require_hadamard(factors->second, -1, "intermediate_size's second factor", location, planning);
   } else {
     problems.add(
         {.what = "intermediate_size " + std::to_string(config.intermediate_size) +
@@ -56,8 +52,8 @@ void require_online(const rotation::RotateOptions& options, const recipe::Locati
 }  // namespace
 
 void require_hadamard(int64_t size, int64_t block_size, const std::string& dimension,
-                      const recipe::Location& location, Problems& problems,
-                      const std::string& key) {
+                      const recipe::Location& location, Planning planning, const std::string& key) {
+  Problems& problems = planning.problems;
   const int64_t block = block_size == -1 ? size : block_size;
   if (block < 1 || block > size || size % block != 0)
     problems.add({.what = key + " " + std::to_string(block) + " does not divide " + dimension +
@@ -65,21 +61,27 @@ void require_hadamard(int64_t size, int64_t block_size, const std::string& dimen
                   .where = location.text(),
                   .fix = std::string(key == "block_size" ? "use -1, or a" : "use a") +
                          " power of two that divides it"});
-  else if (linalg::hadamard_order(block) == 0)
+  else if (linalg::hadamard_order(block) != 0)
+    return;
+  else if (const int64_t order = linalg::stand_in_order(block); order != 0)
+    planning.plan.warnings.push_back(
+        location.text() + ": no Hadamard matrix is known for " + dimension + " " +
+        std::to_string(size) + "; Hartley's orthogonal matrix of order " + std::to_string(order) +
+        " stands in, with entries up to 1.41 times as large");
+  else
     problems.add(
         {.what = "no Hadamard matrix is known for " + dimension + " " + std::to_string(size),
          .where = location.text(),
-         .fix = linalg::hadamard_sizes() + "; set block_size to a power of two that divides it"});
+         .fix = "set block_size to a power of two that divides it; " + linalg::hadamard_sizes()});
 }
 
 std::unique_ptr<Step> plan_step(const recipe::Rotate& what, const recipe::Location& location,
                                 Planning planning) {
   const hf::Config& config = planning.plan.checkpoint.config();
   const rotation::RotateOptions& options = what.options;
-  require_hadamard(config.head_dim, options.block_size, "head_dim", location, planning.problems);
+  require_hadamard(config.head_dim, options.block_size, "head_dim", location, planning);
   if (!options.use_fitted)
-    require_hadamard(config.hidden_size, options.block_size, "hidden_size", location,
-                     planning.problems);
+    require_hadamard(config.hidden_size, options.block_size, "hidden_size", location, planning);
   if (options.online) require_online(options, location, planning);
   return std::make_unique<RotateStep>(planning.plan.steps.size(), options);
 }
