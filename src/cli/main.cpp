@@ -1,4 +1,5 @@
 // laos: the command line. Only this folder prints, and only this file picks exit codes.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -49,6 +50,16 @@ void report_lost_file(int) {
       "  fix: look at the model's files; the same command goes on from the last finished layer\n";
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kText, sizeof kText - 1);
   ::_exit(kFailed);
+}
+
+// What is freed goes back to the system. Left alone, glibc keeps blocks of up to 32 MB for later,
+// and matrices of many sizes end as twice the memory that is in use.
+void give_memory_back() {
+#ifdef __GLIBC__
+  constexpr int kBytes = 1 << 20;
+  ::mallopt(M_MMAP_THRESHOLD, kBytes);
+  ::mallopt(M_TRIM_THRESHOLD, kBytes);
+#endif
 }
 
 // Several processes that a launcher started do one command, or refuse it; from here on one of them
@@ -138,6 +149,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  give_memory_back();
   laos::cli::bound_spinning(argv);
   laos::cli::watch_signals();
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of the write

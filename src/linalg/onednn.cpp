@@ -8,8 +8,11 @@
 #include <cstddef>
 #include <cstdio>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <new>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <shared_mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -121,12 +124,43 @@ const float* widened(const uint16_t* x, int64_t rows, int64_t cols, int64_t stri
   return wide.data;
 }
 
-// A product made ready for its shape. oneDNN compiles code for a shape once per process, but
-// looking it up costs more than a small product, hence a cache of our own in each thread.
+// A product made ready for its shape.
 struct Bf16Product {
-  dnnl::memory a, b, c, scratchpad;
+  dnnl::memory::desc a, b, c, scratchpad;
   dnnl::matmul product;
 };
+using Bf16Key = std::array<int64_t, 10>;
+
+// oneDNN has code for each shape, 100 to 150 kB of it where numbers of tokens are shapes. Its own
+// cache would keep a thousand of them, and asking that costs more than a small product, hence one
+// of our own, for all threads, that is emptied when it is full.
+class Bf16Products {
+ public:
+  using Product = std::shared_ptr<const Bf16Product>;
+
+  template <class F>
+  Product get(const Bf16Key& key, const F& make) {
+    {
+      const std::shared_lock lock(mutex_);
+      if (const auto found = products_.find(key); found != products_.end()) return found->second;
+    }
+    Product made = make();
+    const std::unique_lock lock(mutex_);
+    if (std::ssize(products_) >= kMaxBf16Products) products_.clear();
+    return products_.emplace(key, std::move(made)).first->second;
+  }
+
+ private:
+  std::shared_mutex mutex_;
+  std::map<Bf16Key, Product> products_;
+};
+
+Bf16Products& bf16_products() {
+  static Bf16Products products;
+  static const bool only_ours = dnnl_set_primitive_cache_capacity(0) == dnnl_success;
+  (void)only_ours;
+  return products;
+}
 
 }  // namespace
 
@@ -184,42 +218,29 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
     return;
   }
   using dnnl::memory;
-  using Key = std::array<int64_t, 10>;
-  constexpr size_t kMaxProducts = 4096;  // a bound for sets of samples of many lengths
-  thread_local std::map<Key, Bf16Product> products;
   thread_local dnnl::stream stream(cpu());
   thread_local Buffer<std::byte> scratchpad;  // one for all, or each product would keep its own
   // The number of threads is built into a product.
-  const Key key = {trans_a, trans_b, m, n, k, lda, ldb, ldc, accumulate, omp_get_max_threads()};
+  const Bf16Key key = {trans_a, trans_b, m, n, k, lda, ldb, ldc, accumulate, omp_get_max_threads()};
   try {
-    auto found = products.find(key);
-    if (found == products.end()) {
-      if (products.size() >= kMaxProducts) products.clear();
+    const Bf16Products::Product p = bf16_products().get(key, [&] {
       const memory::desc a_desc({m, k}, memory::data_type::bf16,
                                 trans_a ? memory::dims{1, lda} : memory::dims{lda, 1});
       const memory::desc b_desc({k, n}, memory::data_type::bf16,
                                 trans_b ? memory::dims{1, ldb} : memory::dims{ldb, 1});
       const memory::desc c_desc({m, n}, memory::data_type::f32, memory::dims{ldc, 1});
       const dnnl::matmul::primitive_desc desc = bf16_desc(a_desc, b_desc, c_desc, accumulate);
-      found = products
-                  .emplace(key, Bf16Product{memory(a_desc, cpu(), nullptr),
-                                            memory(b_desc, cpu(), nullptr),
-                                            memory(c_desc, cpu(), nullptr),
-                                            memory(desc.scratchpad_desc(), cpu(), nullptr),
-                                            dnnl::matmul(desc)})
-                  .first;
-    }
-    Bf16Product& p = found->second;
-    p.a.set_data_handle(const_cast<uint16_t*>(a));  // oneDNN's memory knows no const
-    p.b.set_data_handle(const_cast<uint16_t*>(b));
-    p.c.set_data_handle(c);
-    const auto needed = static_cast<int64_t>(p.scratchpad.get_desc().get_size());
+      return std::make_shared<const Bf16Product>(
+          Bf16Product{a_desc, b_desc, c_desc, desc.scratchpad_desc(), dnnl::matmul(desc)});
+    });
+    const auto needed = static_cast<int64_t>(p->scratchpad.get_size());
     if (scratchpad.size() < needed) scratchpad = Buffer<std::byte>(needed);
-    p.scratchpad.set_data_handle(scratchpad.data());
-    p.product.execute(stream, {{DNNL_ARG_SRC, p.a},
-                               {DNNL_ARG_WEIGHTS, p.b},
-                               {DNNL_ARG_DST, p.c},
-                               {DNNL_ARG_SCRATCHPAD, p.scratchpad}});
+    // oneDNN's memory knows no const.
+    p->product.execute(stream,
+                       {{DNNL_ARG_SRC, memory(p->a, cpu(), const_cast<uint16_t*>(a))},
+                        {DNNL_ARG_WEIGHTS, memory(p->b, cpu(), const_cast<uint16_t*>(b))},
+                        {DNNL_ARG_DST, memory(p->c, cpu(), c)},
+                        {DNNL_ARG_SCRATCHPAD, memory(p->scratchpad, cpu(), scratchpad.data())}});
     stream.wait();
   } catch (const dnnl::error& error) {
     check(error.status, "matmul");

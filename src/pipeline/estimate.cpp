@@ -148,26 +148,58 @@ int64_t scratch_bytes(const Plan& plan) {
   return std::max(most, (copies + files.states) * bytes_of(*plan.samples) + files.bytes);
 }
 
+namespace {
+
+// Of the linears of a layer.
+struct LinearSizes {
+  int64_t params = 0, largest = 0;  // weights
+  int64_t widest = 0;               // features that one reads or writes
+};
+LinearSizes linear_sizes(const hf::Config& config) {
+  LinearSizes sizes;
+  for (const model::Linear l : model::kAllLinears) {
+    const int64_t size = model::num_weights(config, l);
+    sizes.params += size;
+    sizes.largest = std::max(sizes.largest, size);
+    sizes.widest =
+        std::max({sizes.widest, model::in_features(config, l), model::out_features(config, l)});
+  }
+  return sizes;
+}
+
+// Attention's and a tile of gradients, of every thread; oneDNN packs operands besides.
+int64_t thread_bytes(const hf::Config& config, int64_t longest, bool with_backward) {
+  return num_threads() *
+         (model::attention_scratch_bytes(config, longest, with_backward) +
+          4 * autoround::kGradientRows * linear_sizes(config).widest + (int64_t{4} << 20));
+}
+
+// Of eval::check_health beside the weights' files.
+int64_t health_bytes(const Plan& plan) {
+  const hf::Config& config = plan.checkpoint.config();
+  const LinearSizes sizes = linear_sizes(config);
+  const int64_t window = health_size(plan, costs_of(plan)).window_tokens,
+                tokens = kHealthWindows * window, row = 4 * config.hidden_size;
+  // A layer in f32; seven kinds of rows, and what is quantized of a linear's, with its sums.
+  const int64_t layer = 4 * sizes.params + 7 * tokens * row + 5 * tokens * sizes.widest +
+                        model::LayerSaved<float>::size_bytes(config, tokens, false, window) +
+                        thread_bytes(config, window, false);
+  // Of both models: rows of the head, what it reads and what it makes of that.
+  const int64_t head = 2 * (kHeadRows * row + 2 * tokens * row + 4 * tokens * kHeadRows);
+  return std::max(layer, head);
+}
+
+}  // namespace
+
 int64_t peak_ram_bytes(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
   const int64_t hidden_size = config.hidden_size, squared = hidden_size * hidden_size;
-  int64_t params = 0, largest = 0, widest = std::max(hidden_size, config.intermediate_size);
-  for (const model::Linear l : model::kAllLinears) {
-    const int64_t size = model::num_weights(config, l);
-    params += size;
-    largest = std::max(largest, size);
-    widest = std::max(widest, model::in_features(config, l));
-  }
-  // Attention's and a tile of gradients, of every thread; oneDNN packs operands besides.
-  const auto thread_bytes = [&](int64_t longest, bool with_backward) {
-    return num_threads() * (model::attention_scratch_bytes(config, longest, with_backward) +
-                            4 * autoround::kGradientRows * widest + (int64_t{4} << 20));
-  };
+  const auto [params, largest, widest] = linear_sizes(config);
   const auto forward_bytes = [&](const model::Ragged& samples) {
     const int64_t longest = model::longest_sample(samples);
     return model::LayerSaved<float>::size_bytes(
                config, model::largest_piece(samples, kForwardTokens), false, longest) +
-           4 * longest * config.head_dim + thread_bytes(longest, false) +
+           4 * longest * config.head_dim + thread_bytes(config, longest, false) +
            4 * kForwardTokens * hidden_size;
   };
 
@@ -185,9 +217,13 @@ int64_t peak_ram_bytes(const Plan& plan) {
   const LayerMemory memory = {
       .weights = 4 * params,
       .forward = forward_bytes(samples),
-      .backward = thread_bytes(longest, true) + 4 * longest * config.head_dim};
-  // The rotation stays, and a linear's rows are copied while they are rotated.
-  const int64_t rotation = plan.rotate() == nullptr ? 0 : (plan.fits.empty() ? 0 : 4 * squared);
+      .backward = thread_bytes(config, longest, true) + 4 * longest * config.head_dim};
+  // A fitted rotation stays, and so does the matrix that is exported or checked with.
+  int64_t rotation = 0;
+  if (const rotation::RotateOptions* rotate = plan.rotate())
+    rotation =
+        4 * squared *
+        ((plan.fits.empty() ? 0 : 1) + (rotate->export_extra_info || plan.options.checks ? 1 : 0));
   int64_t at_work = int64_t{4} * 1024 * widest;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     int64_t rounded = 0;  // bytes of codes, of linears that steps so far have quantized
@@ -204,8 +240,9 @@ int64_t peak_ram_bytes(const Plan& plan) {
   }
   const int64_t head = 8 * kHeadRows * hidden_size;
   peak = std::max({peak, rotation + at_work, rotation + head});
+  if (plan.options.checks) peak = std::max(peak, rotation + health_bytes(plan));
   // The program, its libraries and, per token of the vocabulary, the tokenizer.
-  constexpr int64_t kProgram = 45'000'000, kToken = 150;
+  constexpr int64_t kProgram = 20'000'000, kToken = 150;
   return kProgram + kToken * config.vocab_size + peak;
 }
 

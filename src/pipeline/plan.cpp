@@ -532,9 +532,14 @@ void check_scratch(const Plan& plan) {
 void plan_memory(Plan& plan) {
   const bool is_asked = plan.options.max_memory > 0;
   const int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
-  if (peak_ram_bytes(plan) <= limit) return;
-  for (const auto& step : plan.steps) step->save_memory();
-  const int64_t needed = peak_ram_bytes(plan);
+  const auto bytes = [&](bool saves) {
+    for (const auto& step : plan.steps) step->save_memory(saves);
+    return peak_ram_bytes(plan);
+  };
+  const int64_t whole = bytes(false);
+  if (whole <= limit) return;
+  // Pieces of small batches take more: gradients are added up.
+  const int64_t needed = bytes(true) < whole ? peak_ram_bytes(plan) : bytes(false);
   if (needed <= limit || !plan.options.writes) return;
   throw Error(ErrorCode::kResource,
               {.what = "the run needs about " + bytes_text(needed) + " of memory, and " +

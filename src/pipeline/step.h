@@ -65,8 +65,8 @@ class Step {
   virtual const rotation::RotateOptions* rotates() const noexcept { return nullptr; }
   // Whether it may end before it has spent its cost.
   virtual bool may_end_early() const noexcept { return false; }
-  // Takes less memory from now on, and more time, where it can.
-  virtual void save_memory() noexcept {}
+  // Whether it takes another way from now on, slower and mostly with less memory.
+  virtual void save_memory(bool) noexcept {}
 
  protected:
   size_t index() const noexcept { return index_; }

@@ -14,7 +14,7 @@ namespace {
 class TrainStep : public Step {
  public:
   TrainStep(size_t index, const autoround::TrainOptions& options)
-      : Step(index), options_(options) {}
+      : Step(index), options_(options), max_whole_tokens_(options.max_whole_tokens) {}
 
   bool reads(const Plan& plan, int64_t layer_idx) const override {
     const autoround::LayerScheme scheme = own_scheme(plan, layer_idx);
@@ -41,7 +41,8 @@ class TrainStep : public Step {
     const autoround::LayerScheme scheme = trained_scheme(plan, layer_idx);
     const int64_t training =
         autoround::train_bytes(config, scheme, options_, lengths_of(*plan.samples),
-                               /*rotates_inputs=*/plan.job.online.has_value());
+                               /*rotates_inputs=*/plan.job.online.has_value()) +
+        (options_.compute == linalg::ComputeType::kBf16 ? linalg::kBf16CodeBytes : 0);
     // Before and after training all weights are there once, with what is applied or with codes.
     return std::max({memory.weights + memory.forward, training + memory.backward,
                      memory.weights + autoround::applied_bytes(config, scheme, options_)});
@@ -97,7 +98,9 @@ class TrainStep : public Step {
 
   bool may_end_early() const noexcept override { return options_.until_flat; }
   // Goes through batches in pieces.
-  void save_memory() noexcept override { options_.max_whole_tokens = 0; }
+  void save_memory(bool saves) noexcept override {
+    options_.max_whole_tokens = saves ? 0 : max_whole_tokens_;
+  }
 
  private:
   autoround::LayerScheme trained_scheme(const Plan& plan, int64_t layer_idx) const {
@@ -107,6 +110,7 @@ class TrainStep : public Step {
   }
 
   autoround::TrainOptions options_;
+  int64_t max_whole_tokens_;
 };
 
 }  // namespace
