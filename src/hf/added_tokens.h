@@ -1,6 +1,7 @@
 // Added tokens: strings that are found in text before anything else is done to it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -33,6 +34,11 @@ class AddedTokens {
   // The parts of valid UTF-8 `text`, in order: from the left, the longest token wherever one
   // begins.
   std::vector<TextPart> split(std::string_view text) const;
+
+  bool has(int32_t id) const noexcept {
+    return std::any_of(tokens_.begin(), tokens_.end(),
+                       [id](const AddedToken& token) { return token.id == id; });
+  }
 
  private:
   struct Match {

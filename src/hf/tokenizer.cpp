@@ -403,6 +403,10 @@ std::optional<std::string_view> Tokenizer::bytes_of(int32_t id) const noexcept {
   return impl_->token_bytes.find(id);
 }
 
+bool Tokenizer::is_added(int32_t id) const noexcept {
+  return impl_->raw_tokens.has(id) || impl_->normalized_tokens.has(id);
+}
+
 std::optional<char> Tokenizer::fallback_byte_of(int32_t id) const noexcept {
   const auto found = impl_->byte_of_token.find(id);
   return found == impl_->byte_of_token.end() ? std::nullopt : std::optional(found->second);

@@ -52,6 +52,8 @@ class Tokenizer {
   // What token `id` stands for before decoder() is applied, valid as long as this; nothing when no
   // token has the id.
   std::optional<std::string_view> bytes_of(int32_t id) const noexcept;
+  // Whether the token was added to those of the vocabulary: special ones are.
+  bool is_added(int32_t id) const noexcept;
   // The byte of a token <0xNN> that the decoder takes for one.
   std::optional<char> fallback_byte_of(int32_t id) const noexcept;
   const Decoder& decoder() const noexcept;
