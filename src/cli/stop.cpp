@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <system_error>
 #include <thread>
@@ -13,12 +14,20 @@ namespace {
 std::atomic<int> noted{0};
 std::atomic<bool> is_noting{false};
 
+// timeout(1) and batch systems send a signal to the process and to its group: that is one wish.
+constexpr std::chrono::milliseconds kOneWish{500};
+
 [[noreturn]] void watch(sigset_t signals) {
+  std::chrono::steady_clock::time_point first;
   for (;;) {
     int signal = 0;
     if (::sigwait(&signals, &signal) != 0) continue;
     int none = 0;
-    if (is_noting && noted.compare_exchange_strong(none, signal)) continue;
+    if (is_noting && noted.compare_exchange_strong(none, signal)) {
+      first = std::chrono::steady_clock::now();
+      continue;
+    }
+    if (is_noting && std::chrono::steady_clock::now() - first < kOneWish) continue;
     // What it would have done unwatched: it ends the program.
     ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
     ::pthread_kill(::pthread_self(), signal);
