@@ -177,10 +177,13 @@ void warn_of_few_tokens(Plan& plan) {
   }
   const int64_t enough = kEnoughForEachInput * width;
   if (num_tokens == 0 || num_tokens >= enough) return;
-  plan.warnings.push_back("gptq_quant solves for the " + std::to_string(width) + " inputs of " +
-                          widest + " with " + std::to_string(num_tokens) +
-                          " calibration tokens, which may be worse than plain rounding; " +
-                          std::to_string(enough) + " are enough");
+  bool leaves_out = false;
+  for (const auto& step : plan.steps) leaves_out |= step->adapt_to_few_tokens();
+  plan.warnings.push_back(
+      "gptq_quant solves for the " + std::to_string(width) + " inputs of " + widest + " with " +
+      std::to_string(num_tokens) + " calibration tokens, which may be worse than plain rounding; " +
+      std::to_string(enough) + " are enough" +
+      (leaves_out ? "; its refit, which few tokens make worse, is left out" : ""));
 }
 
 // The processors of prior and main stages.

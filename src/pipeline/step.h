@@ -65,6 +65,8 @@ class Step {
   virtual const rotation::RotateOptions* rotates() const noexcept { return nullptr; }
   // Whether it may end before it has spent its cost.
   virtual bool may_end_early() const noexcept { return false; }
+  // Leaves out what few calibration tokens make worse. Whether there was any.
+  virtual bool adapt_to_few_tokens() noexcept { return false; }
   // Whether it takes another way from now on, slower and mostly with less memory.
   virtual void save_memory(bool) noexcept {}
 

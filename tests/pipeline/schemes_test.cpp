@@ -489,6 +489,28 @@ TEST_F(WholeRecipe, SolvesTheWeightDtypesItIsToldAndPaysForNoOther) {
                rounded.at("model.layers.1.mlp.up_proj.weight"));
 }
 
+// The case of two samples, which a refit learns by heart.
+TEST_F(WholeRecipe, ARefitIsLeftOutWhereTokensAreFew) {
+  hf::Config config = test::qwen3_config("tiny", 1);
+  config.intermediate_size = 256;
+  write_model(config);
+  const auto planned = [&](const std::string& more) {
+    std::ofstream(directory_ / "recipe.yaml")
+        << kSchemes << "spec:\n  process:\n    - {type: gptq_quant, " << more
+        << "strategies: [{qconfig: *w8, include: ['*']}]}\n  dataset: calib\n"
+        << "  save: [{type: ascendv1_saver}]\n";
+    QuantOptions few = options(directory_ / "recipe.yaml");
+    few.nsamples = 1;
+    few.hold_back = 0;
+    return make_plan(few);
+  };
+  const Plan refit = planned("refit: true, "), plain = planned("");
+  EXPECT_THAT(refit.warnings, testing::Contains(HasSubstr("its refit, which few tokens make worse, "
+                                                          "is left out")));
+  EXPECT_THAT(plain.warnings, testing::Not(testing::Contains(HasSubstr("refit"))));
+  EXPECT_TRUE(bytes_of_run(refit) == bytes_of_run(plain));
+}
+
 TEST_F(WholeRecipe, FewTokensForASolveAreSaidWithHowManyAreEnough) {
   hf::Config config = test::qwen3_config("tiny", 1);
   config.intermediate_size = 256;  // the widest input

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "gptq/quantize_layer.h"
 #include "pipeline/layer_steps.h"
@@ -34,6 +35,10 @@ class RoundStep : public Step {
 
   bool solves(const quant::LinearScheme& scheme) const noexcept override {
     return gptq_ && gptq_->solves(scheme.weight.bits);
+  }
+
+  bool adapt_to_few_tokens() noexcept override {
+    return gptq_ && std::exchange(gptq_->refit, false);
   }
 
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {
