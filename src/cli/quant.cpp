@@ -472,7 +472,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
   command->add_flag("--balanced", flags->balanced,
                     "of --quant-type w4a4: every linear W4A4 but " +
                         std::string(hf::short_name(hf::Linear::kDownProj)) + ", no training");
-  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4, trained");
+  command->add_flag("--full", flags->full, "of --quant-type w4a4: every linear W4A4");
   add_dataset_options(*command, flags->data);
   command
       ->add_option(both_spellings("--hold-back"), flags->hold_back,

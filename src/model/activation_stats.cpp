@@ -13,6 +13,7 @@ ActivationStats::ActivationStats(const hf::Config& config, const OnlineRotation&
     const auto width = static_cast<size_t>(in_features(config, linears_of(group).front()));
     groups_[static_cast<size_t>(group)].peak.assign(width, 0.0f);
     groups_[static_cast<size_t>(group)].fourth_sum.assign(width, 0.0);
+    groups_[static_cast<size_t>(group)].relative_fourth_sum.assign(width, 0.0);
   }
 }
 
@@ -37,6 +38,12 @@ void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& save
 void ActivationStats::observe_sample(Group& group, MatView<const float> x, bool goes_on) {
   constexpr int64_t kColumns = 256;  // a task's share; rows are walked in full lines
   std::vector<float> min(static_cast<size_t>(x.cols), 0.0f), max(min);  // [in_features]
+  std::vector<double> inv_mean_square(static_cast<size_t>(x.rows));     // of each token; 0 of zeros
+  parallel_for(x.rows, [&](int64_t i) {
+    double sum = 0;
+    for (int64_t j = 0; j < x.cols; ++j) sum += static_cast<double>(x.row(i)[j]) * x.row(i)[j];
+    if (sum > 0) inv_mean_square[static_cast<size_t>(i)] = static_cast<double>(x.cols) / sum;
+  });
   parallel_for_ranges(x.cols, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < x.rows; ++i) {
       const float* row = x.row(i);
@@ -46,6 +53,8 @@ void ActivationStats::observe_sample(Group& group, MatView<const float> x, bool 
         max[column] = std::max(max[column], row[j]);
         const double square = static_cast<double>(row[j]) * row[j];
         group.fourth_sum[column] += square * square;
+        const double relative = square * inv_mean_square[static_cast<size_t>(i)];
+        group.relative_fourth_sum[column] += relative * relative;
       }
     }
   });

@@ -16,6 +16,8 @@ class ActivationStats {
   struct Group {
     std::vector<float> peak;         // max |x| of each input channel
     std::vector<double> fourth_sum;  // Σ x⁴ of each, over all tokens
+    // The same of x over its token's rms: what the token's own range will see.
+    std::vector<double> relative_fourth_sum;
     int64_t num_tokens = 0;
     float min = 0, max = 0;           // over all samples, with 0
     double min_sum = 0, max_sum = 0;  // of the samples' own ranges

@@ -7,6 +7,8 @@ namespace laos::smooth {
 enum class Statistic {
   kPeak,  // its largest |x|, which is one token's
   kL4,    // (mean x⁴)^(1/4) over all tokens
+  // kL4 of x over its token's rms: no token counts for more than another, however large it is.
+  kTokenL4,
 };
 
 struct SmoothOptions {

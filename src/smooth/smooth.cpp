@@ -37,10 +37,12 @@ Members members_of(Pair pair) noexcept {
 
 std::vector<float> sizes_of(const model::ActivationStats::Group& stats, Statistic statistic) {
   if (statistic == Statistic::kPeak) return stats.peak;
-  std::vector<float> sizes(stats.fourth_sum.size());
+  const std::vector<double>& sums =
+      statistic == Statistic::kL4 ? stats.fourth_sum : stats.relative_fourth_sum;
+  std::vector<float> sizes(sums.size());
   const auto tokens = static_cast<double>(std::max<int64_t>(1, stats.num_tokens));
   for (size_t j = 0; j < sizes.size(); ++j)
-    sizes[j] = static_cast<float>(std::pow(stats.fourth_sum[j] / tokens, 0.25));
+    sizes[j] = static_cast<float>(std::pow(sums[j] / tokens, 0.25));
   return sizes;
 }
 

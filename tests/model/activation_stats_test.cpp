@@ -58,6 +58,16 @@ class Stats : public testing::Test {
       for (int64_t i = 0; i < batch_.num_tokens(); ++i)
         fourth_sum += std::pow(static_cast<double>(x(i, j)), 4);
       ASSERT_NEAR(stats.fourth_sum[static_cast<size_t>(j)], fourth_sum, 1e-12 * fourth_sum) << j;
+      double relative_sum = 0;
+      for (int64_t i = 0; i < batch_.num_tokens(); ++i) {
+        double squares = 0;
+        for (int64_t k = 0; k < x.cols(); ++k) squares += std::pow(static_cast<double>(x(i, k)), 2);
+        const double rms = std::sqrt(squares / static_cast<double>(x.cols()));
+        relative_sum += std::pow(x(i, j) / rms, 4);
+      }
+      ASSERT_NEAR(stats.relative_fourth_sum[static_cast<size_t>(j)], relative_sum,
+                  1e-12 * relative_sum)
+          << j;
     }
     EXPECT_EQ(stats.num_tokens, batch_.num_tokens());
     float min = 0, max = 0;

@@ -213,6 +213,39 @@ TEST_P(FactorsOfOneChannel, OfTheL4StatisticAreTheFormulaOfTheFourthPowerMean) {
     expect_nearest_bf16(smoothed.by_target[j], formula(smoothed, options, GetParam(), j), j);
 }
 
+// A token a thousand times as large as the others, as real models have, has one voice of many: the
+// factors are those without it but for what that voice says.
+TEST(Smooth, ByTheTokenL4StatisticAMassiveTokenDoesNotDecide) {
+  const hf::Config config = small_config();
+  constexpr int64_t kTokens = 200;
+  const auto factors_with = [&](Statistic statistic, float last_token) {
+    model::LayerSaved<float> saved(config, kTokens, false);
+    for (const Pair p : kAllPairs) input_of(saved, p).fill_zero();
+    Mat<float>& input = input_of(saved, Pair::kUpDown);
+    const Mat<float> normal = normal_matrix(kTokens, input.cols(), 8);
+    std::copy_n(normal.data(), normal.size(), input.data());
+    // The massive one is large in channel 0 alone.
+    input(kTokens - 1, 0) *= last_token;
+    model::Ragged batch;
+    batch.append(kTokens);
+    const model::OnlineRotation none;
+    model::ActivationStats stats(config, none);
+    stats.observe(batch, saved);
+    const model::LayerWeights before = random_layer(config, 0.1f);
+    model::LayerWeights after = random_layer(config, 0.1f);
+    smooth_pair(config, {.alpha = 0.6, .statistic = statistic}, Pair::kUpDown, stats, after);
+    return source_values(before, Pair::kUpDown)[0] / source_values(after, Pair::kUpDown)[0];
+  };
+  EXPECT_GT(factors_with(Statistic::kL4, 1000) / factors_with(Statistic::kL4, 1), 20);
+  // One token of 200 puts at most cols² into a mean that was about 3.
+  const double width = static_cast<double>(config.intermediate_size);
+  const double most = std::pow((3 + width * width / kTokens) / 2, 0.25 * 0.6);
+  const double ratio =
+      factors_with(Statistic::kTokenL4, 1000) / factors_with(Statistic::kTokenL4, 1);
+  EXPECT_LT(ratio, most);
+  EXPECT_GT(ratio, 0.9);
+}
+
 // The factors multiply every column of the targets, divide every row of the source, and touch
 // nothing else.
 TEST_P(SmoothPair, ChangesTargetsAndSourceOnly) {

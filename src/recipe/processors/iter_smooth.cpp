@@ -29,8 +29,10 @@ std::optional<Options> read_smooth(Reading& reading, const Value& value, Pass) {
   read_fraction(report, reader, "alpha", options.alpha);
   read_fraction(report, reader, "scale_min", options.scale_min);
   if (const auto statistic = reader.find("statistic"))
-    if (const auto name = read_choice(report, *statistic, {"peak", "l4"}))
-      options.statistic = *name == "l4" ? smooth::Statistic::kL4 : smooth::Statistic::kPeak;
+    if (const auto name = read_choice(report, *statistic, {"peak", "l4", "token_l4"}))
+      options.statistic = *name == "peak" ? smooth::Statistic::kPeak
+                          : *name == "l4" ? smooth::Statistic::kL4
+                                          : smooth::Statistic::kTokenL4;
   if (const auto types = reader.find("enable_subgraph_type");
       types && require_list(report, *types)) {
     options.norm_linear = options.ov = options.up_down = false;
