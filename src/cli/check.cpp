@@ -143,7 +143,7 @@ void add_check_command(CLI::App& app, int& exit_code) {
       "check",
       "Check that a quantized checkpoint is sound, layer by layer beside the float one; exits with "
       "1 when it is broken");
-  command->add_option("DIR", flags->directory, "AscendV1 checkpoint directory")->required();
+  command->add_option("DIR", flags->directory, "quantized checkpoint directory")->required();
   command
       ->add_option("--baseline", flags->baseline, "the float checkpoint that it was quantized from")
       ->required();

@@ -315,7 +315,7 @@ void add_eval_command(CLI::App& app) {
       "eval", "Perplexity of checkpoints on a text, and how far they are from a baseline");
   command
       ->add_option(both_spellings("--model-path"), flags->model_paths,
-                   "checkpoint directory, float or AscendV1; several are compared in one table")
+                   "checkpoint directory, float or quantized; several are compared in one table")
       ->required();
   command->add_option("--text", flags->text, std::string("what to score: ") + kDataFiles)
       ->required();
@@ -334,7 +334,7 @@ void add_eval_command(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option(
       "--baseline", flags->baseline,
-      "checkpoint to compare with, float or AscendV1: adds KL divergence and top-1 agreement");
+      "checkpoint to compare with, float or quantized: adds KL divergence and top-1 agreement");
   command->add_option(both_spellings("--cache-dir"), flags->cache_dir,
                       "where the baseline's hidden states are kept for the next evaluation "
                       "[$LAOS_CACHE_DIR, $XDG_CACHE_HOME/laos or ~/.cache/laos]");

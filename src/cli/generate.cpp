@@ -274,13 +274,13 @@ void run_generate(const GenerateFlags& flags) {
 void add_generate_command(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command =
-      app.add_subcommand("generate", "What a checkpoint, float or AscendV1, says after a prompt");
+      app.add_subcommand("generate", "What a checkpoint, float or quantized, says after a prompt");
   command
       ->add_option(both_spellings("--model-path"), flags->model_path,
-                   "checkpoint directory, float or AscendV1")
+                   "checkpoint directory, float or quantized")
       ->required();
   command->add_option("--baseline", flags->baseline,
-                      "checkpoint to show beside it, float or AscendV1");
+                      "checkpoint to show beside it, float or quantized");
   command->add_option("--prompt", flags->prompts, "text to continue; repeat it for several")
       ->allow_extra_args(false);
   command->add_option(both_spellings("--prompt-file"), flags->prompt_file,

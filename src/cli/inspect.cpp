@@ -101,22 +101,27 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   struct Options {
     std::string directory;
     bool as_json = false;
-    std::string engine{scheme::row_of(scheme::Engine::kVllmAscend).name};
+    std::string engine;
     save::InspectOptions what;
   };
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "inspect", "Show what an AscendV1 checkpoint holds and whether an engine loads it");
-  command->add_option("DIR", options->directory, "directory with quant_model_description.json")
+      "inspect", "Show what a quantized checkpoint holds and whether an engine loads it");
+  command
+      ->add_option("DIR", options->directory,
+                   "directory of the checkpoint, AscendV1 or compressed-tensors")
       ->required();
   command->add_flag("--json", options->as_json, "print the report as JSON");
   command->add_flag("--verify", options->what.verify_files,
                     "also hold every file against its checksum in SHA256SUMS");
   std::vector<std::string> engines;
   for (const scheme::EngineRow& row : scheme::kEngines) engines.emplace_back(row.name);
-  command->add_option("--engine", options->engine, "the engine that is to load it")
-      ->check(CLI::IsMember(engines))
-      ->capture_default_str();
+  command
+      ->add_option(
+          "--engine", options->engine,
+          "the engine that is to load it (default: vllm-ascend for AscendV1, transformers for "
+          "compressed-tensors)")
+      ->check(CLI::IsMember(engines));
   command->callback([options, &exit_code] {
     for (const scheme::EngineRow& row : scheme::kEngines)
       if (row.name == options->engine) options->what.engine = row.engine;

@@ -29,13 +29,14 @@
 #include "pipeline/agree.h"
 #include "pipeline/division.h"
 #include "pipeline/record.h"
+#include "save/format.h"
 
 namespace laos::cli {
 namespace {
 
 struct QuantFlags {
   std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
-                                                 trust_remote_code, recipes;
+                                                 trust_remote_code, recipes, format;
   std::string compute_dtype = "auto";
   std::string scratch_path;
   uint64_t max_memory = 0;
@@ -159,6 +160,7 @@ pipeline::QuantOptions options_of(const QuantFlags& flags) {
                               : flags.full     ? "full"
                                                : "";
   options.model_type = flags.model_type;
+  options.format = flags.format;
   if (flags.config_path.empty()) {
     choose_recipe(flags, profile, options);
   } else {
@@ -458,9 +460,15 @@ void add_quant_command(CLI::App& app, int& exit_code) {
       ->add_option(both_spellings("--model-path"), flags->model_path,
                    "Hugging Face checkpoint directory")
       ->required();
-  command
-      ->add_option(both_spellings("--save-path"), flags->save_path, "AscendV1 directory to write")
+  command->add_option(both_spellings("--save-path"), flags->save_path, "directory to write")
       ->required();
+  std::vector<std::string> formats;
+  for (const save::Format* format : save::formats()) formats.emplace_back(format->name());
+  command
+      ->add_option("--format", flags->format,
+                   "of the checkpoint, instead of the recipe's saver: ascendv1 for NPUs, "
+                   "compressed-tensors for transformers and vLLM")
+      ->check(CLI::IsMember(formats));
   command->add_option("--device", flags->device, "cpu")->capture_default_str();
   command->add_option(both_spellings("--config-path"), flags->config_path,
                       "recipe: YAML of apiversion modelslim_v1");

@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
-#include "hf/ascendv1.h"
+#include "hf/quantized_checkpoint.h"
 #include "save/work_directory.h"
 
 namespace laos::cli {
@@ -101,7 +101,7 @@ void add_status_command(CLI::App& app) {
                                    .where = options->directory,
                                    .fix = "give the --save-path of a run"});
     const save::WorkStatus status = save::work_status(options->directory);
-    const bool has_checkpoint = hf::AscendV1Checkpoint::is_ascendv1(options->directory);
+    const bool has_checkpoint = hf::is_quantized(options->directory);
     if (options->as_json)
       print_json(options->directory, status, has_checkpoint);
     else

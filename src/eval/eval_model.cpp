@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "core/threads.h"
-#include "hf/ascendv1.h"
 #include "hf/model_tensors.h"
+#include "hf/quantized_checkpoint.h"
 #include "linalg/gemm.h"
 #include "linalg/row_products.h"
 #include "model/cached_layer.h"
@@ -152,6 +152,7 @@ class MixedLinears : public model::LinearsForward<float> {
     std::string name;   // the module's
     std::optional<quant::IntLinear> dynamic;
     std::optional<quant::StaticLinear> fixed;
+    bool holds_bias = false;                // `fixed` adds the bias itself
     std::optional<linalg::RowWeight> rows;  // in place of `real`, where each row is to be its own
     Mat<float> real;
   };
@@ -167,7 +168,7 @@ class MixedLinears : public model::LinearsForward<float> {
     for (size_t i = 0; i < linears.size(); ++i) {
       Entry& entry = entries[linears[i]];
       if (entry.fixed) {
-        entry.fixed->forward(x, ys[i]);  // its bias is in quant_bias
+        entry.fixed->forward(x, ys[i]);
       } else if (entry.dynamic) {
         if (entry.act_bits != tokens_bits) {
           tokens = quant::quantize_tokens(x, {.bits = entry.act_bits});
@@ -182,7 +183,7 @@ class MixedLinears : public model::LinearsForward<float> {
       }
       if (emulation != nullptr && entry.dynamic && entry.act_bits == 4)
         leave_in_f16(entry.name, ys[i]);
-      if (!entry.fixed) model::add_bias<float>(small.biases[linears[i]].data(), ys[i]);
+      if (!entry.holds_bias) model::add_bias<float>(small.biases[linears[i]].data(), ys[i]);
       if (emulation != nullptr) round_rows(ys[i], emulation->dtype);
     }
   }
@@ -207,7 +208,7 @@ Mat<float> square(const std::vector<float>& values) {
 
 class QuantizedLayer : public EvalLayer {
  public:
-  QuantizedLayer(const hf::AscendV1Checkpoint& checkpoint, int64_t layer_idx, bool resident,
+  QuantizedLayer(const hf::QuantizedCheckpoint& checkpoint, int64_t layer_idx, bool resident,
                  Emulation* emulation) {
     mixed_.emulation = emulation;
     const hf::Config& config = checkpoint.config();
@@ -219,11 +220,12 @@ class QuantizedLayer : public EvalLayer {
 
     const std::string o = model::name_of(config, layer_idx, Linear::kOProj),
                       down = model::name_of(config, layer_idx, Linear::kDownProj);
-    if (std::vector<float> heads = checkpoint.values(o, "heads_rotation"); !heads.empty())
+    if (std::vector<float> heads = checkpoint.online_rotation(o, "heads_rotation"); !heads.empty())
       online_.o = std::make_shared<model::KroneckerRotation>(model::KroneckerRotation{
           .left = square(heads), .right = {}, .cols = checkpoint.config().head_dim});
-    if (std::vector<float> m = checkpoint.values(down, "kronecker_rotation_m"); !m.empty()) {
-      Mat<float> right = square(checkpoint.values(down, "kronecker_rotation_n"));
+    if (std::vector<float> m = checkpoint.online_rotation(down, "kronecker_rotation_m");
+        !m.empty()) {
+      Mat<float> right = square(checkpoint.online_rotation(down, "kronecker_rotation_n"));
       const int64_t cols = right.rows();
       online_.down = std::make_shared<model::KroneckerRotation>(
           model::KroneckerRotation{.left = square(m), .right = std::move(right), .cols = cols});
@@ -233,46 +235,44 @@ class QuantizedLayer : public EvalLayer {
   model::LinearsForward<float>& linears() override { return linears_; }
 
  private:
-  // The codes [out, in] where they lie, or unpacked into `unpacked`.
-  static MatView<const int8_t> codes_of(const hf::AscendV1Checkpoint& checkpoint,
-                                        const std::string& name, Mat<int8_t>& unpacked) {
-    const TensorView& weight = checkpoint.weight(name);
-    if (!scheme::find(checkpoint.label(name))->packs_rows())
-      return {reinterpret_cast<const int8_t*>(weight.data), weight.shape[0], weight.shape[1],
-              weight.shape[1]};
-    unpacked = checkpoint.codes(name);
-    return std::as_const(unpacked).view();
-  }
-  void load(const hf::AscendV1Checkpoint& checkpoint, const std::string& name, bool resident,
+  void load(const hf::QuantizedCheckpoint& checkpoint, const std::string& name, bool resident,
             MixedLinears::Entry& entry) const {
     entry.name = name;
     const scheme::Scheme& scheme = *scheme::find(checkpoint.label(name));
-    const bool is_float = scheme.is_float();
-    const MatView<const int8_t> codes =
-        is_float ? MatView<const int8_t>{} : codes_of(checkpoint, name, entry.codes);
     if (scheme.activations == scheme::Activations::kStatic) {
-      const quant::StaticRange input = {.scale = checkpoint.values(name, "input_scale").front(),
-                                        .offset = checkpoint.values(name, "input_offset").front()};
-      entry.fixed.emplace(codes, input, checkpoint.values(name, "deq_scale"),
-                          checkpoint.quant_bias(name));
+      hf::StaticInput input = checkpoint.static_input(name);
+      entry.holds_bias = input.holds_bias;
+      entry.fixed.emplace(codes_of(checkpoint, name, entry.codes),
+                          quant::StaticRange{.scale = input.scale, .offset = input.offset},
+                          std::move(input.deq_scale), std::move(input.quant_bias));
     } else if (scheme.activations == scheme::Activations::kDynamic) {
       entry.act_bits = scheme.act_bits;
-      entry.dynamic.emplace(codes, weight_scale(checkpoint, name));
-    } else if (is_float && resident) {
+      entry.dynamic.emplace(codes_of(checkpoint, name, entry.codes),
+                            weight_scale(checkpoint, name));
+    } else if (scheme.is_float() && resident) {
       entry.rows.emplace(checkpoint.weight(name));
     } else {
-      entry.real = is_float ? to_f32(checkpoint.weight(name))
-                            : quant::dequantize({.spec = {},
-                                                 .q = checkpoint.codes(name),
-                                                 .scale = weight_scale(checkpoint, name)});
+      entry.real = scheme.is_float() ? to_f32(checkpoint.weight(name))
+                                     : quant::dequantize({.spec = {},
+                                                          .q = checkpoint.codes(name),
+                                                          .scale = weight_scale(checkpoint, name)});
       if (resident) entry.rows.emplace(std::move(entry.real));
     }
   }
 
+  // The codes [out, in] where they lie, or unpacked into `unpacked`.
+  static MatView<const int8_t> codes_of(const hf::QuantizedCheckpoint& checkpoint,
+                                        const std::string& name, Mat<int8_t>& unpacked) {
+    const MatView<const int8_t> stored = checkpoint.stored_codes(name);
+    if (stored.data != nullptr) return stored;
+    unpacked = checkpoint.codes(name);
+    return std::as_const(unpacked).view();
+  }
+
   // As the engine holds them.
-  std::vector<float> weight_scale(const hf::AscendV1Checkpoint& checkpoint,
+  std::vector<float> weight_scale(const hf::QuantizedCheckpoint& checkpoint,
                                   const std::string& name) const {
-    std::vector<float> scale = checkpoint.values(name, "weight_scale");
+    std::vector<float> scale = checkpoint.weight_scale(name);
     if (mixed_.emulation != nullptr && scheme::find(checkpoint.label(name))->scales_in_model_dtype)
       for (float& value : scale) value = round_to(mixed_.emulation->dtype, value);
     return scale;
@@ -285,8 +285,9 @@ class QuantizedLayer : public EvalLayer {
 
 class QuantizedModel : public EvalModel {
  public:
-  QuantizedModel(hf::AscendV1Checkpoint checkpoint, Arithmetic arithmetic)
-      : checkpoint_(std::move(checkpoint)),
+  QuantizedModel(std::unique_ptr<hf::QuantizedCheckpoint> checkpoint, Arithmetic arithmetic)
+      : files_(std::move(checkpoint)),
+        checkpoint_(*files_),
         emulation_(emulation_of(checkpoint_.config(), arithmetic)) {
     Problems problems;
     for (int64_t i = 0; i < checkpoint_.config().num_hidden_layers; ++i) {
@@ -302,6 +303,7 @@ class QuantizedModel : public EvalModel {
     problems.throw_if_any(ErrorCode::kUnsupported);
   }
   const hf::Config& config() const override { return checkpoint_.config(); }
+  std::string label(const std::string& linear) const override { return checkpoint_.label(linear); }
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
     return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, false, emulation_.get());
   }
@@ -320,7 +322,8 @@ class QuantizedModel : public EvalModel {
   const Emulation* emulation() const override { return emulation_.get(); }
 
  private:
-  hf::AscendV1Checkpoint checkpoint_;
+  std::unique_ptr<hf::QuantizedCheckpoint> files_;
+  const hf::QuantizedCheckpoint& checkpoint_;
   std::unique_ptr<Emulation> emulation_;
 };
 
@@ -328,8 +331,8 @@ class QuantizedModel : public EvalModel {
 
 std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory,
                                            Arithmetic arithmetic) {
-  if (hf::AscendV1Checkpoint::is_ascendv1(directory))
-    return std::make_unique<QuantizedModel>(hf::AscendV1Checkpoint::open(directory), arithmetic);
+  if (auto quantized = hf::open_quantized(directory))
+    return std::make_unique<QuantizedModel>(std::move(quantized), arithmetic);
   return std::make_unique<FloatModel>(model::Checkpoint::open(directory), arithmetic);
 }
 

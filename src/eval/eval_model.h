@@ -1,9 +1,10 @@
-// A checkpoint, float or AscendV1, as something that runs forward.
+// A checkpoint, float or quantized, as something that runs forward.
 #pragma once
 
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "eval/emulation.h"
@@ -31,6 +32,8 @@ class EvalModel {
  public:
   virtual ~EvalModel() = default;
   virtual const hf::Config& config() const = 0;
+  // Label of a linear's scheme; "" in a float checkpoint.
+  virtual std::string label(const std::string& /*linear*/) const { return ""; }
   virtual std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const = 0;
   // The same for running token by token: weights stay where and as the checkpoint's files hold
   // them, and what a token gets does not depend, bit for bit, on the tokens that run beside it.
@@ -46,8 +49,8 @@ class EvalModel {
   virtual const Emulation* emulation() const = 0;
 };
 
-// Opens a Hugging Face float checkpoint or an AscendV1 directory (told by its description file).
-// Throws Error as model::Checkpoint::open and hf::AscendV1Checkpoint::open do; kUnsupported for a
+// Opens a Hugging Face float checkpoint or a quantized one (see hf::open_quantized).
+// Throws Error as model::Checkpoint::open and hf::open_quantized do; kUnsupported for a
 // label without an integer path.
 std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& directory,
                                            Arithmetic arithmetic = Arithmetic::kExact);

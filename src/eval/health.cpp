@@ -156,13 +156,11 @@ double usual_error(const std::vector<LayerHealth>& layers, size_t i) {
 }
 
 // The labels of a layer's linears; "" where the checkpoint has none.
-std::string labels_of(const hf::Config& config, const hf::Description* description,
-                      int64_t layer_idx) {
+std::string labels_of(const EvalModel& model, int64_t layer_idx) {
   std::string labels;
   for (const model::Linear l : model::kAllLinears) {
-    if (description == nullptr) break;
-    const std::string* label = description->find(model::name_of(config, layer_idx, l) + ".weight");
-    labels += (labels.empty() ? "" : " ") + (label == nullptr ? "?" : *label);
+    const std::string label = model.label(model::name_of(model.config(), layer_idx, l));
+    labels += (labels.empty() ? "" : " ") + label;
   }
   return labels;
 }
@@ -258,8 +256,6 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   require_same_architecture(config, baseline.config());
   Health health;
   health.not_finite = tensors_not_finite(directory);
-  std::optional<hf::Description> description;
-  if (hf::AscendV1Checkpoint::is_ascendv1(directory)) description = hf::read_description(directory);
   const Basis basis(baseline.embed_tokens(), model.embed_tokens(), rotation);
   baseline.drop_pages();
   model.drop_pages();
@@ -279,7 +275,7 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   bool finite = model::is_finite(std::as_const(actual.rows).view());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerHealth layer;
-    layer.labels = labels_of(config, description ? &*description : nullptr, i);
+    layer.labels = labels_of(model, i);
     const Mat<float> inputs = basis.apply(std::as_const(expected.rows).view());
     const auto forward = [&](EvalLayer& l, MatView<const float> x, MatView<float> y) {
       model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x, saved, y);

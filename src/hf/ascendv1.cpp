@@ -92,9 +92,10 @@ class StructureCheck {
   void check_label(const std::string& name, const std::string& label) {
     const auto [module, suffix] = split_name(name);
     const scheme::Scheme* scheme = scheme::find(label);
-    if (scheme == nullptr) {
+    if (scheme == nullptr || !scheme->in_ascendv1()) {
       add("label " + label + " is none that engines are known to load for this kind of model", name,
-          "labels are " + scheme::list_labels());
+          "labels are " +
+              scheme::list_labels([](const scheme::Scheme& row) { return row.in_ascendv1(); }));
       return;
     }
     if (suffix == "weight") {
@@ -213,7 +214,7 @@ class StructureCheck {
       if (tensor == nullptr) continue;
       Shape shape = module.shape;
       const scheme::Scheme* scheme = label == nullptr ? nullptr : scheme::find(*label);
-      if (scheme != nullptr && !scheme->is_float() && shape.size() == 2)
+      if (scheme != nullptr && !scheme->parts.empty() && shape.size() == 2)
         shape = scheme->parts.front().shape({.out_features = shape[0], .in_features = shape[1]});
       if (tensor->shape != shape)
         add("shape is " + to_string(tensor->shape) + ", config.json implies " + to_string(shape),
@@ -427,25 +428,24 @@ AscendV1Checkpoint AscendV1Checkpoint::open(const fs::path& directory) {
 
 AscendV1Checkpoint::AscendV1Checkpoint(fs::path directory, Config config, Description description,
                                        io::TensorFiles files)
-    : directory_(std::move(directory)),
-      config_(std::move(config)),
-      description_(std::move(description)),
-      files_(std::move(files)) {}
-
-std::string AscendV1Checkpoint::tensor_name(const std::string& module) const {
-  const std::string head = lm_head_name(config_);
-  const bool is_tied_head = module == head && !files_.contains(head + ".weight");
-  return (is_tied_head ? embed_tokens_name(config_) : module) + ".weight";
-}
+    : QuantizedCheckpoint(std::move(config), std::move(files)),
+      directory_(std::move(directory)),
+      description_(std::move(description)) {}
 
 const std::string& AscendV1Checkpoint::label(const std::string& module) const {
-  const std::string* label = description_.find(tensor_name(module));
+  const std::string* label = description_.find(owner(module) + ".weight");
   LAOS_ASSERT(label != nullptr);
   return *label;
 }
 
 const TensorView& AscendV1Checkpoint::weight(const std::string& module) const {
-  return files_.at(tensor_name(module));
+  return files_.at(owner(module) + ".weight");
+}
+
+MatView<const int8_t> AscendV1Checkpoint::stored_codes(const std::string& module) const {
+  if (scheme::find(label(module))->packs_rows()) return {};
+  const TensorView& view = weight(module);
+  return {reinterpret_cast<const int8_t*>(view.data), view.shape[0], view.shape[1], view.shape[1]};
 }
 
 Mat<int8_t> AscendV1Checkpoint::codes(const std::string& module) const {
@@ -480,6 +480,23 @@ std::vector<float> AscendV1Checkpoint::values(const std::string& module,
     to_f32(*view, values.data());
   }
   return values;
+}
+
+std::vector<float> AscendV1Checkpoint::weight_scale(const std::string& module) const {
+  return values(module, "weight_scale");
+}
+
+StaticInput AscendV1Checkpoint::static_input(const std::string& module) const {
+  return {.scale = values(module, "input_scale").front(),
+          .offset = values(module, "input_offset").front(),
+          .deq_scale = values(module, "deq_scale"),
+          .quant_bias = quant_bias(module),
+          .holds_bias = true};
+}
+
+std::vector<float> AscendV1Checkpoint::online_rotation(const std::string& module,
+                                                       const std::string& suffix) const {
+  return values(module, suffix);
 }
 
 std::vector<int32_t> AscendV1Checkpoint::quant_bias(const std::string& module) const {

@@ -15,6 +15,7 @@
 #include "core/tensor.h"
 #include "hf/config.h"
 #include "hf/model_tensors.h"
+#include "hf/quantized_checkpoint.h"
 #include "io/safetensors.h"
 #include "scheme/schemes.h"
 
@@ -72,8 +73,8 @@ struct ProblemGroup {
 std::vector<ProblemGroup> group_over_layers(const std::vector<Problem>& problems);
 
 // An AscendV1 directory, mapped and checked, so that every accessor below has what it returns.
-// Codes and scales are not scanned (save::inspect does). Views live as long as this.
-class AscendV1Checkpoint {
+// Codes and scales are not scanned (save::inspect does).
+class AscendV1Checkpoint : public QuantizedCheckpoint {
  public:
   // True when `directory` holds a description.
   static bool is_ascendv1(const std::filesystem::path& directory);
@@ -82,18 +83,17 @@ class AscendV1Checkpoint {
   static AscendV1Checkpoint open(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const noexcept { return directory_; }
-  const Config& config() const noexcept { return config_; }
   const Description& description() const noexcept { return description_; }
-  const io::TensorFiles& files() const noexcept { return files_; }
 
-  // Label of a module of weight_modules(config()), as "model.layers.3.mlp.up_proj". A tied lm_head
-  // without a tensor of its own has the label of embed_tokens.
-  const std::string& label(const std::string& module) const;
-  // The module's weight: I8 [out_features, in_features] for a quantized linear, else F32, BF16 or
-  // F16. embed_tokens for a tied lm_head without a tensor of its own.
-  const TensorView& weight(const std::string& module) const;
-  // The codes of a quantized linear [out_features, in_features], unpacked.
-  Mat<int8_t> codes(const std::string& module) const;
+  const std::string& label(const std::string& module) const override;
+  // I8 for a quantized linear, as it is stored.
+  const TensorView& weight(const std::string& module) const override;
+  MatView<const int8_t> stored_codes(const std::string& module) const override;
+  Mat<int8_t> codes(const std::string& module) const override;
+  std::vector<float> weight_scale(const std::string& module) const override;
+  StaticInput static_input(const std::string& module) const override;
+  std::vector<float> online_rotation(const std::string& module,
+                                     const std::string& suffix) const override;
   // A part of a quantized linear, or a matrix of an online rotation, in f32: "weight_scale"
   // [out_features, num_groups], ...; empty when there is none. An I64 deq_scale holds the bits of
   // f32.
@@ -104,12 +104,9 @@ class AscendV1Checkpoint {
  private:
   AscendV1Checkpoint(std::filesystem::path directory, Config config, Description description,
                      io::TensorFiles files);
-  std::string tensor_name(const std::string& module) const;
 
   std::filesystem::path directory_;
-  Config config_;
   Description description_;
-  io::TensorFiles files_;
 };
 
 }  // namespace laos::hf

@@ -57,8 +57,8 @@ std::string shown(const Json& value) {
 // Reads fields of config.json and collects what is wrong with them.
 class Reader {
  public:
-  Reader(const Json& json, std::string file, std::span<const Family> known)
-      : json_(json), file_(std::move(file)), known_(known) {}
+  Reader(const Json& json, std::string file, std::span<const Family> known, bool may_be_quantized)
+      : json_(json), file_(std::move(file)), known_(known), may_be_quantized_(may_be_quantized) {}
 
   Config read() {
     Config config;
@@ -385,7 +385,7 @@ class Reader {
     if (const Json* act = find(json_, "hidden_act"); act != nullptr && *act != Json("silu"))
       refuse("hidden_act", "the activation " + shown(*act) + " is not supported",
              "use a checkpoint with \"silu\"");
-    if (find(json_, "quantization_config") != nullptr)
+    if (!may_be_quantized_ && find(json_, "quantization_config") != nullptr)
       refuse("quantization_config", "the checkpoint is already quantized",
              "use the float checkpoint it was made from");
   }
@@ -393,6 +393,7 @@ class Reader {
   const Json& json_;
   std::string file_;
   std::span<const Family> known_;
+  bool may_be_quantized_;
   Problems malformed_;
   Problems unsupported_;
 };
@@ -405,7 +406,10 @@ std::string_view dtype_name(DType dtype) noexcept {
   return "";
 }
 
-Config read_config(const std::filesystem::path& directory, std::span<const Family> known) {
+namespace {
+
+Config read_config_file(const std::filesystem::path& directory, std::span<const Family> known,
+                        bool may_be_quantized) {
   const std::filesystem::path path = directory / "config.json";
 
   io::require_own_file(path);
@@ -428,7 +432,17 @@ Config read_config(const std::filesystem::path& directory, std::span<const Famil
     throw Error(ErrorCode::kFormat, {.what = "the file is not a JSON object",
                                      .where = path.string(),
                                      .fix = "restore config.json from the model's source"});
-  return Reader(json, path.string(), known).read();
+  return Reader(json, path.string(), known, may_be_quantized).read();
+}
+
+}  // namespace
+
+Config read_config(const std::filesystem::path& directory, std::span<const Family> known) {
+  return read_config_file(directory, known, false);
+}
+
+Config read_config_of_quantized(const std::filesystem::path& directory) {
+  return read_config_file(directory, families(), true);
 }
 
 }  // namespace laos::hf

@@ -74,5 +74,8 @@ std::string_view dtype_name(DType dtype) noexcept;
 // multiple of num_key_value_heads, an odd head_dim; Error(kIo).
 Config read_config(const std::filesystem::path& directory,
                    std::span<const Family> known = families());
+// The same of a checkpoint that is quantized: quantization_config is left to the reader of its
+// format.
+Config read_config_of_quantized(const std::filesystem::path& directory);
 
 }  // namespace laos::hf

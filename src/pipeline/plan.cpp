@@ -11,6 +11,7 @@
 #include "hf/dataset.h"
 #include "hf/tokenizer.h"
 #include "pipeline/identity.h"
+#include "recipe/rewrite.h"
 #include "rotation/fit.h"
 #include "rotation/rotation.h"
 #include "save/format.h"
@@ -557,6 +558,15 @@ void plan_memory(Plan& plan) {
 
 namespace {
 
+void choose_format(const std::string& name, recipe::Recipe& recipe) {
+  const std::span<const save::Format* const> all = save::formats();
+  const auto format =
+      std::ranges::find_if(all, [&](const save::Format* f) { return f->name() == name; });
+  LAOS_ASSERT(format != all.end());
+  for (save::SaverOptions& saver : recipe.save) saver.format = *format;
+  recipe.yaml = recipe::with_saver(recipe, std::string((*format)->saver_type()));
+}
+
 // Hours of work are not done again, or replaced by another model's, because a command was repeated.
 void refuse_finished(const QuantOptions& options, const save::Format& format) {
   std::error_code error;
@@ -577,7 +587,10 @@ Plan make_plan(const QuantOptions& options) {
   std::optional<recipe::Recipe> recipe;
   std::optional<model::Checkpoint> checkpoint;
   std::optional<hf::Tokenizer> tokenizer;
-  collector.run([&] { recipe = recipe::load_recipe(options.recipe_path); });
+  collector.run([&] {
+    recipe = recipe::load_recipe(options.recipe_path);
+    if (!options.format.empty()) choose_format(options.format, *recipe);
+  });
   collector.run([&] { checkpoint = model::Checkpoint::open(options.model_path); });
   // A missing checkpoint is one problem, not three.
   if (checkpoint)

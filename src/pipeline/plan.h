@@ -21,9 +21,10 @@ namespace laos::pipeline {
 // What a user asks for.
 struct QuantOptions {
   std::filesystem::path model_path;                      // Hugging Face checkpoint directory
-  std::filesystem::path save_path;                       // AscendV1 directory to write
+  std::filesystem::path save_path;                       // directory to write
   std::filesystem::path recipe_path;                     // YAML
   std::string model_type;                                // names the exported recipe
+  std::string format;                                    // save::Format::name; "": the recipe's
   std::optional<std::string> dataset;                    // overrides every dataset of the recipe
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
   int64_t calib_seq_len = 2048;                          // tokens of a sample at most

@@ -154,6 +154,15 @@ std::string with_strategies(const Recipe& recipe,
   return emit_document(root);
 }
 
+std::string with_saver(const Recipe& recipe, const std::string& type) {
+  std::vector<Problem> duplicates;
+  DocumentNode root = parse_document(recipe.yaml, recipe.path.string(), duplicates);
+  if (DocumentNode* spec = find(root, "spec"))
+    if (DocumentNode* savers = find(*spec, "save"))
+      for (DocumentNode& saver : savers->items) set(saver, "type", scalar(type));
+  return emit_document(root);
+}
+
 std::vector<std::string> layer_patterns(const std::set<int64_t>& layers,
                                         const std::string& module) {
   // Patterns have 200 characters at most.

@@ -28,6 +28,9 @@ std::string with_strategies(const Recipe& recipe,
                             const std::string& config_id,
                             const std::optional<std::string>& dataset = std::nullopt);
 
+// The YAML of `recipe` with savers of another type.
+std::string with_saver(const Recipe& recipe, const std::string& type);
+
 // Patterns that match "model.layers.I." + module for exactly the `layers`: as
 // "model.layers.{{0..3},7}.mlp.down_proj". None for no layers.
 std::vector<std::string> layer_patterns(const std::set<int64_t>& layers, const std::string& module);

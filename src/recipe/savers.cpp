@@ -15,8 +15,9 @@ std::vector<std::string> supported_savers() {
 }
 
 const std::vector<std::string> kOtherSavers = {"mindie_format_saver", "compressed_tensors"};
-const MapSchema kSaverKeys = {"ascendv1_saver",
-                              {"type", "part_file_size", "ext", "save_directory"}};
+const std::vector<std::string> kSaverKeys = {"type", "part_file_size", "ext", "save_directory"};
+const MapSchema kAscendV1Keys = {"ascendv1_saver", kSaverKeys};
+const MapSchema kCompressedTensorsKeys = {"compressed_tensors_saver", kSaverKeys};
 
 }  // namespace
 
@@ -24,13 +25,14 @@ bool is_saver(const std::string& type) {
   return contains(supported_savers(), type) || contains(kOtherSavers, type);
 }
 
-std::vector<const MapSchema*> saver_schemas() { return {&kSaverKeys}; }
+std::vector<const MapSchema*> saver_schemas() { return {&kAscendV1Keys, &kCompressedTensorsKeys}; }
 
 std::optional<save::SaverOptions> read_saver(Report& report, const Value& value) {
   if (!require_map(report, value)) return std::nullopt;
   const auto type = read_type(report, value, "saver", supported_savers(), kOtherSavers);
   if (!type) return std::nullopt;
-  const MapReader reader(report, value, kSaverKeys);
+  const MapReader reader(report, value,
+                         *type == kAscendV1Keys.title ? kAscendV1Keys : kCompressedTensorsKeys);
   save::SaverOptions options;
   for (const save::Format* format : save::formats())
     if (format->saver_type() == *type) options.format = format;

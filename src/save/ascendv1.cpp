@@ -52,6 +52,7 @@ std::vector<float> scale_bias(const quant::IntWeight& weight, int64_t num_slices
 
 class AscendV1 : public Format {
  public:
+  std::string_view name() const noexcept override { return "ascendv1"; }
   std::string_view title() const noexcept override { return "AscendV1"; }
   std::string_view saver_type() const noexcept override { return "ascendv1_saver"; }
   std::string_view weights_stem() const noexcept override { return hf::kAscendV1Stem; }
@@ -60,6 +61,7 @@ class AscendV1 : public Format {
   bool owns(const fs::path& weights) const override {
     return weights.filename().string().starts_with(hf::kAscendV1Stem);
   }
+  bool holds_online_rotations() const noexcept override { return true; }
 
   void plan_linear(const OutputLinear& linear, const std::string& label,
                    const scheme::Scheme* scheme, DType float_dtype,
@@ -67,7 +69,7 @@ class AscendV1 : public Format {
                    std::vector<Problem>& problems) const override {
     if (scheme == nullptr || scheme->parts.empty()) {
       problems.push_back({label + " is not written as AscendV1", linear.name,
-                          "use one of the schemes of docs/recipes.md"});
+                          "write compressed-tensors, or use another scheme of docs/recipes.md"});
       return;
     }
     const scheme::LinearSizes sizes = sizes_of(linear);
@@ -77,7 +79,10 @@ class AscendV1 : public Format {
                           linear.name, "use another scheme"});
     const auto add = [&](std::string_view suffix, DType dtype, Shape shape) {
       std::string name = linear.name + ".";
-      tensors.push_back({{name.append(suffix), dtype, std::move(shape)}, label, linear.name});
+      tensors.push_back({{name.append(suffix), dtype, std::move(shape)},
+                         label,
+                         linear.name,
+                         linear.scheme->weight.group_size});
     };
     for (const scheme::LinearPart& part : scheme->parts)
       add(part.suffix, part.suffix == "deq_scale" ? deq_scale_dtype(float_dtype) : part.dtype,
@@ -135,11 +140,7 @@ std::string description_json(const CheckpointJob& job) {
     description[tensor.spec.name] = tensor.label;
     labels.push_back(tensor.label);
     const bool is_scale = tensor.spec.name.ends_with(".weight_scale");
-    if (is_scale && tensor.spec.shape[1] > 1) {
-      // The weight stands in front of its scales.
-      const OutputTensor& weight = *(&tensor - 1);
-      group_size = weight.spec.shape[1] / tensor.spec.shape[1];
-    }
+    if (is_scale && tensor.spec.shape[1] > 1) group_size = tensor.group_size;
   }
   description["version"] = "1.0.0";
   description["model_quant_type"] = scheme::model_quant_type(labels);

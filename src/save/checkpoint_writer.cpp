@@ -360,13 +360,18 @@ void CheckpointWriter::write_linear(const std::string& linear_name, const quant:
   const auto spec_of = [&](const std::string& suffix) -> const io::TensorSpec& {
     return find(linear_name + "." + suffix).spec;
   };
+  const auto has = [&](const std::string& suffix) {
+    return index_of_.contains(linear_name + "." + suffix);
+  };
   const auto write = [&](const std::string& suffix, std::span<const std::byte> bytes) {
     LAOS_ASSERT(std::ssize(bytes) == spec_of(suffix).size_bytes());
     write_part(linear_name + "." + suffix, 0, bytes);
   };
-  job_.format->encode(
-      {.weight = weight, .input = input, .bias = bias},
-      {.name = linear_name, .scheme = scheme, .spec_of = spec_of, .write_bytes = write});
+  job_.format->encode({.weight = weight, .input = input, .bias = bias}, {.name = linear_name,
+                                                                         .scheme = scheme,
+                                                                         .has = has,
+                                                                         .spec_of = spec_of,
+                                                                         .write_bytes = write});
 }
 
 void CheckpointWriter::commit() {

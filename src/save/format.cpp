@@ -51,7 +51,8 @@ void LinearSink::write_float(const std::string& suffix, std::span<const float> v
 }
 
 std::span<const Format* const> formats() noexcept {
-  static const std::array<const Format*, 1> all = {&ascendv1_format()};
+  static const std::array<const Format*, 2> all = {&ascendv1_format(),
+                                                   &compressed_tensors_format()};
   return all;
 }
 

@@ -34,6 +34,7 @@ struct LinearSink {
   std::string name;  // the linear's
   const scheme::Scheme& scheme;
   // By suffix, as "weight_scale".
+  std::function<bool(const std::string&)> has;
   std::function<const io::TensorSpec&(const std::string&)> spec_of;
   std::function<void(const std::string&, std::span<const std::byte>)> write_bytes;
 
@@ -56,6 +57,7 @@ class Format {
  public:
   virtual ~Format() = default;
 
+  virtual std::string_view name() const noexcept = 0;        // on the command line
   virtual std::string_view title() const noexcept = 0;       // in sentences
   virtual std::string_view saver_type() const noexcept = 0;  // in recipes
 
@@ -68,6 +70,8 @@ class Format {
   // Whether a file of weights in the save path is of this format, so that it may be replaced.
   virtual bool owns(const std::filesystem::path& weights) const = 0;
 
+  // Whether it has a place for the matrices of online rotations.
+  virtual bool holds_online_rotations() const noexcept { return false; }
   // Appends the tensors of a quantized linear in write order, and what stands against writing it
   // to `problems`. `scheme` is null for a pair of bits that has none; `label` names it.
   virtual void plan_linear(const OutputLinear& linear, const std::string& label,

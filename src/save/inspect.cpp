@@ -14,6 +14,7 @@
 #include "core/tensor.h"
 #include "core/threads.h"
 #include "hf/ascendv1.h"
+#include "hf/compressed_tensors.h"
 #include "hf/config.h"
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
@@ -73,12 +74,31 @@ class Inspection {
   Inspection(const fs::path& directory, const InspectOptions& options)
       : directory_(directory), options_(options) {
     report_.directory = directory;
-    report_.engine = options.engine;
+    using Format = scheme::CheckpointFormat;
+    format_ = hf::CompressedTensorsCheckpoint::is_compressed_tensors(directory)
+                  ? Format::kCompressedTensors
+                  : Format::kAscendV1;
+    if (hf::AscendV1Checkpoint::is_ascendv1(directory)) format_ = Format::kAscendV1;
+    if (options.engine)
+      report_.engine = *options.engine;
+    else
+      for (const scheme::EngineRow& row : scheme::kEngines)
+        if (row.format == format_) {
+          report_.engine = row.engine;
+          break;
+        }
   }
 
   InspectReport run() {
     const std::vector<fs::path> paths = hf::top_level_safetensors(directory_);
     report_.files = std::ssize(paths);
+    const scheme::EngineRow& engine = scheme::row_of(report_.engine);
+    const bool is_ascendv1 = format_ == scheme::CheckpointFormat::kAscendV1;
+    if (engine.format != format_ && !(is_ascendv1 && !hf::is_quantized(directory_)))
+      error("the checkpoint is " + std::string(is_ascendv1 ? "AscendV1" : hf::kCompressedTensors) +
+                ", of which " + std::string(engine.title) + " is not known to load any",
+            directory_.string(), "quantize with the other --format");
+    if (!is_ascendv1) return run_compressed_tensors(paths);
     read_config_files();
     if (hf::AscendV1Checkpoint::is_ascendv1(directory_))
       attempt([&] { description_ = hf::read_description(directory_); });
@@ -91,17 +111,22 @@ class Inspection {
     else
       attempt([&] { files_ = io::TensorFiles::open_files(paths); });
 
-    if (description_ && files_) check_index(paths);
+    if (description_ && files_) check_index(paths, hf::kAscendV1IndexFile, hf::kAscendV1Stem);
     if (description_) check_description();
     if (description_ && files_) {
       const hf::StructureProblems problems = hf::check_structure(
-          config_ ? &*config_ : nullptr, *description_, files_->tensors(), options_.engine);
+          config_ ? &*config_ : nullptr, *description_, files_->tensors(), report_.engine);
       errors_.insert(errors_.end(), problems.broken.begin(), problems.broken.end());
       errors_.insert(errors_.end(), problems.unloadable.begin(), problems.unloadable.end());
       total();
       for (const auto& [name, label] : description_->labels) check_values(name, label);
       check_tied_head();
     }
+    return finish();
+  }
+
+ private:
+  InspectReport finish() {
     if (options_.verify_files) {
       report_.verified = verify(directory_);
       errors_.insert(errors_.end(), report_.verified->problems.begin(),
@@ -112,7 +137,94 @@ class Inspection {
     return std::move(report_);
   }
 
- private:
+  // What opens is whole; then the values, and what the engine makes of each linear.
+  InspectReport run_compressed_tensors(const std::vector<fs::path>& paths) {
+    report_.model_quant_type = hf::kCompressedTensors;
+    require_tokenizer();
+    attempt([&] {
+      const auto checkpoint = hf::CompressedTensorsCheckpoint::open(directory_);
+      files_ = io::TensorFiles::open_files(paths);
+      check_index(paths, "model.safetensors.index.json", "model");
+      std::map<std::string, size_t> index;
+      for (const hf::WeightModule& module : hf::weight_modules(checkpoint.config()))
+        check_module(checkpoint, module, index);
+      check_fused(checkpoint);
+      for (const auto& [name, tensor] : files_->tensors())
+        check_floats(tensor, checkpoint.config());
+    });
+    return finish();
+  }
+
+  void check_module(const hf::CompressedTensorsCheckpoint& checkpoint,
+                    const hf::WeightModule& module, std::map<std::string, size_t>& index) {
+    const std::string& label = checkpoint.label(module.name);
+    const auto [entry, is_new] = index.try_emplace(label, report_.labels.size());
+    if (is_new) report_.labels.push_back({.label = label});
+    LabelTotals& totals = report_.labels[entry->second];
+    int64_t bytes = 0;
+    for (const auto& [name, tensor] : files_->tensors())
+      if (name.size() > module.name.size() && name[module.name.size()] == '.' &&
+          name.find('.', module.name.size() + 1) == std::string::npos &&
+          name.starts_with(module.name))
+        bytes += tensor.size_bytes();
+    totals.bytes += bytes;
+    report_.bytes += bytes;
+    if (bytes == 0) return;  // a tied lm_head
+    ++totals.weights;
+    totals.parameters += num_elements(module.shape);
+    report_.parameters += num_elements(module.shape);
+    const auto linear = checkpoint.linears().find(module.name);
+    if (linear == checkpoint.linears().end()) return;
+    const scheme::Scheme& scheme = *linear->second.scheme;
+    const int64_t group_size = linear->second.group_size;
+    if (std::string refusal =
+            scheme.refused_by(report_.engine, group_size == 0 ? 1 : module.shape[1] / group_size);
+        !refusal.empty())
+      error(std::move(refusal), module.name, "quantize with a scheme that it loads");
+    if (!linear->second.is_packed) check_codes(checkpoint.weight(module.name), scheme);
+    const bool is_words = scheme.weight_bits == 4 || scheme.act_bits == 16 || group_size != 0;
+    if (report_.engine == scheme::Engine::kVllm && is_words && !linear->second.is_packed)
+      error("int-quantized weights of a scheme that the engine loads packed only", module.name,
+            "quantize again");
+  }
+
+  // Engines that run such a group as one linear read the scheme of one of them.
+  void check_fused(const hf::CompressedTensorsCheckpoint& checkpoint) {
+    if (report_.engine == scheme::Engine::kTransformers) return;
+    const hf::Config& config = checkpoint.config();
+    for (int64_t i = 0; i < config.num_hidden_layers; ++i)
+      for (const std::vector<std::string>& group : hf::fused_groups(config)) {
+        const std::string layer = "model.layers." + std::to_string(i) + ".";
+        std::string listed;
+        bool is_mixed = false;
+        for (const std::string& member : group) {
+          const std::string& label = checkpoint.label(layer + member);
+          is_mixed = is_mixed || label != checkpoint.label(layer + group.front());
+          listed += (listed.empty() ? "" : ", ") + member + " is " + label;
+        }
+        if (is_mixed)
+          error("linears that engines fuse have different schemes: " + listed,
+                layer + group.front(), "quantize them with one scheme");
+      }
+  }
+
+  void check_floats(const TensorView& tensor, const hf::Config& config) {
+    if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16)
+      return;
+    if (count_not_finite(tensor) > 0)
+      error("holds NaN or infinity", tensor.name, "quantize again from an undamaged checkpoint");
+    if (!tensor.name.ends_with("_scale")) return;
+    const Buffer<float> values = values_of(tensor);
+    if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
+      error("scales that are not greater than 0", tensor.name, "quantize again");
+    if (count_bad(values.size(), [&](int64_t i) {
+          return std::isfinite(values[i]) && round_to(config.dtype, values[i]) != values[i];
+        }) > 0)
+      warn("scales that are not exact in " + std::string(to_string(config.dtype)) +
+               "; the engine rounds them",
+           tensor.name, "quantize with a scale_dtype that is the model's");
+  }
+
   void error(std::string what, std::string where, std::string fix) {
     errors_.push_back({std::move(what), std::move(where), std::move(fix)});
   }
@@ -154,6 +266,10 @@ class Inspection {
           warn("names and shapes are not checked: " + problem.what, problem.where, "");
       }
     });
+    require_tokenizer();
+  }
+
+  void require_tokenizer() {
     std::error_code ignored;
     const auto has = [&](const char* name) { return fs::exists(directory_ / name, ignored); };
     if (!has("tokenizer.json") && !has("vocab.json") && !has("tokenizer.model"))
@@ -162,11 +278,12 @@ class Inspection {
   }
 
   // The engine does without an index; other tools trust it.
-  void check_index(const std::vector<fs::path>& paths) {
-    const fs::path path = directory_ / hf::kAscendV1IndexFile;
+  void check_index(const std::vector<fs::path>& paths, const std::string& index_file,
+                   const std::string& stem) {
+    const fs::path path = directory_ / index_file;
     std::error_code ignored;
-    const bool is_sharded = std::any_of(paths.begin(), paths.end(), [](const fs::path& file) {
-      return file.filename() != std::string(hf::kAscendV1Stem) + ".safetensors";
+    const bool is_sharded = std::any_of(paths.begin(), paths.end(), [&](const fs::path& file) {
+      return file.filename() != stem + ".safetensors";
     });
     if (!fs::exists(path, ignored)) {
       if (is_sharded) warn("shards without an index", path.string(), "quantize again");
@@ -317,7 +434,7 @@ class Inspection {
     if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
       error("scales that are not greater than 0", scales.name, "quantize again");
     const bool is_rounded =
-        options_.engine == scheme::Engine::kSglang || scheme.scales_in_model_dtype;
+        report_.engine == scheme::Engine::kSglang || scheme.scales_in_model_dtype;
     if (!is_rounded || !scales.name.ends_with(".weight_scale")) return;
     const DType dtype = config_ ? config_->dtype : DType::kBF16;
     const int64_t inexact = count_bad(values.size(), [&](int64_t i) {
@@ -348,6 +465,7 @@ class Inspection {
 
   fs::path directory_;
   const InspectOptions options_;
+  scheme::CheckpointFormat format_ = scheme::CheckpointFormat::kAscendV1;
   std::optional<hf::Config> config_;
   std::optional<hf::Description> description_;
   std::optional<io::TensorFiles> files_;

@@ -1,4 +1,4 @@
-// Holds an AscendV1 directory against what an engine needs to load it.
+// Holds the directory of a quantized checkpoint against what an engine needs to load it.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,8 @@ struct LabelTotals {
 struct InspectReport {
   std::filesystem::path directory;
   scheme::Engine engine = scheme::Engine::kVllmAscend;
-  std::string model_quant_type;     // as the description says, "" when it does not
+  std::string model_quant_type;     // as AscendV1's description says, "" when it does not; or the
+                                    // name of another format
   std::vector<LabelTotals> labels;  // in order of first appearance
   int64_t files = 0;                // *.safetensors
   int64_t parameters = 0;
@@ -53,7 +54,7 @@ struct InspectReport {
 // Reads all of the directory, every weight and scale included. What is wrong with its files becomes
 // a finding; throws Error(kIo) only when `directory` is not a directory that can be listed.
 struct InspectOptions {
-  scheme::Engine engine = scheme::Engine::kVllmAscend;
+  std::optional<scheme::Engine> engine;  // default: the first that loads the directory's format
   bool verify_files = false;  // also hold every file against SHA256SUMS (see save/manifest.h)
 };
 InspectReport inspect(const std::filesystem::path& directory, const InspectOptions& options = {});

@@ -75,6 +75,9 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
     }
     if (online != nullptr) append_online(config, *online, module.name, tensors);
   }
+  if (online != nullptr && !format.holds_online_rotations())
+    problems.push_back({"an online rotation has no place in " + std::string(format.title()),
+                        "online rotations", "quantize with online: false"});
   Problems grouped;
   for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) {
     Problem problem = group.first;

@@ -31,6 +31,7 @@ struct OutputTensor {
   io::TensorSpec spec;
   std::string label;  // of its scheme, FLOAT for what is not quantized; "" = described nowhere
   std::string linear = "";  // the quantized linear whose label this is, if any
+  int64_t group_size = 0;   // of its weight: inputs that share a scale, 0 = all
 };
 
 // The online rotations a checkpoint carries, which the engine applies while the model runs: of the
@@ -68,8 +69,8 @@ std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeL
 // Every tensor of the checkpoint in save order: each linear as the format has it, everything else
 // (float linears with their biases, norms, embed_tokens, lm_head also when the model ties it) as
 // `float_dtype` labelled FLOAT, and the matrices of `online` unless it is null, in F32. Throws
-// Error(kUnsupported), all linears at once, for schemes that the format does not hold and sizes
-// that do not pack.
+// Error(kUnsupported), all linears at once, for schemes that the format does not hold, sizes
+// that do not pack, and online rotations that it has no place for.
 std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
                                          const SchemeLookup& scheme_of,
                                          const OnlineLayout* online = nullptr,

@@ -58,6 +58,12 @@ constexpr std::array kSchemes = {
            .scales_in_model_dtype = true,
            .type_rank = 2,
            .refusal = {"", "it does not know the label"}},
+    // AscendV1 has no name for it.
+    Scheme{.label = "W4A16",
+           .weight_bits = 4,
+           .act_bits = 16,
+           .activations = Activations::kFloat,
+           .allows_groups = true},
     Scheme{.label = "W8A8",
            .weight_bits = 8,
            .act_bits = 8,
@@ -73,7 +79,8 @@ constexpr std::array kSchemes = {
            .parts = kMixed,
            .scales_in_model_dtype = true,
            .type_rank = 4,
-           .refusal = {"", "not tried"}},
+           .refusal = {"", "not tried", "the format has no name for it",
+                       "the format has no name for it"}},
     Scheme{.label = "W4A8_DYNAMIC",
            .weight_bits = 4,
            .act_bits = 8,
@@ -118,10 +125,10 @@ bool Scheme::packs_rows() const noexcept {
 
 std::string Scheme::refused_by(Engine engine, int64_t num_groups) const {
   std::string_view reason = refusal[static_cast<size_t>(engine)];
-  const bool are_groups = reason.empty() && num_groups > 1;
+  const EngineRow& row = row_of(engine);
+  const bool are_groups = reason.empty() && num_groups > 1 && !row.loads_groups;
   if (are_groups) reason = "it has one scale an output row";
   if (reason.empty()) return "";
-  const EngineRow& row = row_of(engine);
   std::string text(row.title);
   text.append(" (").append(row.version).append(") does not load ").append(label);
   if (are_groups) text += " with per-group scales";

@@ -52,34 +52,43 @@ enum class Activations {
   kEither    // the engine chooses between the two above; neither made nor computed here
 };
 
-// The programs that serve AscendV1 checkpoints.
-enum class Engine { kVllmAscend, kSglang };
+// The programs that load checkpoints, each with the format whose loader was read.
+enum class CheckpointFormat { kAscendV1, kCompressedTensors };
+enum class Engine { kVllmAscend, kSglang, kTransformers, kVllm };
 struct EngineRow {
   Engine engine;
+  CheckpointFormat format;
   std::string_view name;     // as on the command line
   std::string_view title;    // as in sentences
   std::string_view version;  // whose loader the columns of `refusal` were read from
+  bool loads_groups;         // several scales an output row
 };
-inline constexpr std::array<EngineRow, 2> kEngines = {{
-    {Engine::kVllmAscend, "vllm-ascend", "vLLM-Ascend", "main of 2026-08-22"},
-    {Engine::kSglang, "sglang", "SGLang", "0.5.23"},
+inline constexpr std::array<EngineRow, 4> kEngines = {{
+    {Engine::kVllmAscend, CheckpointFormat::kAscendV1, "vllm-ascend", "vLLM-Ascend",
+     "main of 2026-08-22", false},
+    {Engine::kSglang, CheckpointFormat::kAscendV1, "sglang", "SGLang", "0.5.23", false},
+    {Engine::kTransformers, CheckpointFormat::kCompressedTensors, "transformers", "transformers",
+     "5.24.0 with compressed-tensors 0.20.1", true},
+    {Engine::kVllm, CheckpointFormat::kCompressedTensors, "vllm", "vLLM", "0.33.0", true},
 }};
 const EngineRow& row_of(Engine engine) noexcept;
 
 struct Scheme {
-  std::string_view label;  // in quant_model_description.json
+  std::string_view label;  // also in quant_model_description.json
   int weight_bits;         // 16 = float
   int act_bits;            // 16 = float
   Activations activations;
-  bool allows_groups;                         // more than one scale an output row
-  std::span<const LinearPart> parts = {};     // in write order, the weight first; none for FLOAT
+  bool allows_groups;  // more than one scale an output row
+  // In AscendV1, in write order, the weight first; none for FLOAT and for what it does not hold.
+  std::span<const LinearPart> parts = {};
   int64_t in_multiple = 1, out_multiple = 1;  // of in_features and out_features, to be packed
   bool scales_in_model_dtype = false;         // engines hold weight_scale so, else in f32
   // Of two labels in a checkpoint the higher is its model_quant_type; 0 does not count.
   int type_rank = 0;
   std::array<std::string_view, kEngines.size()> refusal = {};  // why each engine does not load it
 
-  bool is_float() const noexcept { return parts.empty(); }
+  bool is_float() const noexcept { return weight_bits == 16; }
+  bool in_ascendv1() const noexcept { return is_float() || !parts.empty(); }
   // Two rows of 4-bit codes in one row of bytes.
   bool packs_rows() const noexcept;
   // Why the engine does not load linears of this scheme with so many scales an output row, as a

@@ -107,6 +107,23 @@ TEST_F(QuantCommand, SaysTheDtypeOfAModelWhoseConfigLeavesItToTheTensors) {
               HasSubstr("\"torch_dtype\": \"bfloat16\""));
 }
 
+TEST_F(QuantCommand, BothFormatsAreTheSameModel) {
+  const auto score = [&](const std::string& format) {
+    const Result result = quant("--no-health --restart --format " + format);
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    write("text.txt", "In the beginning was the word and the word was with the beginning");
+    return run_laos("eval --model-path " + save_.string() + " --text " +
+                    (directory_ / "text.txt").string() + " --seq-len 8 | tail -2");
+  };
+  const Result ascendv1 = score("ascendv1");
+  std::filesystem::remove_all(save_);
+  const Result compressed = score("compressed-tensors");
+  EXPECT_THAT(compressed.output, HasSubstr("perplexity"));
+  EXPECT_EQ(compressed.output, ascendv1.output);
+  EXPECT_FALSE(std::filesystem::exists(save_ / "quant_model_description.json"));
+  EXPECT_THAT(io::read_text(save_ / "config.json", 1 << 20), HasSubstr("compressed-tensors"));
+}
+
 TEST_F(QuantCommand, QuantizesAndTheResultLoads) {
   const Result result = quant();
   EXPECT_EQ(result.exit_code, 0) << result.output;

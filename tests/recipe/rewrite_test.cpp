@@ -102,5 +102,16 @@ TEST(LayerPatterns, StayShortEnoughForARecipeInTheDeepestModels) {
   EXPECT_EQ(count, 200);
 }
 
+TEST(WithSaver, ChangesTheTypeOfSaversAlone) {
+  const std::string text =
+      "apiversion: modelslim_v1\nspec:\n  process: [{type: quarot}]\n  save: [{type: "
+      "ascendv1_saver, part_file_size: 2}]\n";
+  const Recipe before = parse_recipe(text, "r.yaml");
+  const Recipe after = parse_recipe(with_saver(before, "compressed_tensors_saver"), "r.yaml");
+  ASSERT_EQ(after.save.size(), 1u);
+  EXPECT_EQ(after.save[0].format, &save::compressed_tensors_format());
+  EXPECT_EQ(after.save[0].part_file_size, 2);
+}
+
 }  // namespace
 }  // namespace laos::recipe

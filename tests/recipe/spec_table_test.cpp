@@ -444,6 +444,12 @@ const std::vector<Row> kRows = {
      "50:13 spec.save[0].type", "saver `mindie_format_saver` is not supported yet"},
     {"ascendv1_saver", "type: ascendv1_saver", "type: compressed_tensors",
      "50:13 spec.save[0].type", "saver `compressed_tensors` is not supported yet"},
+    {"compressed_tensors_saver", "type: ascendv1_saver", "type: compressed_tensors_saver"},
+    {"compressed_tensors_saver", "type: ascendv1_saver\n      part_file_size: 4",
+     "type: compressed_tensors_saver\n      part_file_size: 0"},
+    {"compressed_tensors_saver", "type: ascendv1_saver\n      part_file_size: 4",
+     "type: compressed_tensors_saver\n      part_file_size: half", "51:23 spec.save[0].part_file_size",
+     "whole number"},
     {"ascendv1_saver", "type: ascendv1_saver", "type: gguf", "50:13 spec.save[0].type",
      "unknown saver `gguf`"},
 

@@ -101,6 +101,7 @@ TEST_F(Formats, AscendV1AddsTheBiasOfStaticActivationsInItsIntegersToo) {
 // What a second format is: one class.
 class Toy : public Format {
  public:
+  std::string_view name() const noexcept override { return "toy"; }
   std::string_view title() const noexcept override { return "toy"; }
   std::string_view saver_type() const noexcept override { return "toy_saver"; }
   std::string_view weights_stem() const noexcept override { return "toy"; }

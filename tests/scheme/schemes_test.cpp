@@ -7,16 +7,17 @@
 namespace laos::scheme {
 namespace {
 
-TEST(Schemes, AreTheLabelsOfTheFormatWithFloatFirst) {
+TEST(Schemes, AreTheLabelsOfTheFormatsWithFloatFirst) {
   EXPECT_EQ(list_labels(),
-            "FLOAT, W4A4_DYNAMIC, W8A8_DYNAMIC, W8A16, W8A8, W8A8_MIX, W4A8_DYNAMIC");
+            "FLOAT, W4A4_DYNAMIC, W8A8_DYNAMIC, W8A16, W4A16, W8A8, W8A8_MIX, W4A8_DYNAMIC");
+  EXPECT_EQ(list_labels([](const Scheme& row) { return !row.in_ascendv1(); }), "W4A16");
   EXPECT_EQ(find("W4A4"), nullptr);
   EXPECT_TRUE(find("FLOAT")->is_float());
 }
 
 TEST(Schemes, EachHasItsWeightFirstAndASuffixOnce) {
   for (const Scheme& row : schemes()) {
-    if (row.is_float()) continue;
+    if (row.is_float() || !row.in_ascendv1()) continue;
     EXPECT_EQ(row.parts.front().suffix, "weight") << row.label;
     std::set<std::string_view> suffixes;
     for (const LinearPart& part : row.parts)
@@ -34,6 +35,9 @@ TEST(Schemes, SayWhichEngineDoesNotLoadThemAndWhy) {
   };
   EXPECT_EQ(refused(Engine::kVllmAscend), "W4A8_DYNAMIC ");
   EXPECT_EQ(refused(Engine::kSglang), "W8A16 W8A8_MIX W4A8_DYNAMIC ");
+  EXPECT_EQ(refused(Engine::kTransformers), "W8A8_MIX ");
+  EXPECT_EQ(refused(Engine::kVllm), "W8A8_MIX ");
+  EXPECT_EQ(find("W4A16")->refused_by(Engine::kVllm, 2), "");
   EXPECT_NE(find("W4A4_DYNAMIC")->refused_by(Engine::kVllmAscend, 2), "");
   EXPECT_NE(find("W8A8_DYNAMIC")->refused_by(Engine::kSglang, 2), "");
   for (const EngineRow& row : kEngines) EXPECT_EQ(&row_of(row.engine), &row);

@@ -1,0 +1,75 @@
+// A quantized checkpoint of any format, as those read it who compute with it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+#include "hf/config.h"
+#include "io/safetensors.h"
+
+namespace laos::hf {
+
+// What undoes the integers of a linear with static activations: y = deq_scale * (x_q w_qᵀ +
+// quant_bias) with x_q = round(x / scale) + offset.
+struct StaticInput {
+  float scale = 1;
+  float offset = 0;  // an integer, -128..127
+  std::vector<float> deq_scale;
+  std::vector<int32_t> quant_bias;
+  bool holds_bias = false;  // quant_bias holds the linear's bias too
+};
+
+// Mapped and checked, so that every accessor below has what it returns. Codes and scales are not
+// scanned. Views live as long as this.
+class QuantizedCheckpoint {
+ public:
+  virtual ~QuantizedCheckpoint() = default;
+
+  const Config& config() const noexcept { return config_; }
+  const io::TensorFiles& files() const noexcept { return files_; }
+
+  // Label of its scheme (scheme/schemes.h), of a module of weight_modules(config()), as
+  // "model.layers.3.mlp.up_proj". A tied lm_head without a tensor of its own has the label of
+  // embed_tokens.
+  virtual const std::string& label(const std::string& module) const = 0;
+  // A float module's weight, F32, BF16 or F16. embed_tokens for a tied lm_head without a tensor of
+  // its own.
+  virtual const TensorView& weight(const std::string& module) const = 0;
+  // The codes of a quantized linear [out_features, in_features] where they lie, a byte each; no
+  // data when they are packed.
+  virtual MatView<const int8_t> stored_codes(const std::string& module) const = 0;
+  // The same, unpacked.
+  virtual Mat<int8_t> codes(const std::string& module) const = 0;
+  // [out_features * num_groups]
+  virtual std::vector<float> weight_scale(const std::string& module) const = 0;
+  // Of a linear whose label has static activations.
+  virtual StaticInput static_input(const std::string& module) const = 0;
+  // The matrix of an online rotation at this linear, "heads_rotation" ...; empty when there is
+  // none.
+  virtual std::vector<float> online_rotation(const std::string& /*module*/,
+                                             const std::string& /*suffix*/) const {
+    return {};
+  }
+
+ protected:
+  QuantizedCheckpoint(Config config, io::TensorFiles files)
+      : config_(std::move(config)), files_(std::move(files)) {}
+  QuantizedCheckpoint(QuantizedCheckpoint&&) = default;
+  // `module`, or embed_tokens for a tied lm_head without a tensor of its own.
+  std::string owner(const std::string& module) const;
+
+  Config config_;
+  io::TensorFiles files_;
+};
+
+// Whether the directory says that it holds a quantized checkpoint of a format that is read here.
+bool is_quantized(const std::filesystem::path& directory);
+// Throws Error as the reader of its format does; null when it is not quantized.
+std::unique_ptr<QuantizedCheckpoint> open_quantized(const std::filesystem::path& directory);
+
+}  // namespace laos::hf
