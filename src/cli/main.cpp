@@ -1,10 +1,12 @@
 // laos: the command line. Only this folder prints, and only this file picks exit codes.
+#include <fcntl.h>
 #include <malloc.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
+#include <cstdio>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -61,6 +63,23 @@ void give_memory_back() {
   ::mallopt(M_MMAP_THRESHOLD, kBytes);
   ::mallopt(M_TRIM_THRESHOLD, kBytes);
 #endif
+}
+
+// What is printed must not land in a file that is opened later and gets the number of a stream that
+// the caller closed.
+void open_closed_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(stream, F_GETFD) < 0) (void)::open("/dev/null", O_RDWR);
+}
+
+// A full disk behind stdout is no success.
+void require_printed() {
+  std::cout.flush();
+  const bool printed = std::fflush(stdout) == 0 && std::ferror(stdout) == 0 && std::cout.good();
+  if (!printed)
+    throw laos::Error(laos::ErrorCode::kIo, {.what = "what was printed could not be written",
+                                             .where = "standard output",
+                                             .fix = "free disk space where it goes to"});
 }
 
 // Several processes that a launcher started do one command, or refuse it; from here on one of them
@@ -130,6 +149,7 @@ int run(int argc, char** argv) {
     laos::cli::heed_quota();
     if (words.empty()) {
       std::cout << app.help();
+      require_printed();
       return 0;
     }
     app.require_subcommand(1);
@@ -137,9 +157,14 @@ int run(int argc, char** argv) {
     words = laos::cli::complete_flags(app, std::move(words));
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));  // takes them from the end
     laos::cli::leave_job();
+    require_printed();
     return exit_code;
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) {  // --help, --version
+      app.exit(error);
+      require_printed();
+      return 0;
+    }
     const bool unknown_command = words.front()[0] != '-' && app.get_subcommands().empty();
     return report({laos::ErrorCode::kUsage,
                    {.what = unknown_command ? "there is no command " + words.front() : error.what(),
@@ -151,6 +176,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_closed_streams();
   give_memory_back();
   laos::cli::bound_spinning(argv);
   laos::cli::watch_signals();

@@ -496,7 +496,8 @@ void add_quant_command(CLI::App& app, int& exit_code) {
       ->add_option(both_spellings("--max-memory"), flags->max_memory,
                    "memory that the run may take, like 6GB or 512MiB: larger batches go in pieces, "
                    "with the same result (default: what the machine has)")
-      ->transform(CLI::AsSizeValue(true));
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 62));
   command->add_option("--tmp", flags->scratch_path,
                       "directory for the hidden states of the calibration data, which the plan "
                       "prices (default: inside --save-path)");

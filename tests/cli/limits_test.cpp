@@ -52,6 +52,25 @@ class SmallDisk {
   bool is_mounted_ = false;
 };
 
+TEST_F(Limited, ByAFullDiskBehindStdoutIsNoSuccess) {
+  const std::string model = (fs::path(LAOS_SOURCE_DIR) / "models/qwen3-tiny").string();
+  for (const std::string& command :
+       {std::string("recipes"), "generate --model-path " + model + " --prompt a --max-new-tokens 2",
+        std::string("inspect --help")}) {
+    const test::CommandResult result = test::run_laos(command + " 2>&3 >/dev/full ) 3>&1", "( ");
+    EXPECT_EQ(result.exit_code, 1) << command;
+    EXPECT_THAT(result.output, HasSubstr("could not be written")) << command;
+  }
+}
+
+// What is printed must not land in a file that gets the number of stdout.
+TEST_F(Limited, ByClosedStreamsWritesTheSameFiles) {
+  ASSERT_EQ(quantize("reference").exit_code, 0);
+  more_arguments_ = " <&- >&- 2>&-; echo ended $? )";
+  EXPECT_THAT(quantize("out", "( ").output, HasSubstr("ended 0"));
+  EXPECT_EQ(manifest("out"), manifest("reference"));
+}
+
 TEST_F(Limited, ByADiskThatIsTooSmallIsRefusedBeforeTheStart) {
   const SmallDisk disk(directory_ / "disk", 200'000);
   if (!disk.is_mounted()) GTEST_SKIP() << "may not mount a file system";

@@ -183,6 +183,11 @@ TEST_F(QuantCommand, DryRunPrintsALinePerLinearAndWritesNothing) {
   EXPECT_FALSE(std::filesystem::exists(save_));
 }
 
+TEST_F(QuantCommand, RefusesMemoryThatIsNoAmount) {
+  for (const std::string amount : {"-5", "0", "abc", "1e3"})
+    expect_refused(quant("--max-memory=" + amount), 2, "--max-memory");
+}
+
 TEST_F(QuantCommand, RefusesATruncatedShard) {
   std::filesystem::resize_file(model_ / "model.safetensors",
                                std::filesystem::file_size(model_ / "model.safetensors") - 7);
