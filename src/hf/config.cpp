@@ -79,12 +79,12 @@ class Reader {
     config.rms_norm_eps = real(json_, "rms_norm_eps", "rms_norm_eps", 0.0, 1.0).value_or(1e-6);
     rope(config);
     config.sliding_window = sliding_window(family, config.num_hidden_layers);
-    const bool attention_bias = boolean("attention_bias", false);
+    const bool attention_bias = boolean("attention_bias", family.default_attention_bias);
     if (attention_bias && !family.attention_bias && !family.qkv_bias)
       refuse("attention_bias", "a " + config.architecture + " has no biases in attention",
              "use a checkpoint with attention_bias false");
     config.qkv_bias = family.qkv_bias || (family.attention_bias && attention_bias);
-    config.o_bias = family.attention_bias && attention_bias;
+    config.o_bias = family.attention_bias && boolean(std::string(family.o_bias_key), false);
     config.mlp_bias = family.mlp_bias && boolean("mlp_bias", false);
     config.tie_word_embeddings = boolean("tie_word_embeddings", false);
     config.dtype = dtype(family);

@@ -50,6 +50,15 @@ constexpr Family kFamilies[] = {
      .window = WindowKey::kAlways,
      .default_sliding_window = 4096,
      .default_max_position_embeddings = 131'072},
+    {.architecture = "SeedOssForCausalLM",
+     .model_type = "seed_oss",
+     .names = llama_names(),
+     .attention_bias = true,
+     .default_attention_bias = true,
+     .o_bias_key = "attention_out_bias",
+     .mlp_bias = true,
+     .default_head_dim = 128,
+     .default_max_position_embeddings = 524'288},
 };
 
 }  // namespace

@@ -33,7 +33,9 @@ struct Family {
   bool qk_norm = false;         // an RMSNorm over each head of queries and keys
   bool qkv_bias = false;        // q, k and v have biases, whatever config.json says
   bool attention_bias = false;  // the field attention_bias counts: biases of q, k, v and o
-  bool mlp_bias = false;        // the field mlp_bias counts
+  bool default_attention_bias = false;
+  std::string_view o_bias_key = "attention_bias";  // the field that counts for o
+  bool mlp_bias = false;                           // the field mlp_bias counts
   WindowKey window = WindowKey::kNone;
   int64_t default_sliding_window = 0;  // of a config.json without `sliding_window`; 0 = none
   int64_t default_head_dim = 0;        // 0: hidden_size / num_attention_heads

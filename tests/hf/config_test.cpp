@@ -210,6 +210,18 @@ TEST(ReadConfig, GivesEachFamilyItsOwnDefaults) {
   EXPECT_FALSE(read(json).qkv_bias);
   json["attention_bias"] = true;
   EXPECT_THAT(problem(json, ErrorCode::kUnsupported), HasSubstr("biases"));
+
+  // Biases of o have a field of their own, and those of q, k and v are there unless it is said.
+  json["architectures"] = {"SeedOssForCausalLM"};
+  json.erase("attention_bias");
+  config = read(json);
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.o_bias);
+  json["attention_bias"] = false;
+  json["attention_out_bias"] = true;
+  config = read(json);
+  EXPECT_FALSE(config.qkv_bias);
+  EXPECT_TRUE(config.o_bias);
 }
 
 TEST(ReadConfig, KnowsWhereASlidingWindowBinds) {

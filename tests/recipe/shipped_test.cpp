@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "hf/family.h"
+#include "io/file.h"
 #include "recipe/recipe.h"
 
 namespace laos::recipe {
@@ -76,11 +78,9 @@ constexpr ModelRecipe kModelRecipes[] = {
     {"qwen3-tiny", "qwen3-tiny-w4a4.yaml", 8},
 };
 
-constexpr const char* kArchitectures[] = {"LlamaForCausalLM", "MistralForCausalLM",
-                                          "Qwen2ForCausalLM", "Qwen3ForCausalLM"};
-
 TEST(ShippedRecipes, AreThereInEveryProfileForEveryArchitecture) {
-  for (const std::string architecture : kArchitectures)
+  for (const hf::Family& family : hf::families()) {
+    const std::string architecture(family.architecture);
     for (const auto& [type, profile, file] :
          {std::tuple("w4a4", "", "dense-w4a4.yaml"),
           std::tuple("w4a4", "fast", "dense-w4a4-fast.yaml"),
@@ -92,11 +92,20 @@ TEST(ShippedRecipes, AreThereInEveryProfileForEveryArchitecture) {
       EXPECT_EQ(choice.path, kRecipes / file);
       EXPECT_EQ(choice.model_type, architecture);
     }
+  }
+}
+
+TEST(ReadmeOfTheProject, NamesEveryArchitecture) {
+  const std::string readme = io::read_text(kRecipes / "../README.md", 1 << 20);
+  for (const hf::Family& family : hf::families())
+    EXPECT_NE(readme.find("`" + std::string(family.architecture) + "`"), std::string::npos)
+        << family.architecture;
 }
 
 // Every model type that a recipe is for, but the architectures, has its facts in the table.
 TEST(ShippedRecipes, AreForModelsThatAreKnownByTheirFacts) {
-  std::set<std::string> known(std::begin(kArchitectures), std::end(kArchitectures));
+  std::set<std::string> known;
+  for (const hf::Family& family : hf::families()) known.emplace(family.architecture);
   for (const ModelType& type : list_model_types({kRecipes})) {
     EXPECT_TRUE(known.insert(type.name).second) << type.name;
     EXPECT_EQ(choose_recipe({kRecipes}, {"", "w8a8", "", {}, type.facts}).model_type, type.name);

@@ -38,6 +38,9 @@ CASES = {
     "qwen3-bias": ("Qwen3", {**QWEN, "attention_bias": True}),
     "qwen3-yarn": ("Qwen3", {**QWEN, **rope(rope_type="yarn", factor=2.0, original_max_position_embeddings=32,
                                             beta_fast=16.0, beta_slow=2.0, attention_factor=1.2)}),
+    "seed-oss": ("SeedOss", {"head_dim": 8}),
+    "seed-oss-biases": ("SeedOss", {"head_dim": 4, "attention_bias": False, "attention_out_bias": True,
+                                    "mlp_bias": True}),
 }
 NUM_TOKENS = 40
 NUM_LOGITS = 8
