@@ -29,7 +29,7 @@ void append_online(const hf::Config& config, const OnlineLayout& online, const s
   };
   if (module.ends_with("." + std::string(hf::path_of(config, hf::Linear::kOProj))))
     add("heads_rotation", config.num_attention_heads);
-  for (const int64_t layer_idx : online.down_proj_layers) {
+  for (const int64_t layer_idx : online.down_layers) {
     if (module != hf::name_of(config, layer_idx, hf::Linear::kDownProj)) continue;
     add("kronecker_rotation_m", online.m);
     add("kronecker_rotation_n", online.n);

@@ -41,7 +41,7 @@ struct OnlineLayout {
   int64_t max_tp_size = 1;
   int64_t m = 0;
   int64_t n = 0;
-  std::vector<int64_t> down_proj_layers;
+  std::vector<int64_t> down_layers;
 };
 
 using SchemeLookup =

@@ -121,7 +121,7 @@ std::optional<quant::LinearScheme> every_label(const std::string& linear) {
 }
 
 TEST(AscendV1Plan, KnowsTheTensorsOfEveryLabel) {
-  const OnlineLayout online = {.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {0}};
+  const OnlineLayout online = {.max_tp_size = 2, .m = 4, .n = 6, .down_layers = {0}};
   std::map<std::string, std::string> found;
   for (const OutputTensor& tensor :
        output_tensors(tiny_config(1), DType::kBF16, every_label, &online))
@@ -155,7 +155,7 @@ TEST(AscendV1Plan, KnowsTheTensorsOfEveryLabel) {
 
 TEST(AscendV1Plan, DescribesGroupsOnlineRotationsAndTheGlobalOne) {
   CheckpointJob job;
-  job.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {1}};
+  job.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_layers = {1}};
   job.global_rotation = 16;
   job.tensors = output_tensors(tiny_config(), DType::kBF16, every_label, &*job.online);
   const auto description = nlohmann::json::parse(description_json(job));
@@ -446,7 +446,7 @@ TEST_F(AscendV1, RowsInPiecesEqualTheWhole) {
 TEST_F(AscendV1, WritesAndReadsBackEveryLabel) {
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     CheckpointJob every = job();
-    every.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_proj_layers = {1}};
+    every.online = OnlineLayout{.max_tp_size = 2, .m = 4, .n = 6, .down_layers = {1}};
     every.global_rotation = 16;
     every.tensors = output_tensors(tiny_config(), dtype, every_label, &*every.online);
     CheckpointWriter writer(every);

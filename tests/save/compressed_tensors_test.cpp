@@ -274,7 +274,7 @@ TEST_F(CompressedTensors, InspectionCountsWhatCarriesEachLabel) {
 }
 
 TEST_F(CompressedTensors, HasNoPlaceForOnlineRotations) {
-  const OnlineLayout online = {.max_tp_size = 1, .m = 4, .n = 6, .down_proj_layers = {1}};
+  const OnlineLayout online = {.max_tp_size = 1, .m = 4, .n = 6, .down_layers = {1}};
   EXPECT_EQ(refusal_of([&] {
               output_tensors(tiny_config(), DType::kBF16, golden_schemes, &online,
                              compressed_tensors_format());
