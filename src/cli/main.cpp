@@ -16,6 +16,7 @@
 #include "cli/bench.h"
 #include "cli/calibrate_text.h"
 #include "cli/check.h"
+#include "cli/convert.h"
 #include "cli/eval.h"
 #include "cli/flags.h"
 #include "cli/generate.h"
@@ -130,6 +131,7 @@ int run(int argc, char** argv) {
   laos::cli::add_eval_command(app);
   laos::cli::add_generate_command(app);
   laos::cli::add_inspect_command(app, exit_code);
+  laos::cli::add_convert_command(app);
   laos::cli::add_calibrate_text_command(app);
   laos::cli::add_analyze_command(app);
   laos::cli::add_bench_command(app);

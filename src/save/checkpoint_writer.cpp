@@ -67,13 +67,15 @@ bool is_file_of_model(const fs::path& path) {
 }
 
 // Files of the model directory that stay behind: config.json is written and not copied, the others
-// tell how other weights are quantized or adapted, and a loader that finds one believes it.
-constexpr std::array<std::string_view, 6> kNotCopied = {kConfigFile,
+// tell how other weights are quantized, adapted or what came of it, and readers believe them.
+constexpr std::array<std::string_view, 8> kNotCopied = {kConfigFile,
                                                         hf::kDescriptionFile,
                                                         "adapter_config.json",
                                                         "quantize_config.json",
                                                         "hf_quant_config.json",
-                                                        "quant_config.json"};
+                                                        "quant_config.json",
+                                                        "run.json",
+                                                        "check.json"};
 
 // Names of the files that go with the weights unchanged, sorted: tokenizer, configuration, code. An
 // index of the float shards does not, since it names files that are not there.

@@ -1,0 +1,161 @@
+#include "save/convert.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "core/error.h"
+#include "hf/ascendv1.h"
+#include "hf/compressed_tensors.h"
+#include "hf/model_tensors.h"
+#include "hf/quantized_checkpoint.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+#include "save/checkpoint_writer.h"
+
+namespace laos::save {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRecipeEnding = "_best_practice.yaml";
+constexpr int64_t kMaxRecipeBytes = int64_t{1} << 20;
+
+struct SourceLinear {
+  quant::LinearScheme scheme;
+  std::vector<float> scale;  // of the weight
+  std::optional<quant::StaticRange> input;
+};
+
+bool are_exact(const std::vector<float>& values, DType dtype) {
+  return std::all_of(values.begin(), values.end(),
+                     [&](float value) { return round_to(dtype, value) == value; });
+}
+
+// AscendV1 stores the products of both scales alone. The weight's is the value of `dtype` that
+// gives them; empty when there is none.
+std::vector<float> weight_scale_of(const hf::StaticInput& input, DType dtype) {
+  std::vector<float> scale;
+  for (const float product : input.deq_scale) {
+    scale.push_back(round_to(dtype, product / input.scale));
+    if (scale.back() * input.scale != product) return {};
+  }
+  return scale;
+}
+
+SourceLinear source_of(const hf::QuantizedCheckpoint& checkpoint, const hf::WeightModule& module,
+                       std::vector<Problem>& problems) {
+  const scheme::Scheme& row = *scheme::find(checkpoint.label(module.name));
+  SourceLinear linear;
+  linear.scheme = {{.bits = row.weight_bits}, {.bits = row.act_bits}};
+  const auto refuse = [&](const std::string& what) {
+    problems.push_back({what, module.name, "quantize the float model with --format"});
+    return linear;
+  };
+  if (row.activations == scheme::Activations::kEither)
+    return refuse("the label " + std::string(row.label) + " leaves open how inputs are quantized");
+  for (const char* suffix : {"heads_rotation", "kronecker_rotation_m"})
+    if (!checkpoint.online_rotation(module.name, suffix).empty())
+      return refuse("an online rotation is not converted");
+  const DType dtype = checkpoint.config().dtype;
+  if (row.activations == scheme::Activations::kStatic) {
+    const hf::StaticInput input = checkpoint.static_input(module.name);
+    linear.scheme.act.is_static = true;
+    linear.scheme.act.symmetric = input.offset == 0;
+    linear.input = quant::StaticRange{.scale = input.scale, .offset = input.offset};
+    linear.scale = weight_scale_of(input, dtype);
+    if (linear.scale.empty() || !are_exact({input.scale}, dtype))
+      return refuse("scales that are not exact in the model's dtype");
+  } else {
+    linear.scale = checkpoint.weight_scale(module.name);
+    const int64_t num_groups = std::ssize(linear.scale) / module.shape[0];
+    if (num_groups > 1) linear.scheme.weight.group_size = module.shape[1] / num_groups;
+  }
+  linear.scheme.weight.scale_dtype = are_exact(linear.scale, dtype) ? dtype : DType::kF32;
+  return linear;
+}
+
+// The recipe that the run left, and the model type that names it.
+std::pair<std::string, std::string> recipe_of(const fs::path& directory, const hf::Config& config) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(kRecipeEnding) && name != kRecipeEnding && entry.is_regular_file(error))
+      return {name.substr(0, name.size() - std::string_view(kRecipeEnding).size()),
+              io::read_text(entry.path(), kMaxRecipeBytes)};
+  }
+  return {config.architecture, "# converted, without a recipe\n"};
+}
+
+void write_global_rotation_of(const fs::path& file, CheckpointWriter& writer) {
+  const io::TensorFiles files = io::TensorFiles::open_files({file});
+  const Mat<float> rotation = to_f32(files.at(kRotationTensor));
+  writer.write_global_rotation(rotation.view());
+}
+
+}  // namespace
+
+void convert(const fs::path& directory, const Format& format, const fs::path& save_path) {
+  const auto refuse = [&](const std::string& what, const std::string& fix) {
+    throw Error(ErrorCode::kUsage, {.what = what, .where = directory.string(), .fix = fix});
+  };
+  const std::unique_ptr<hf::QuantizedCheckpoint> checkpoint = hf::open_quantized(directory);
+  if (!checkpoint) refuse("not a quantized checkpoint", "quantize it: laos quant");
+  const Format& source = hf::AscendV1Checkpoint::is_ascendv1(directory)
+                             ? ascendv1_format()
+                             : compressed_tensors_format();
+  if (&source == &format)
+    refuse("the checkpoint is " + std::string(format.title()) + " already", "copy it");
+
+  const hf::Config& config = checkpoint->config();
+  const std::vector<hf::WeightModule> modules = hf::weight_modules(config);
+  std::map<std::string, SourceLinear> linears;
+  std::vector<Problem> problems;
+  for (const hf::WeightModule& module : modules)
+    if (checkpoint->label(module.name) != scheme::kFloatLabel)
+      linears[module.name] = source_of(*checkpoint, module, problems);
+  Problems grouped;
+  for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) grouped.add(group.first);
+  grouped.throw_if_any(ErrorCode::kUnsupported);
+
+  const auto scheme_of = [&](const std::string& name) -> std::optional<quant::LinearScheme> {
+    const auto found = linears.find(name);
+    if (found == linears.end()) return std::nullopt;
+    return found->second.scheme;
+  };
+  auto [model_type, recipe] = recipe_of(directory, config);
+  std::error_code ignored;
+  const bool has_rotation = fs::exists(directory / kRotationFile, ignored);
+  CheckpointWriter writer(
+      {.save_path = save_path,
+       .model_directory = directory,
+       .float_dtype = config.dtype,
+       .tensors = output_tensors(config, config.dtype, scheme_of, nullptr, format),
+       .max_shard_bytes = max_shard_bytes({}),
+       .model_type = std::move(model_type),
+       .recipe_yaml = std::move(recipe),
+       .global_rotation = has_rotation ? config.hidden_size : 0,
+       .format = &format});
+  for (const hf::WeightModule& module : modules) {
+    const auto found = linears.find(module.name);
+    Mat<float> bias;
+    if (module.has_bias) bias = to_f32(checkpoint->files().at(module.bias_name()));
+    if (found == linears.end()) {
+      writer.write_float(module.weight_name(), to_f32(checkpoint->weight(module.name)).view());
+      if (module.has_bias) writer.write_float(module.bias_name(), bias.view());
+      continue;
+    }
+    const SourceLinear& linear = found->second;
+    writer.write_linear(
+        module.name,
+        {.spec = linear.scheme.weight, .q = checkpoint->codes(module.name), .scale = linear.scale},
+        linear.input ? &*linear.input : nullptr,
+        std::span(std::as_const(bias).data(), static_cast<size_t>(bias.size())));
+  }
+  if (has_rotation) write_global_rotation_of(directory / kRotationFile, writer);
+  writer.commit();
+}
+
+}  // namespace laos::save
