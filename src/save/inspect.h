@@ -54,7 +54,8 @@ struct InspectReport {
 // Reads all of the directory, every weight and scale included. What is wrong with its files becomes
 // a finding; throws Error(kIo) only when `directory` is not a directory that can be listed.
 struct InspectOptions {
-  std::optional<scheme::Engine> engine;  // default: the first that loads the directory's format
+  std::optional<scheme::Engine> engine =
+      {};                     // default: the first that loads the directory's format
   bool verify_files = false;  // also hold every file against SHA256SUMS (see save/manifest.h)
 };
 InspectReport inspect(const std::filesystem::path& directory, const InspectOptions& options = {});
