@@ -35,9 +35,15 @@ void TerminalProgress::kept(int64_t done) {
 void TerminalProgress::step(int64_t done, const std::string& note) {
   clock_.step(done);
   const bool last = done == clock_.num_steps();
-  // A line of its own for what stays worth reading: layers, and where a part ends.
-  const bool stays = is_terminal_ ? last || clock_.part() == pipeline::kQuantizePart : true;
-  if ((note.empty() || !stays) && !last) {
+  // A line of its own for what stays worth reading: layers, and where a part ends. In a file, which
+  // nobody draws over, also what has a note, and something now and then.
+  constexpr std::chrono::seconds kSilence{10};
+  const bool is_layer = clock_.part() == pipeline::kQuantizePart;
+  const bool stays =
+      is_terminal_ ? is_layer && !note.empty()
+                   : is_layer || !note.empty() ||
+                         std::chrono::steady_clock::now() - printed_ >= kSilence;
+  if (!stays && !last) {
     draw(note);
     return;
   }
@@ -99,7 +105,8 @@ void TerminalProgress::draw(const std::string& note) {
   std::fflush(stderr);
 }
 
-void TerminalProgress::print_line(const std::string& line) const {
+void TerminalProgress::print_line(const std::string& line) {
+  printed_ = std::chrono::steady_clock::now();
   if (!talks_) return;
   std::fprintf(stderr, is_terminal_ ? "\r\033[K%s\n" : "%s\n", line.c_str());
   std::fflush(stderr);

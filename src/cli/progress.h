@@ -32,11 +32,11 @@ class TerminalProgress : public pipeline::Progress {
   bool is_due(bool is_last);
   std::string left_text() const;
   void draw(const std::string& note);
-  void print_line(const std::string& line) const;
+  void print_line(const std::string& line);
 
   const bool talks_, is_terminal_;
   pipeline::JobClock clock_;
-  std::chrono::steady_clock::time_point drawn_;
+  std::chrono::steady_clock::time_point drawn_, printed_ = std::chrono::steady_clock::now();
 };
 
 // On stderr, a line each.

@@ -61,6 +61,13 @@ TEST_F(OnATerminal, StepsOfTheRotationAreOneLine) {
   EXPECT_THAT(result.output, HasSubstr("fit rotation  25 %  loss"));
 }
 
+// No layer has a note where nothing is trained: hours of silence in a log otherwise.
+TEST_F(OnATerminal, AndInAFileALayerIsALine) {
+  const std::string output = test::run_laos(quant()).output;
+  EXPECT_THAT(output, HasSubstr("quantize 1/2"));
+  EXPECT_THAT(output, HasSubstr("quantize 2/2"));
+}
+
 TEST_F(OnATerminal, TheCheckpointIsSavedBeforeItIsCheckedAndTheCheckGoesOn) {
   const std::string output = test::run_laos_on_terminal(quant()).output;
   EXPECT_LT(output.find("saved "), output.find("health check"));
