@@ -1,4 +1,4 @@
-// Where the files that come with laos are: recipes and calibration texts.
+// Where the files that come with laos are: recipes, calibration texts, tasks.
 #pragma once
 
 #include <filesystem>
@@ -7,7 +7,7 @@
 
 namespace laos::cli {
 
-// Directories that hold `name` ("recipes", "calib"), best first: $LAOS_DATA_DIR/name,
+// Directories that hold `name` ("recipes", "calib", "tasks"), best first: $LAOS_DATA_DIR/name,
 // share/laos/name beside the installed program's bin, and the source tree that built it.
 std::vector<std::filesystem::path> data_directories(const std::string& name);
 

@@ -14,9 +14,11 @@
 #include "cli/bos_flags.h"
 #include "cli/dataset_flags.h"
 #include "cli/emulate.h"
+#include "cli/eval_tasks.h"
 #include "cli/flags.h"
 #include "cli/job.h"
 #include "cli/progress.h"
+#include "cli/table.h"
 #include "core/threads.h"
 #include "eval/metrics.h"
 #include "hf/dataset.h"
@@ -33,6 +35,7 @@ struct EvalFlags {
   std::vector<std::string> model_paths;
   std::string text, baseline, emulate, chat_format;
   eval::WindowOptions windows;
+  TaskFlags tasks;
   std::string cache_dir;
   bool no_cache = false;
   int threads = 0;
@@ -48,6 +51,10 @@ struct Result {
 
 void check_flags(const EvalFlags& flags) {
   Problems problems;
+  if (flags.text.empty() == flags.tasks.tasks.empty())
+    problems.add({.what = "one of --text and --tasks is needed, not both",
+                  .where = "command line",
+                  .fix = "give one of them"});
   if (flags.windows.seq_len < 2)
     problems.add({.what = "--seq-len " + std::to_string(flags.windows.seq_len) + " scores no token",
                   .where = "command line",
@@ -163,23 +170,6 @@ void print_one(const Result& result, const Result* baseline) {
   std::printf("measured");
 }
 
-// Columns as wide as their widest cell; the first is flush left, the others right.
-void print_table(const std::vector<std::vector<std::string>>& rows) {
-  const auto width_of = [](const std::string& cell) {
-    return std::count_if(cell.begin(), cell.end(), [](char c) { return (c & 0xC0) != 0x80; });
-  };
-  std::vector<int64_t> widths(rows.front().size());
-  for (const auto& row : rows)
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width_of(row[i]));
-  for (const auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      const std::string space(static_cast<size_t>(widths[i] - width_of(row[i])), ' ');
-      std::cout << (i == 0 ? row[i] + space : "  " + space + row[i]);
-    }
-    std::cout << '\n';
-  }
-}
-
 void print_many(const std::vector<Result>& results, const Result* baseline) {
   std::vector<std::vector<std::string>> rows;
   rows.push_back({"checkpoint", "perplexity"});
@@ -196,7 +186,7 @@ void print_many(const std::vector<Result>& results, const Result* baseline) {
   }
   if (baseline != nullptr)
     rows.push_back({baseline->path, shown(baseline->score.perplexity, 4), "baseline"});
-  print_table(rows);
+  print_rows(rows);
   std::cout << "measured" << std::flush;
 }
 
@@ -215,10 +205,10 @@ void print_text(const std::vector<Result>& results, const Result* baseline,
 }
 
 // The scores of all ranks' windows, at the first rank.
-eval::TokenScores gathered(cluster::Cluster& ranks, const eval::TokenScores& own) {
+eval::TokenScores gathered(cluster::Cluster& ranks, eval::TokenScores own) {
   if (ranks.size() == 1) return own;
   std::string text;
-  for (const std::vector<double>* values : {&own.nll, &own.baseline_nll, &own.kl, &own.agrees}) {
+  for (const std::vector<double>* values : own.fields()) {
     const size_t count = values->size();
     text.append(reinterpret_cast<const char*>(&count), sizeof count);
     text.append(reinterpret_cast<const char*>(values->data()), count * sizeof(double));
@@ -227,15 +217,14 @@ eval::TokenScores gathered(cluster::Cluster& ranks, const eval::TokenScores& own
   for (const std::string& from : ranks.gather(text)) {
     eval::TokenScores scores;
     const char* at = from.data();
-    for (std::vector<double>* values :
-         {&scores.nll, &scores.baseline_nll, &scores.kl, &scores.agrees}) {
+    for (std::vector<double>* values : scores.fields()) {
       size_t count = 0;
       std::memcpy(&count, at, sizeof count);
       values->resize(count);
       if (count > 0) std::memcpy(values->data(), at + sizeof count, count * sizeof(double));
       at += sizeof count + count * sizeof(double);
     }
-    all.append(scores);
+    all.append(std::move(scores));
   }
   return all;
 }
@@ -258,6 +247,9 @@ eval::ScoredHidden hidden_of_baseline(const EvalFlags& flags, const eval::EvalMo
 void run_eval(const EvalFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   check_flags(flags);
+  if (!flags.tasks.tasks.empty())
+    return run_eval_tasks(flags.tasks, flags.model_paths, flags.baseline,
+                          arithmetic_of(flags.emulate), flags.bos(), flags.json);
   cluster::Cluster& ranks = job();
   require_readable_by_ranks(flags.text, "--text");
   print_warnings(pipeline::agree_on_arithmetic(ranks));
@@ -292,7 +284,7 @@ void run_eval(const EvalFlags& flags) {
       scores = eval::score_tokens(
           eval::scored_hidden(*models[i], share, layers_of(flags.model_paths[i], *models[i])),
           baseline ? &base_hidden : nullptr, share);
-    scores = gathered(ranks, scores);
+    scores = gathered(ranks, std::move(scores));
     if (ranks.rank() != 0) continue;
     const eval::Comparison c = eval::summarize(std::move(scores), windows);
     results.push_back({.path = flags.model_paths[i], .score = c.model, .divergence = c.divergence});
@@ -312,13 +304,27 @@ void run_eval(const EvalFlags& flags) {
 void add_eval_command(CLI::App& app) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* command = app.add_subcommand(
-      "eval", "Perplexity of checkpoints on a text, and how far they are from a baseline");
+      "eval",
+      "Perplexity of checkpoints on a text or accuracy on tasks, alone and beside a baseline");
   command
       ->add_option(both_spellings("--model-path"), flags->model_paths,
                    "checkpoint directory, float or quantized; several are compared in one table")
       ->required();
-  command->add_option("--text", flags->text, std::string("what to score: ") + kDataFiles)
-      ->required();
+  command->add_option("--text", flags->text, std::string("what to score: ") + kDataFiles);
+  CLI::Option* tasks =
+      command
+          ->add_option("--tasks", flags->tasks.tasks,
+                       std::string("instead of --text, questions with answers to hold the model's "
+                                   "against: JSON lines; without a file or as `") +
+                           kDefaultTasks + "`, the set that comes with laos")
+          ->expected(0, 1)
+          ->type_name("[FILE]");
+  command
+      ->add_option(both_spellings("--max-new-tokens"), flags->tasks.max_new_tokens,
+                   "tokens of an answer that is generated")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->needs(tasks)
+      ->capture_default_str();
   add_chat_format(*command, flags->chat_format);
   add_bos_flags(*command, flags->bos);
   command->add_option(both_spellings("--seq-len"), flags->windows.seq_len, "tokens a window")
@@ -344,7 +350,14 @@ void add_eval_command(CLI::App& app) {
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", flags->json, "print a JSON object");
-  command->callback([flags] { run_eval(*flags); });
+  // What says how a text is read and cut.
+  for (const char* name :
+       {"--chat-format", "--seq-len", "--stride", "--max-tokens", "--cache-dir", "--no-cache"})
+    command->get_option(name)->excludes(tasks);
+  command->callback([flags, tasks] {
+    if (tasks->count() > 0 && flags->tasks.tasks.empty()) flags->tasks.tasks = kDefaultTasks;
+    run_eval(*flags);
+  });
 }
 
 }  // namespace laos::cli

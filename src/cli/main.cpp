@@ -22,6 +22,7 @@
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/job.h"
+#include "cli/loglikelihood.h"
 #include "cli/prefixes.h"
 #include "cli/quant.h"
 #include "cli/recipes.h"
@@ -130,6 +131,7 @@ int run(int argc, char** argv) {
   laos::cli::add_quant_command(app, exit_code);
   laos::cli::add_eval_command(app);
   laos::cli::add_generate_command(app);
+  laos::cli::add_loglikelihood_command(app);
   laos::cli::add_inspect_command(app, exit_code);
   laos::cli::add_convert_command(app);
   laos::cli::add_calibrate_text_command(app);

@@ -1,8 +1,6 @@
 #include "cli/tokenize.h"
 
 #include <CLI/CLI.hpp>
-#include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -10,6 +8,7 @@
 
 #include "cli/bos_flags.h"
 #include "cli/flags.h"
+#include "cli/read_line.h"
 #include "core/error.h"
 #include "hf/records.h"
 #include "hf/tokenizer.h"
@@ -17,30 +16,11 @@
 namespace laos::cli {
 namespace {
 
-constexpr size_t kMaxLineBytes = size_t{256} << 20;
-
 struct Options {
   std::string model_path;
   std::string input;  // empty: standard input
   BosFlags bos;
 };
-
-// The next line without its ending; false at the end of the input.
-bool read_line(std::istream& in, std::string& line, const std::string& where) {
-  using Traits = std::istream::traits_type;
-  line.clear();
-  std::streambuf& buffer = *in.rdbuf();
-  Traits::int_type c = buffer.sbumpc();
-  if (c == Traits::eof()) return false;
-  for (; c != Traits::eof() && c != '\n'; c = buffer.sbumpc()) {
-    if (line.size() == kMaxLineBytes)
-      throw Error(ErrorCode::kData, {.what = "a line of more than 256 MiB",
-                                     .where = where,
-                                     .fix = "put every text on a line of its own"});
-    line.push_back(Traits::to_char_type(c));
-  }
-  return true;
-}
 
 void tokenize_lines(const hf::Tokenizer& tokenizer, std::istream& in, const std::string& name,
                     std::ostream& out) {
@@ -66,18 +46,9 @@ void tokenize_lines(const hf::Tokenizer& tokenizer, std::istream& in, const std:
 
 void run(const Options& options) {
   const hf::Tokenizer tokenizer = hf::Tokenizer::load(options.model_path, options.bos());
-  if (options.input.empty())
-    return tokenize_lines(tokenizer, std::cin, "standard input", std::cout);
-  const auto unreadable = [&](const char* what) {
-    return Error(ErrorCode::kIo, {.what = what, .where = options.input, .fix = "check the path"});
-  };
-  std::ifstream file(options.input, std::ios::binary);
-  if (!file) throw unreadable("cannot open the input");
-  try {
-    tokenize_lines(tokenizer, file, options.input, std::cout);
-  } catch (const std::ios_base::failure&) {  // a directory opens, and cannot be read
-    throw unreadable("cannot read the input");
-  }
+  with_input(options.input, [&](std::istream& in, const std::string& name) {
+    tokenize_lines(tokenizer, in, name, std::cout);
+  });
 }
 
 }  // namespace

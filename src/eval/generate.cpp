@@ -173,13 +173,19 @@ std::vector<Generated> Generator::run(
         Generated& result = results[prompt];
         const int32_t token = samplers[static_cast<size_t>(s)].next(
             {logits.row(static_cast<int64_t>(r)), static_cast<size_t>(logits.cols())});
-        if (std::find(options.stop_ids.begin(), options.stop_ids.end(), token) !=
-            options.stop_ids.end()) {
+        const auto is_among = [token](const std::vector<int32_t>& ids) {
+          return std::find(ids.begin(), ids.end(), token) != ids.end();
+        };
+        if (is_among(options.stop_ids)) {
           result.finish = Generated::Finish::kStop;
           continue;
         }
         result.ids.push_back(token);
         if (on_token) on_token(prompt, token);
+        if (is_among(options.last_ids)) {
+          result.finish = Generated::Finish::kStop;
+          continue;
+        }
         if (std::ssize(result.ids) == options.max_new_tokens) continue;
         const int64_t known = std::ssize(prompts[prompt]) + std::ssize(result.ids);
         if (known > capacities[static_cast<size_t>(s)]) {

@@ -16,6 +16,7 @@ struct GenerateOptions {
   Sampling sampling = {};
   int64_t max_new_tokens = 128;        // of each prompt
   std::vector<int32_t> stop_ids = {};  // a token that ends a text and is no part of it
+  std::vector<int32_t> last_ids = {};  // a token that ends a text and is its last
   int64_t batch = 8;                   // prompts that run at a time
   // Off: everything is computed again for every token. For tests: the tokens are the same.
   bool kv_cache = true;
@@ -26,7 +27,7 @@ struct Generated {
     kStop,
     kLength,
     kContext
-  };  // a stop token, max_new_tokens, no more positions
+  };  // a stop token or a last one, max_new_tokens, no more positions
   std::vector<int32_t> ids;
   Finish finish = Finish::kLength;
 };

@@ -74,6 +74,14 @@ std::vector<double> nll_of(const std::vector<Running>& running) {
   return nll;
 }
 
+std::vector<double> hits_of(const std::vector<Running>& running, const Windows& windows) {
+  const std::vector<int32_t> targets = targets_of(windows);
+  std::vector<double> hits;
+  for (size_t i = 0; i < running.size(); ++i)
+    hits.push_back(running[i].top == targets[i] ? 1 : 0);
+  return hits;
+}
+
 Score summarize(const std::vector<double>& nll, std::span<const int64_t> window_sizes) {
   Score result;
   result.num_tokens = std::ssize(nll);
@@ -219,20 +227,17 @@ ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& fi
   int64_t row = 0;
   for (size_t w = 0; w < windows.size(); ++w) {
     const MatView<const float> hidden = final_states.of_sample(static_cast<int64_t>(w));
-    for (int64_t i = windows[w].num_context - 1; i + 1 < hidden.rows; ++i)
+    for (int64_t i = windows[w].num_context - 1; i + 1 < std::ssize(windows[w].ids); ++i)
       std::copy_n(hidden.row(i), hidden.cols, result.rows.row(row++));
   }
   return result;
 }
 
-void TokenScores::append(const TokenScores& later) {
-  const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
-    to.insert(to.end(), from.begin(), from.end());
-  };
-  add(nll, later.nll);
-  add(baseline_nll, later.baseline_nll);
-  add(kl, later.kl);
-  add(agrees, later.agrees);
+void TokenScores::append(TokenScores later) {
+  for (size_t i = 0; i < fields().size(); ++i) {
+    const std::vector<double>& from = *later.fields()[i];
+    fields()[i]->insert(fields()[i]->end(), from.begin(), from.end());
+  }
 }
 
 std::vector<model::SampleRange> share_windows(const Windows& windows, int count) {
@@ -263,6 +268,8 @@ TokenScores score_tokens(const ScoredHidden& model, const ScoredHidden* baseline
   TokenScores scores;
   scores.nll = nll_of(pass.model);
   scores.baseline_nll = nll_of(pass.baseline);
+  scores.hits = hits_of(pass.model, windows);
+  if (baseline != nullptr) scores.baseline_hits = hits_of(pass.baseline, windows);
   scores.kl = std::move(pass.kl);
   for (size_t i = 0; i < pass.baseline.size(); ++i)
     scores.agrees.push_back(pass.model[i].top == pass.baseline[i].top ? 1 : 0);

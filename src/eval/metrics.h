@@ -1,8 +1,10 @@
 // How well a checkpoint predicts text, alone and beside another.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "eval/eval_model.h"
 #include "eval/windows.h"
@@ -59,19 +61,24 @@ struct ScoredHidden {
 // scores nothing and on token ids outside the vocabulary; and as EvalModel::load_layer.
 ScoredHidden scored_hidden(const EvalModel& model, const Windows& windows,
                            const LayersDone& progress = nullptr);
-// The same from what final_hidden gives for the ids of `windows`.
+// The same from what final_hidden gives for the ids of `windows`, each window's last or not.
 ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& final_states,
                            const Windows& windows);
 
 // What a pass over the vocabulary says of each scored token, in order; every figure is made of
 // these. Those beside a baseline are empty without one.
 struct TokenScores {
-  std::vector<double> nll;
-  std::vector<double> baseline_nll, kl,
+  std::vector<double> nll, hits;  // hits: 1 where the token is the likeliest
+  std::vector<double> baseline_nll, baseline_hits, kl,
       agrees;  // agrees: 1 where both hold the same token likeliest
 
+  // All of them, in one order.
+  std::array<std::vector<double>*, 6> fields() {
+    return {&nll, &hits, &baseline_nll, &baseline_hits, &kl, &agrees};
+  }
+
   // Of windows behind those of this.
-  void append(const TokenScores& later);
+  void append(TokenScores later);
 };
 // `windows` are those of the hidden states. Throws Error(kShape) when the vocabularies differ.
 TokenScores score_tokens(const ScoredHidden& model, const ScoredHidden* baseline,

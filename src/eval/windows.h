@@ -13,6 +13,7 @@ struct Window {
   int64_t num_context = 1;  // leading tokens that are only read, at least 1
 
   int64_t num_scored() const noexcept { return std::ssize(ids) - num_context; }
+  bool operator==(const Window&) const = default;
 };
 using Windows = std::vector<Window>;
 

@@ -5,7 +5,7 @@ set -euo pipefail
 root=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r "$root/models" "$root/recipes" "$root/calib" "$root/README.md" "$work"
+cp -r "$root/models" "$root/recipes" "$root/calib" "$root/tasks" "$root/README.md" "$work"
 cd "$work"
 PATH="$(dirname "$2"):$PATH"
 awk '/^```sh$/ {on = 1; next} /^```$/ {on = 0} on' README.md >commands.sh
