@@ -34,6 +34,8 @@
 namespace laos::cli {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 struct QuantFlags {
   std::string model_type, model_path, save_path, device = "cpu", config_path, quant_type,
                                                  trust_remote_code, recipes, format;
@@ -279,7 +281,6 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
 
 // What the run learned, for looking into it afterwards.
 void write_debug_info(const pipeline::Plan& plan, const pipeline::RunResult& result) {
-  using Json = nlohmann::ordered_json;
   Json info = {{"version", LAOS_VERSION}, {"seed", plan.options.seed}};
   info["adapt_rotation"] = Json::array();
   for (const rotation::FitResult& fit : result.fits) {

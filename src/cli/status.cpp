@@ -14,6 +14,8 @@
 namespace laos::cli {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 const char* state_of(const save::WorkStatus& status, bool has_checkpoint) {
   if (status.is_running) return "running";
   if (status.has_work) return "interrupted";
@@ -71,7 +73,6 @@ void print_text(const std::string& directory, const save::WorkStatus& status, bo
 }
 
 void print_json(const std::string& directory, const save::WorkStatus& status, bool has_checkpoint) {
-  using Json = nlohmann::ordered_json;
   Json json = {{"directory", directory}, {"state", state_of(status, has_checkpoint)}};
   json["parts"] = Json::object();
   for (const auto& [kind, parts] : status.parts)
