@@ -234,10 +234,9 @@ ScoredHidden scored_hidden(const EvalModel& model, const model::HiddenStates& fi
 }
 
 void TokenScores::append(TokenScores later) {
-  for (size_t i = 0; i < fields().size(); ++i) {
-    const std::vector<double>& from = *later.fields()[i];
-    fields()[i]->insert(fields()[i]->end(), from.begin(), from.end());
-  }
+  const auto to = fields(), from = later.fields();
+  for (size_t i = 0; i < to.size(); ++i)
+    to[i]->insert(to[i]->end(), from[i]->begin(), from[i]->end());
 }
 
 std::vector<model::SampleRange> share_windows(const Windows& windows, int count) {
