@@ -11,9 +11,9 @@
 #include "core/memory.h"
 #include "core/units.h"
 #include "eval/generate.h"
-#include "hf/ascendv1.h"
 #include "hf/chat.h"
 #include "hf/generation_config.h"
+#include "hf/quantized_checkpoint.h"
 #include "hf/tokenizer.h"
 
 namespace laos::pipeline {
@@ -176,7 +176,7 @@ class Writer {
 
 SelfText write_self_text(const std::filesystem::path& model_path, const SelfTextOptions& options,
                          Progress& progress) {
-  if (hf::AscendV1Checkpoint::is_ascendv1(model_path))
+  if (hf::is_quantized(model_path))
     throw Error(ErrorCode::kUsage,
                 {.what = "this checkpoint is quantized: its text is not the model's",
                  .where = model_path.string(),
