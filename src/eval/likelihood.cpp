@@ -14,20 +14,28 @@ namespace laos::eval {
 PairEncoder::PairEncoder(std::filesystem::path directory, hf::Bos bos)
     : directory_(std::move(directory)), tokenizer_(hf::Tokenizer::load(directory_, bos)) {}
 
-int32_t PairEncoder::first_token() const {
-  if (!tokenizer_.ids_before().empty()) return tokenizer_.ids_before().front();
+namespace {
+
+int32_t read_first_token(const std::filesystem::path& directory) {
   try {
-    return hf::Tokenizer::load(directory_, hf::Bos::kAdd).ids_before().front();
+    return hf::Tokenizer::load(directory, hf::Bos::kAdd).ids_before().front();
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kUnsupported) throw;
   }
-  const std::vector<int32_t> ends = hf::read_eos_token_ids(directory_);
+  const std::vector<int32_t> ends = hf::read_eos_token_ids(directory);
   if (ends.empty())
     throw Error(ErrorCode::kData,
                 {.what = "there is no context, and the model has no token that a text begins with",
-                 .where = directory_.string(),
+                 .where = directory.string(),
                  .fix = "give a context"});
   return ends.front();
+}
+
+}  // namespace
+
+int32_t PairEncoder::first_token() const {
+  if (!first_token_) first_token_ = read_first_token(directory_);
+  return *first_token_;
 }
 
 Window PairEncoder::encode(std::string_view context, std::string_view continuation) const {

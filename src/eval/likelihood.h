@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -31,6 +32,7 @@ class PairEncoder {
 
   std::filesystem::path directory_;
   hf::Tokenizer tokenizer_;
+  mutable std::optional<int32_t> first_token_;  // of the model's files, once it was asked for
 };
 
 // Windows that together score what `pair` does, each running `positions` tokens at most (0: any
