@@ -133,15 +133,6 @@ void print_json(const std::vector<Result>& results, const Result* baseline) {
   std::cout << json.dump(2) << '\n';
 }
 
-std::string shown(const eval::Mean& mean, int digits) {
-  char text[64];
-  if (std::isnan(mean.std_error))  // one window
-    std::snprintf(text, sizeof text, "%.*f", digits, mean.value);
-  else
-    std::snprintf(text, sizeof text, "%.*f ± %.*f", digits, mean.value, digits, mean.std_error);
-  return text;
-}
-
 // The ratio of perplexities.
 eval::Mean ratio(const eval::Divergence& d) {
   const double value = std::exp(d.nll_increase.value);
@@ -156,17 +147,17 @@ std::string shown(double value) {
 
 void print_one(const Result& result, const Result* baseline) {
   if (baseline == nullptr) {
-    std::printf("perplexity %s", shown(result.score.perplexity, 4).c_str());
+    std::printf("perplexity %s", mean_text(result.score.perplexity, 4).c_str());
     return;
   }
   const eval::Divergence& d = result.divergence;
   std::printf("perplexity       %s, baseline %s, ratio %s\n",
-              shown(result.score.perplexity, 4).c_str(),
-              shown(baseline->score.perplexity, 4).c_str(), shown(ratio(d), 4).c_str());
+              mean_text(result.score.perplexity, 4).c_str(),
+              mean_text(baseline->score.perplexity, 4).c_str(), mean_text(ratio(d), 4).c_str());
   std::printf("KL from baseline %s nats per token; median %s, 99th percentile %s, maximum %s\n",
-              shown(d.kl, 5).c_str(), shown(d.kl_median).c_str(), shown(d.kl_p99).c_str(),
+              mean_text(d.kl, 5).c_str(), shown(d.kl_median).c_str(), shown(d.kl_p99).c_str(),
               shown(d.kl_max).c_str());
-  std::printf("top-1 agreement  %s\n", shown(d.top1_agreement, 4).c_str());
+  std::printf("top-1 agreement  %s\n", mean_text(d.top1_agreement, 4).c_str());
   std::printf("measured");
 }
 
@@ -177,15 +168,15 @@ void print_many(const std::vector<Result>& results, const Result* baseline) {
     rows.back().insert(rows.back().end(),
                        {"ratio", "KL from baseline", "median", "99 %", "max", "top-1 agreement"});
   for (const Result& result : results) {
-    rows.push_back({result.path, shown(result.score.perplexity, 4)});
+    rows.push_back({result.path, mean_text(result.score.perplexity, 4)});
     if (baseline == nullptr) continue;
     const eval::Divergence& d = result.divergence;
     rows.back().insert(rows.back().end(),
-                       {shown(ratio(d), 4), shown(d.kl, 5), shown(d.kl_median), shown(d.kl_p99),
-                        shown(d.kl_max), shown(d.top1_agreement, 4)});
+                       {mean_text(ratio(d), 4), mean_text(d.kl, 5), shown(d.kl_median),
+                        shown(d.kl_p99), shown(d.kl_max), mean_text(d.top1_agreement, 4)});
   }
   if (baseline != nullptr)
-    rows.push_back({baseline->path, shown(baseline->score.perplexity, 4), "baseline"});
+    rows.push_back({baseline->path, mean_text(baseline->score.perplexity, 4), "baseline"});
   print_rows(rows);
   std::cout << "measured" << std::flush;
 }

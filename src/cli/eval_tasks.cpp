@@ -1,7 +1,5 @@
 #include "cli/eval_tasks.h"
 
-#include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -34,15 +32,6 @@ std::filesystem::path tasks_file(const std::string& name) {
               {.what = "laos finds no tasks: the program was moved away from them",
                .where = "--tasks",
                .fix = "set LAOS_DATA_DIR to the directory that holds tasks, or name a file"});
-}
-
-std::string mean_text(const eval::Mean& mean, int digits = 4) {
-  char text[64];
-  if (std::isnan(mean.std_error))  // one item
-    std::snprintf(text, sizeof text, "%.*f", digits, mean.value);
-  else
-    std::snprintf(text, sizeof text, "%.*f ± %.*f", digits, mean.value, digits, mean.std_error);
-  return text;
 }
 
 void add_figures(std::vector<std::string>& row, const eval::TaskSummary& s, bool beside) {

@@ -89,10 +89,7 @@ void answer(const eval::EvalModel& model, const std::vector<LikelihoodRequest>& 
     if (request.cut > 0) json["cut"] = request.cut;
     out << json.dump() << '\n';
   }
-  if (!out.flush())
-    throw Error(ErrorCode::kIo, {.what = "cannot write the output",
-                                 .where = "standard output",
-                                 .fix = "check that the disk has space and the reader still runs"});
+  flush_answers(out);
 }
 
 void run_loglikelihood(const LikelihoodFlags& flags) {

@@ -1,9 +1,10 @@
-// Lines of requests, read as they come.
+// Lines of requests, read as they come, and their answers.
 #pragma once
 
 #include <fstream>
 #include <iostream>
 #include <istream>
+#include <ostream>
 #include <string>
 
 #include "core/error.h"
@@ -28,6 +29,14 @@ inline bool read_line(std::istream& in, std::string& line, const std::string& wh
     line.push_back(Traits::to_char_type(c));
   }
   return true;
+}
+
+// Throws Error(kIo) where what was answered cannot be written.
+inline void flush_answers(std::ostream& out) {
+  if (!out.flush())
+    throw Error(ErrorCode::kIo, {.what = "cannot write the output",
+                                 .where = "standard output",
+                                 .fix = "check that the disk has space and the reader still runs"});
 }
 
 // Calls read(stream, name) with the file or, where its name is empty or `-`, standard input. Throws

@@ -2,12 +2,26 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "eval/metrics.h"
+
 namespace laos::cli {
+
+// "21.4618 ± 0.9173"; without the error where it is of one value.
+inline std::string mean_text(const eval::Mean& mean, int digits = 4) {
+  char text[64];
+  if (std::isnan(mean.std_error))
+    std::snprintf(text, sizeof text, "%.*f", digits, mean.value);
+  else
+    std::snprintf(text, sizeof text, "%.*f ± %.*f", digits, mean.value, digits, mean.std_error);
+  return text;
+}
 
 // Columns as wide as their widest cell; the first is flush left, the others right.
 inline void print_rows(const std::vector<std::vector<std::string>>& rows) {

@@ -38,10 +38,7 @@ void tokenize_lines(const hf::Tokenizer& tokenizer, std::istream& in, const std:
     const nlohmann::ordered_json answer = {{"ids", ids}, {"decoded", tokenizer.decode(ids)}};
     out << answer.dump() << '\n';
   }
-  if (!out.flush())
-    throw Error(ErrorCode::kIo, {.what = "cannot write the output",
-                                 .where = "standard output",
-                                 .fix = "check that the disk has space and the reader still runs"});
+  flush_answers(out);
 }
 
 void run(const Options& options) {

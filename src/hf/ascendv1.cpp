@@ -373,6 +373,15 @@ std::vector<fs::path> top_level_safetensors(const fs::path& directory) {
   return files;
 }
 
+io::TensorFiles open_top_level_safetensors(const fs::path& directory) {
+  const std::vector<fs::path> paths = top_level_safetensors(directory);
+  if (paths.empty())
+    throw Error(ErrorCode::kIo, {.what = "the directory holds no *.safetensors file",
+                                 .where = directory.string(),
+                                 .fix = "copy all of the checkpoint"});
+  return io::TensorFiles::open_files(paths);
+}
+
 StructureProblems check_structure(const Config* config, const Description& description,
                                   const std::map<std::string, TensorView>& tensors,
                                   scheme::Engine engine) {
@@ -407,12 +416,7 @@ bool AscendV1Checkpoint::is_ascendv1(const fs::path& directory) {
 AscendV1Checkpoint AscendV1Checkpoint::open(const fs::path& directory) {
   Config config = read_config(directory);
   Description description = read_description(directory);
-  const std::vector<fs::path> paths = top_level_safetensors(directory);
-  if (paths.empty())
-    throw Error(ErrorCode::kIo, {.what = "the directory holds no *.safetensors file",
-                                 .where = directory.string(),
-                                 .fix = "copy all of the checkpoint"});
-  io::TensorFiles files = io::TensorFiles::open_files(paths);
+  io::TensorFiles files = open_top_level_safetensors(directory);
 
   Problems problems;
   for (const ProblemGroup& group :

@@ -48,6 +48,8 @@ Description read_description(const std::filesystem::path& directory);
 // Every *.safetensors at the top level of `directory`, by name: what an engine loads, whatever the
 // index says. Throws Error(kIo).
 std::vector<std::filesystem::path> top_level_safetensors(const std::filesystem::path& directory);
+// All of them, mapped. Throws Error(kIo), also where there is none, and as io::TensorFiles.
+io::TensorFiles open_top_level_safetensors(const std::filesystem::path& directory);
 
 // What is wrong with a checkpoint. Messages name no layer, so that group_over_layers can put them
 // together.

@@ -359,12 +359,7 @@ bool CompressedTensorsCheckpoint::is_compressed_tensors(const fs::path& director
 CompressedTensorsCheckpoint CompressedTensorsCheckpoint::open(const fs::path& directory) {
   Config config = read_config_of_quantized(directory);
   const ConfigReader reader(directory / "config.json");
-  const std::vector<fs::path> paths = top_level_safetensors(directory);
-  if (paths.empty())
-    throw Error(ErrorCode::kIo, {.what = "the directory holds no *.safetensors file",
-                                 .where = directory.string(),
-                                 .fix = "copy all of the checkpoint"});
-  io::TensorFiles files = io::TensorFiles::open_files(paths);
+  io::TensorFiles files = open_top_level_safetensors(directory);
 
   std::map<std::string, CompressedLinear> linears;
   TensorCheck check(config, files);

@@ -90,12 +90,7 @@ TEST_F(Interrupted, ByKillAtRandomMomentsOnTheBundledModelLosesAtMostALayerSlow)
 TEST_F(Interrupted, BySigtermSaysHowToGoOn) {
   for (const int signal : {SIGINT, SIGTERM}) {
     fs::remove_all(directory_ / "out");
-    std::string text = kRecipe;
-    text.replace(text.find("iters: 2"), 8, "iters: 1000");
-    std::ofstream(recipe_) << text;
-    const pid_t child = start("out");
-    for (int i = 0; i < 6000 && log().find("quantize 1/3") == std::string::npos; ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    const pid_t child = start_until("1000", "quantize 1/3");
     ::kill(child, signal);
     const int status = wait_for(child);
     ASSERT_TRUE(WIFEXITED(status)) << log();
@@ -110,12 +105,7 @@ TEST_F(Interrupted, BySigtermSaysHowToGoOn) {
 
 // A handler would run wherever a thread is, and products of oneDNN keep no stack that it could use.
 TEST_F(Interrupted, BySignalsNoThreadIsThatComputes) {
-  std::string text = kRecipe;
-  text.replace(text.find("iters: 2"), 8, "iters: 1000");
-  std::ofstream(recipe_) << text;
-  const pid_t child = start("out");
-  for (int i = 0; i < 6000 && log().find("quantize 1/3") == std::string::npos; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  const pid_t child = start_until("1000", "quantize 1/3");
   const auto mask_of = [](const fs::path& status, const std::string& key) {
     std::string line;
     for (std::ifstream file(status); std::getline(file, line);)
@@ -136,12 +126,7 @@ TEST_F(Interrupted, BySignalsNoThreadIsThatComputes) {
 }
 
 TEST_F(Interrupted, ByASecondRunOnTheSamePathIsNot) {
-  std::string text = kRecipe;
-  text.replace(text.find("iters: 2"), 8, "iters: 100000");
-  std::ofstream(recipe_) << text;
-  const pid_t child = start("out");
-  for (int i = 0; i < 6000 && log().find("fit rotation 2/2") == std::string::npos; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  const pid_t child = start_until("100000", "fit rotation 2/2");
   const test::CommandResult second = quantize("out");
   EXPECT_EQ(second.exit_code, 1);
   EXPECT_THAT(second.output, HasSubstr("another process is writing to the same save path"));
@@ -162,12 +147,7 @@ TEST_F(Interrupted, ByAFileSizeLimitSaysWhy) {
 }
 
 TEST_F(Interrupted, ByAShardThatIsCutShortEndsWithAMessage) {
-  std::string text = kRecipe;
-  text.replace(text.find("iters: 2"), 8, "iters: 2000");
-  std::ofstream(recipe_) << text;
-  const pid_t child = start("out");
-  for (int i = 0; i < 6000 && log().find("quantize 1/3") == std::string::npos; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  const pid_t child = start_until("2000", "quantize 1/3");
   fs::resize_file(model_ / "model.safetensors", 0);
   const int status = wait_for(child);
   ASSERT_TRUE(WIFEXITED(status)) << log();

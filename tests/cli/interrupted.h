@@ -7,10 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "support/command.h"
@@ -92,6 +94,16 @@ class Interrupted : public testing::Test {
         "exec '" + std::string(LAOS_BINARY) + "' " + arguments(save_path) + " >'" + log + "' 2>&1";
     ::execl("/bin/sh", "sh", "-c", command.c_str(), static_cast<char*>(nullptr));
     ::_exit(127);
+  }
+  // Training of so many iterations a layer, started; comes back when the log has that line.
+  pid_t start_until(const std::string& iters, const std::string& line) const {
+    std::string text = kRecipe;
+    text.replace(text.find("iters: 2"), 8, "iters: " + iters);
+    std::ofstream(recipe_) << text;
+    const pid_t child = start("out");
+    for (int i = 0; i < 6000 && log().find(line) == std::string::npos; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return child;
   }
   static int wait_for(pid_t child) {
     int status = 0;

@@ -23,17 +23,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-template <class F>
-Error error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(ErrorCode::kInternal, Problem{});
-}
-
 // --- planning ------------------------------------------------------------------------------------
 
 constexpr const char* kOneLayerDescription = R"({

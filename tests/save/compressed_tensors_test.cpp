@@ -24,16 +24,6 @@ const fs::path kGoldens = fs::path(LAOS_SOURCE_DIR) / "tests/golden/compressed-t
 
 json golden(const char* name) { return json::parse(std::ifstream(kGoldens / name)); }
 
-template <class F>
-Error refusal_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  return Error(ErrorCode::kInternal, {.what = "nothing was thrown", .where = "", .fix = ""});
-}
-
 // Codes that take every value of `bits`.
 quant::IntWeight weight_of(int64_t rows, int64_t cols, int bits, int64_t num_groups) {
   quant::IntWeight weight{.spec = {}, .q = Mat<int8_t>(rows, cols), .scale = {}};
@@ -187,7 +177,7 @@ TEST_F(CompressedTensors, ReplacesItsOwnCheckpointAndNoFloatOne) {
   json config = json::parse(std::ifstream(temp_ / "out" / "config.json"));
   config.erase("quantization_config");
   write_text(temp_ / "out" / "config.json", config.dump());
-  EXPECT_EQ(refusal_of([&] { write(golden_schemes); }).code(), ErrorCode::kUsage);
+  EXPECT_EQ(error_of([&] { write(golden_schemes); }).code(), ErrorCode::kUsage);
 }
 
 TEST_F(CompressedTensors, TargetsMayBeExpressionsAndNamesGoFirst) {
@@ -227,7 +217,7 @@ TEST_F(CompressedTensors, RefusesWhatIsNotComputedAtItsPlace) {
     if (std::string(place) == "/ignore") bad["config_groups"]["group_0"]["targets"] = {"Linear"};
     bad[json::json_pointer(place)] = value;
     change(bad);
-    EXPECT_EQ(refusal_of([&] { open(); }).code(), ErrorCode::kUnsupported) << place;
+    EXPECT_EQ(error_of([&] { open(); }).code(), ErrorCode::kUnsupported) << place;
   }
 }
 
@@ -236,7 +226,7 @@ TEST_F(CompressedTensors, RefusesTensorsThatDoNotFitTheirDescription) {
   json bad = section();
   bad["config_groups"]["group_1"]["format"] = "int-quantized";
   change(bad);
-  const Error error = refusal_of([&] { open(); });
+  const Error error = error_of([&] { open(); });
   EXPECT_EQ(error.code(), ErrorCode::kFormat);
   EXPECT_THAT(error.what(), HasSubstr("gate_proj"));
 }
@@ -275,7 +265,7 @@ TEST_F(CompressedTensors, InspectionCountsWhatCarriesEachLabel) {
 
 TEST_F(CompressedTensors, HasNoPlaceForOnlineRotations) {
   const OnlineLayout online = {.max_tp_size = 1, .m = 4, .n = 6, .down_layers = {1}};
-  EXPECT_EQ(refusal_of([&] {
+  EXPECT_EQ(error_of([&] {
               output_tensors(tiny_config(), DType::kBF16, golden_schemes, &online,
                              compressed_tensors_format());
             }).code(),
@@ -284,7 +274,7 @@ TEST_F(CompressedTensors, HasNoPlaceForOnlineRotations) {
 
 TEST_F(CompressedTensors, W4A16HasNoNameInAscendV1) {
   EXPECT_THAT(
-      refusal_of([&] { output_tensors(tiny_config(), DType::kBF16, golden_schemes); }).what(),
+      error_of([&] { output_tensors(tiny_config(), DType::kBF16, golden_schemes); }).what(),
       HasSubstr("W4A16 is not written as AscendV1"));
 }
 

@@ -31,16 +31,6 @@ std::optional<quant::LinearScheme> schemes_of_both(const std::string& linear) {
   return std::nullopt;
 }
 
-template <class F>
-Error refused(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e;
-  }
-  return Error(ErrorCode::kInternal, {.what = "nothing was thrown", .where = "", .fix = ""});
-}
-
 class Convert : public testing::Test {
  protected:
   void SetUp() override { write_model_directory(temp_ / "model"); }
@@ -114,17 +104,17 @@ TEST_F(Convert, ThereAndBackAreTheSameBytes) {
 
 TEST_F(Convert, RefusesWhatItCannotCarryOver) {
   std::filesystem::remove(temp_ / "model" / hf::kDescriptionFile);
-  EXPECT_EQ(refused([&] { convert(temp_ / "model", ascendv1_format(), temp_ / "second"); }).code(),
+  EXPECT_EQ(error_of([&] { convert(temp_ / "model", ascendv1_format(), temp_ / "second"); }).code(),
             ErrorCode::kUsage);
   write(compressed_tensors_format(), [](const std::string&) {
     return quant::LinearScheme{{.bits = 4}, {.bits = 16}};
   });
-  EXPECT_EQ(refused([&] {
+  EXPECT_EQ(error_of([&] {
               convert(temp_ / "first", compressed_tensors_format(), temp_ / "second");
             }).code(),
             ErrorCode::kUsage);
   EXPECT_THAT(
-      refused([&] { convert(temp_ / "first", ascendv1_format(), temp_ / "second"); }).what(),
+      error_of([&] { convert(temp_ / "first", ascendv1_format(), temp_ / "second"); }).what(),
       HasSubstr("W4A16 is not written as AscendV1"));
   EXPECT_FALSE(std::filesystem::exists(temp_ / "second"));
 }

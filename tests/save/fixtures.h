@@ -2,6 +2,8 @@
 // which tests damage one way each.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -32,6 +34,18 @@ inline void write_text(const fs::path& path, const std::string& text) {
 }
 
 inline std::string read_text(const fs::path& path) { return io::read_text(path, int64_t{1} << 30); }
+
+// What `f` throws.
+template <class F>
+Error error_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return Error(ErrorCode::kInternal, Problem{});
+}
 
 // Names in a directory, sorted.
 inline std::vector<std::string> names_in(const fs::path& directory) {
