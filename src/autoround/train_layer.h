@@ -9,7 +9,7 @@
 
 #include "autoround/trainable_linears.h"
 #include "model/hidden_states.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 
 namespace laos::autoround {
 
@@ -38,10 +38,10 @@ using TrainProgress = std::function<void(int64_t iteration, double loss)>;
 struct LayerProblem {
   const hf::Config& config;
   model::LayerWeights& weights;
-  model::OnlineRotation online = {};  // of the linears' inputs
-  LayerScheme scheme;                 // of the linears that are trained
-  ActBits untrained = {};             // of those that are not
-  const model::Rope<float>& rope;     // of the longest sample
+  model::OnlineTransforms online = {};  // of the linears' inputs
+  LayerScheme scheme;                   // of the linears that are trained
+  ActBits untrained = {};               // of those that are not
+  const model::Rope<float>& rope;       // of the longest sample
   // The layer shall map inputs to targets.
   const model::HiddenStates& inputs;
   const model::HiddenStates& targets;

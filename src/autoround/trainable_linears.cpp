@@ -65,12 +65,14 @@ int64_t gradient_block_bytes(int64_t out_features, int64_t in_features) noexcept
 }
 
 TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const LayerScheme& scheme,
-                                   const TrainOptions& options, const ActBits& untrained)
+                                   const TrainOptions& options, const ActBits& untrained,
+                                   const model::OnlineTransforms& online)
     : options_(options) {
   for (const Linear l : model::kAllLinears) {
     const MatView<const float> weight = weights[l].view();
     float_weights_[l] = weight;
     biases_[l] = weights.biases[l].data();
+    clips_[l] = online.clip_of(hf::group_of(l));
     if (options.act_aware) act_bits_[l] = untrained[l];
     if (!scheme[l]) continue;
     const quant::ActSpec& act = scheme[l]->act;
@@ -91,15 +93,16 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
       }
     });
     t.scale.resize(static_cast<size_t>(rows));
+    // [rows, group_size]
     if (options.enable_round_tuning) t.offsets = Mat<int16_t>(rows, t.group_size);
     t.unit = clip_of(t.spec) / 32767;
-    if (!is_bf16()) t.dequantized = Mat<float>(weight.rows, weight.cols);
+    if (!is_bf16()) t.dequantized = Mat<float>(weight.rows, weight.cols);  // [out, in]
     trained_[l] = std::move(t);
   }
   if (is_bf16()) {
     for (const model::Linear l : model::kAllLinears) {
       const MatView<const float> weight = float_weights_[l];
-      narrow_[l] = Mat<uint16_t>(weight.rows, weight.cols);
+      narrow_[l] = Mat<uint16_t>(weight.rows, weight.cols);  // [out, in]
       if (!trained_[l]) linalg::to_bf16(weight, narrow_[l].view());
     }
   }
@@ -126,7 +129,7 @@ void TrainableLinears::put_weights_aside(model::LayerWeights& weights,
   for (const Linear l : model::kAllLinears) {
     if (!trained_[l]) continue;
     const Mat<float>& source = weights[l];
-    aside_[l] = io::PagedMat<float>(source.rows(), source.cols(), directory);
+    aside_[l] = io::PagedMat<float>(source.rows(), source.cols(), directory);  // [out, in]
     aside_[l].for_pieces([&](int64_t begin, int64_t end) {
       std::copy(source.row(begin), source.data() + end * source.cols(), aside_[l].row(begin));
     });
@@ -147,7 +150,7 @@ void TrainableLinears::restore_weights(model::LayerWeights& weights) {
   for (const Linear l : model::kAllLinears) {
     io::PagedMat<float>& source = aside_[l];
     if (source.size() == 0) continue;
-    Mat<float> weight(source.rows(), source.cols());
+    Mat<float> weight(source.rows(), source.cols());  // [out, in]
     source.for_pieces([&](int64_t begin, int64_t end) {
       std::copy(source.row(begin), source.data() + end * source.cols(), weight.row(begin));
     });
@@ -216,7 +219,8 @@ MatView<const float> TrainableLinears::input_of(Linear linear, MatView<const flo
   const int bits = act_bits_[linear];
   if (bits == 0) return x;
   const MatView<float> rounded = grown(rounded_, x.rows, x.cols);
-  if (rounded_bits_ != bits) quant::fake_quantize_tokens(x, {.bits = bits}, rounded);
+  if (rounded_bits_ != bits)
+    quant::fake_quantize_tokens(x, {.bits = bits}, rounded, clips_[linear]);
   rounded_bits_ = bits;
   return rounded;
 }
@@ -334,6 +338,7 @@ void TrainableLinears::weight_gradient(model::LinearGroup group, MatView<const f
 void TrainableLinears::keep_gradients() {
   keeps_gradients_ = true;
   for (const model::Linear l : model::kAllLinears)
+    // [out, in]
     if (trained_[l]) gradients_[l] = Mat<float>(float_weights_[l].rows, float_weights_[l].cols);
 }
 
@@ -353,6 +358,7 @@ void TrainableLinears::save(Snapshot& snapshot) const {
     const Trained& t = *trained_[l];
     io::PagedMat<int8_t>& q = snapshot.q[l];
     if (q.size() == 0)
+      // [out, in]
       q = io::PagedMat<int8_t>(float_weights_[l].rows, float_weights_[l].cols, snapshot.directory);
     snapshot.specs[l] = t.spec;
     snapshot.scale[l] = t.scale;
@@ -383,7 +389,7 @@ LayerCodes TrainableLinears::Snapshot::codes() const {
     if (q[l].size() == 0) continue;
     codes[l].spec = specs[l];
     codes[l].scale = scale[l];
-    codes[l].q = Mat<int8_t>(q[l].rows(), q[l].cols());
+    codes[l].q = Mat<int8_t>(q[l].rows(), q[l].cols());  // [out, in]
     q[l].for_pieces([&](int64_t begin, int64_t end) {
       std::copy(q[l].row(begin), q[l].data() + end * q[l].cols(), codes[l].q.row(begin));
     });

@@ -1,6 +1,6 @@
 // The linears of a decoder layer while their rounding is learned. What is learned of a linear: an
-// offset V for each weight, and two factors α in [0, 1] for each row (or group) that shares a scale,
-// which shrink its smallest and its largest weight:
+// offset V for each weight, and two factors α in [0, 1] for each row (or group) that shares a
+// scale, which shrink its smallest and its largest weight:
 //   scale = max(α_max max(w), -α_min min(w)) / q_max
 //   Ŵ = scale * clamp(round(w / scale + V))
 #pragma once
@@ -13,6 +13,7 @@
 #include "autoround/options.h"
 #include "io/paged_mat.h"
 #include "model/decoder_layer.h"
+#include "model/online_transform.h"
 #include "quant/int_weight.h"
 
 namespace laos::autoround {
@@ -44,9 +45,11 @@ inline constexpr int64_t kGradientRows = 128;
 // gradients of outputs) are rounded to bfloat16; sums, V and α stay f32.
 class TrainableLinears : public model::LinearsForward<float>, public model::LinearsBackward<float> {
  public:
-  // `weights` [out, in] must outlive this. Starts at plain rounding: V = 0, α = 1.
+  // `weights` [out, in] must outlive this; `online` says how activations are clipped. Starts at
+  // plain rounding: V = 0, α = 1.
   TrainableLinears(const model::LayerWeights& weights, const LayerScheme& scheme,
-                   const TrainOptions& options, const ActBits& untrained = {});
+                   const TrainOptions& options, const ActBits& untrained = {},
+                   const model::OnlineTransforms& online = {});
 
   void forward(model::LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override;
@@ -118,6 +121,7 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
   model::PerLinear<const float*> biases_;  // null: none
   model::PerLinear<MatView<const float>> float_weights_;
   model::PerLinear<int> act_bits_ = {};  // 0: not rounded
+  model::PerLinear<float> clips_ = {};   // see model::KroneckerTransform
   Buffer<float> rounded_;                // what input_of has made, of...
   int rounded_bits_ = 0;                 // ...this width, in this call
   model::PerLinear<std::optional<Trained>> trained_;

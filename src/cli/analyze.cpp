@@ -10,6 +10,7 @@
 #include <sstream>
 #include <string>
 
+#include "cli/budget.h"
 #include "cli/data_path.h"
 #include "cli/dataset_flags.h"
 #include "cli/flags.h"
@@ -24,9 +25,10 @@ namespace laos::cli {
 namespace {
 
 struct AnalyzeFlags {
-  std::string model_path, config_path, groups, write_recipe;
-  std::optional<double> average_bits, w4a4_share;
-  int64_t tokens = 1024;
+  std::string model_path, config_path, groups, write_recipe, scratch_path;
+  BudgetFlags budget;
+  ProgressStyle progress;
+  int64_t tokens = pipeline::AnalyzeOptions{}.tokens;
   DatasetFlags data;
   int threads = 0;
   bool kl = false, json = false;
@@ -36,11 +38,8 @@ pipeline::AnalyzeOptions options_of(const AnalyzeFlags& flags) {
   Problems problems;
   pipeline::AnalyzeOptions options;
   options.tokens = flags.tokens;
-  options.kl = flags.kl;
-  if (flags.average_bits && flags.w4a4_share)
-    problems.add({.what = "both --average-bits and --w4a4-share are given",
-                  .where = "command line",
-                  .fix = "give one of them"});
+  options.kl = flags.kl || flags.budget.budget.max_kl;
+  flags.budget.check(problems);
   if (!flags.groups.empty()) {
     options.groups.clear();
     std::istringstream names(flags.groups);
@@ -56,27 +55,6 @@ pipeline::AnalyzeOptions options_of(const AnalyzeFlags& flags) {
   }
   problems.throw_if_any(ErrorCode::kUsage);
   return options;
-}
-
-std::string widths_of(const quant::LinearScheme& scheme) {
-  return "W" + std::to_string(scheme.weight.bits) + "A" + std::to_string(scheme.act.bits);
-}
-
-// The share of linear weights at the low width that the flags ask for, else the recipe's own.
-double low_share_of(const AnalyzeFlags& flags, const pipeline::Analysis& analysis) {
-  const auto all = static_cast<double>(analysis.parameters);
-  if (flags.w4a4_share) return *flags.w4a4_share;
-  if (!flags.average_bits) return static_cast<double>(analysis.planned_low) / all;
-  const double low = analysis.low.weight.bits, high = analysis.high.weight.bits;
-  if (*flags.average_bits < low || *flags.average_bits > high)
-    throw Error(ErrorCode::kUsage,
-                {.what = "--average-bits " + std::to_string(*flags.average_bits) +
-                         " is not between the recipe's widths, " +
-                         std::to_string(analysis.low.weight.bits) + " and " +
-                         std::to_string(analysis.high.weight.bits),
-                 .where = "command line",
-                 .fix = "give a number between them"});
-  return (high - *flags.average_bits) / (high - low);
 }
 
 void print_table(const pipeline::Analysis& analysis, const std::vector<bool>& high) {
@@ -124,32 +102,6 @@ nlohmann::ordered_json to_json(const pipeline::Analysis& analysis, const std::ve
   return json;
 }
 
-// What was chosen, beside the recipe as it stands.
-std::string summary_of(const pipeline::Analysis& analysis, const std::vector<bool>& high) {
-  const auto all = static_cast<double>(analysis.parameters);
-  double low = static_cast<double>(analysis.fixed_low), cost = 0, planned_cost = 0;
-  int64_t num_high = 0;
-  for (size_t i = 0; i < high.size(); ++i) {
-    const pipeline::GroupCost& group = analysis.groups[i];
-    if (!group.is_candidate) continue;
-    if (group.is_planned_low) planned_cost += group.cost();
-    num_high += high[i] ? 1 : 0;
-    if (high[i]) continue;
-    low += static_cast<double>(group.parameters);
-    cost += group.cost();
-  }
-  const std::string widths = widths_of(analysis.low);
-  char text[320];
-  std::snprintf(
-      text, sizeof text,
-      "chosen    %lld groups at %s, %.1f %% of the linear weights at %s; costs sum to %.3e\n"
-      "recipe's  %.1f %% of the linear weights at %s; costs sum to %.3e\n",
-      static_cast<long long>(num_high), widths_of(analysis.high).c_str(), 100 * low / all,
-      widths.c_str(), cost, 100 * static_cast<double>(analysis.planned_low) / all, widths.c_str(),
-      planned_cost);
-  return text;
-}
-
 void run_analyze(const AnalyzeFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   const pipeline::AnalyzeOptions options = options_of(flags);
@@ -158,29 +110,32 @@ void run_analyze(const AnalyzeFlags& flags) {
   quant.recipe_path = flags.config_path;
   flags.data.apply_to(quant);
   quant.hold_back = 0;
+  quant.scratch_path = flags.scratch_path;
   quant.writes = false;
   quant.reads_dataset = true;
   cluster::Cluster& ranks = job();
   print_warnings(pipeline::agree_on_arithmetic(ranks));
   if (!is_first_rank()) ranks.barrier();
-  const pipeline::Plan plan = pipeline::make_plan(quant);
+  pipeline::Plan plan = pipeline::make_plan(quant);
   if (is_first_rank()) {
     print_warnings(plan.warnings);
     ranks.barrier();
   }
   pipeline::agree_on_plan(plan, ranks);
-  TerminalProgress progress(is_first_rank());
-  pipeline::Analysis analysis;
+  pipeline::Analysis analysis = pipeline::begin_analysis(plan, options);
+  if (is_first_rank())
+    std::fprintf(stderr, "%s\n",
+                 estimate_text(pipeline::estimate(plan, analysis, options)).c_str());
+  TerminalProgress progress(flags.progress, is_first_rank());
   try {
-    analysis = pipeline::analyze(plan, options, progress, ranks);
+    pipeline::analyze(plan, options, analysis, progress, ranks);
   } catch (...) {
     progress.finish();
     throw;
   }
   progress.finish();
   if (!is_first_rank()) return;
-  const double share = low_share_of(flags, analysis);
-  const std::vector<bool> high = pipeline::choose_high(analysis, share);
+  const std::vector<bool> high = pipeline::choose_high(analysis, flags.budget.budget);
   if (flags.json)
     std::cout << to_json(analysis, high).dump(1) << '\n';
   else
@@ -227,18 +182,16 @@ void add_analyze_command(CLI::App& app) {
       "layer; takes longer");
   command->add_option("--groups", flags->groups,
                       "groups whose width may be chosen, as gate_up,down (default: all)");
-  command->add_option(both_spellings("--average-bits"), flags->average_bits,
-                      "budget: mean bits of the linear weights");
-  command
-      ->add_option(both_spellings("--w4a4-share"), flags->w4a4_share,
-                   "budget: share of the linear weights at the low width (default: the recipe's)")
-      ->check(CLI::Range(0.0, 1.0));
+  add_budget_options(*command, flags->budget);
+  command->add_option("--tmp", flags->scratch_path,
+                      "directory for hidden states (default: they stay in memory)");
   command->add_option(both_spellings("--write-recipe"), flags->write_recipe,
                       "file for the recipe with the chosen widths, as laos quant runs it");
   command
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", flags->json, "print a JSON object");
+  add_progress_option(*command, flags->progress);
   command->callback([flags] { run_analyze(*flags); });
 }
 

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 
 struct CalibrateTextFlags {
   std::string model_path, output;
+  ProgressStyle progress;
   pipeline::SelfTextOptions options;
   int threads = 0;
 };
@@ -48,7 +49,7 @@ void run_calibrate_text(const CalibrateTextFlags& flags) {
   const bool to_stdout = flags.output == "-";
   if (!to_stdout) check_output(flags.output);
   const StopOnSignals stop_on_signals;
-  TerminalProgress progress;
+  TerminalProgress progress(flags.progress);
   const pipeline::SelfText written =
       pipeline::write_self_text(flags.model_path, flags.options, progress);
   progress.finish();
@@ -103,6 +104,7 @@ void add_calibrate_text_command(CLI::App& app) {
                     "running text, though the checkpoint has a chat format");
   command->add_option("--threads", flags->threads, "threads to use; the text does not depend on it")
       ->check(CLI::Range(1, 4096));
+  add_progress_option(*command, flags->progress);
   command->callback([flags] { run_calibrate_text(*flags); });
 }
 

@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 
 struct CheckFlags {
   std::string directory, baseline, text;
-  bool write = false;
+  bool write = false, json = false;
+  ProgressStyle progress;
   VerdictFlags verdict;
   int threads = 0;
 };
@@ -33,8 +34,9 @@ fs::path text_of(const CheckFlags& flags) {
   for (const fs::path& directory : data_directories("calib"))
     if (fs::exists(directory / "health.jsonl")) return directory / "health.jsonl";
   throw Error(ErrorCode::kData, {.what = "no text to check on: calib/health.jsonl is not installed",
-                                 .where = "--text",
-                                 .fix = "give a file of texts"});
+                                 .where = data_candidates("calib"),
+                                 .fix = "give a file of texts with --text, or set LAOS_DATA_DIR to the "
+                                        "directory that holds calib"});
 }
 
 // Whether the run that wrote the directory says that it was calibrated on this file.
@@ -51,15 +53,20 @@ void run_check(const CheckFlags& flags, int& exit_code) {
   pipeline::HealthText text = pipeline::load_health_text(file, flags.baseline);
   text.calibrated = was_calibrated_on(flags.directory, file);
   print_warnings(text.warnings);
-  TerminalProgress progress;
+  TerminalProgress progress(flags.progress);
   const report::Health health = run_health_check(flags.directory, flags.baseline, text, progress);
-  print_verdict(health);
-  print_health(health);
+  if (flags.json) {
+    std::fputs(report::to_json(health).c_str(), stdout);
+  } else {
+    print_verdict(health);
+    print_health(health);
+  }
   std::fflush(stdout);  // whatever comes of writing
   exit_code = exit_code_of(health, flags.verdict);
   if (!flags.write) return;
   report::write_check(flags.directory, health);
-  std::printf("written   %s\n", (fs::path(flags.directory) / report::kCheckFile).string().c_str());
+  std::fprintf(flags.json ? stderr : stdout, "written   %s\n",
+               (fs::path(flags.directory) / report::kCheckFile).string().c_str());
 }
 
 }  // namespace
@@ -78,39 +85,40 @@ report::Health run_health_check(const fs::path& directory, const fs::path& basel
   }
 }
 
-void print_health(const report::Health& health) {
+void print_health(const report::Health& health, std::FILE* out) {
   const eval::Health& h = health.figures;
   const eval::Judgement judgement = eval::judge(h);
-  std::printf("checked   %lld tokens of %s%s\n", static_cast<long long>(h.num_tokens),
-              health.source.c_str(), health.calibrated ? " (calibrated on)" : "");
+  std::fprintf(out, "checked   %lld tokens of %s%s\n", static_cast<long long>(h.num_tokens),
+               health.source.c_str(), health.calibrated ? " (calibrated on)" : "");
   for (const eval::Continuation& c : h.continuations)
-    std::printf("prompt    %s\n  float     %s\n  quantized %s\n", one_line(c.prompt).c_str(),
-                one_line(c.baseline).c_str(), one_line(c.model).c_str());
-  std::printf("worst     ");
+    std::fprintf(out, "prompt    %s\n  float     %s\n  quantized %s\n", one_line(c.prompt).c_str(),
+                 one_line(c.baseline).c_str(), one_line(c.model).c_str());
+  std::fprintf(out, "worst     ");
   for (size_t i = 0; i < judgement.worst.size() && i < 3; ++i) {
     const int64_t layer = judgement.worst[i];
     const double error = h.layers[static_cast<size_t>(layer)].error;
-    std::printf("%slayer %lld: ", i == 0 ? "" : ", ", static_cast<long long>(layer));
+    std::fprintf(out, "%slayer %lld: ", i == 0 ? "" : ", ", static_cast<long long>(layer));
     if (std::isnan(error))
-      std::printf("not finite");
+      std::fprintf(out, "not finite");
     else
-      std::printf("error %.1f %%", 100 * error);
+      std::fprintf(out, "error %.1f %%", 100 * error);
   }
-  std::printf("\n");
-  for (const std::string& reason : judgement.reasons) std::printf("because   %s\n", reason.c_str());
+  std::fprintf(out, "\n");
+  for (const std::string& reason : judgement.reasons)
+    std::fprintf(out, "because   %s\n", reason.c_str());
 }
 
-void print_verdict(const report::Health& health) {
+void print_verdict(const report::Health& health, std::FILE* out) {
   const eval::Health& h = health.figures;
   const eval::Judgement judgement = eval::judge(h);
   if (std::isnan(h.kl_mean))
-    std::printf("health: %s (%s)\n", report::verdict_text(health).c_str(),
-                judgement.reasons.front().c_str());
+    std::fprintf(out, "health: %s (%s)\n", report::verdict_text(health).c_str(),
+                 judgement.reasons.front().c_str());
   else
-    std::printf("health: %s (KL %.4f, top-1 agreement %.3f%s%s)\n",
-                report::verdict_text(health).c_str(), h.kl_mean, h.top1_agreement,
-                judgement.reasons.empty() ? "" : "; ",
-                judgement.reasons.empty() ? "" : judgement.reasons.front().c_str());
+    std::fprintf(out, "health: %s (KL %.4f, top-1 agreement %.3f%s%s)\n",
+                 report::verdict_text(health).c_str(), h.kl_mean, h.top1_agreement,
+                 judgement.reasons.empty() ? "" : "; ",
+                 judgement.reasons.empty() ? "" : judgement.reasons.front().c_str());
 }
 
 void add_verdict_flags(CLI::App& command, VerdictFlags& flags) {
@@ -155,6 +163,8 @@ void add_check_command(CLI::App& app, int& exit_code) {
                     "also write the check into DIR, as check.json and check.html; what the run "
                     "itself left stays as it is");
   add_verdict_flags(*command, flags->verdict);
+  command->add_flag("--json", flags->json, "print a JSON object");
+  add_progress_option(*command, flags->progress);
   command
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <filesystem>
 
 #include "cli/progress.h"
@@ -18,10 +19,10 @@ report::Health run_health_check(const std::filesystem::path& directory,
                                 const pipeline::HealthText& text, TerminalProgress& progress,
                                 const Mat<float>& rotation = {});
 
-// What was looked at, with the reasons of the verdict, on stdout.
-void print_health(const report::Health& health);
+// What was looked at, with the reasons of the verdict, on `out`.
+void print_health(const report::Health& health, std::FILE* out = stdout);
 // The line of the verdict.
-void print_verdict(const report::Health& health);
+void print_verdict(const report::Health& health, std::FILE* out = stdout);
 
 // What a verdict does to the exit code.
 struct VerdictFlags {

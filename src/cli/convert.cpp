@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace laos::cli {
 void add_convert_command(CLI::App& app) {
   struct Options {
     std::string directory, to, save_path;
+    bool json = false;
   };
   const auto options = std::make_shared<Options>();
   CLI::App* command =
@@ -25,11 +27,19 @@ void add_convert_command(CLI::App& app) {
       ->check(CLI::IsMember(formats));
   command->add_option("--save-path,--save_path", options->save_path, "directory to write")
       ->required();
+  command->add_flag("--json", options->json, "print a JSON object");
   command->callback([options] {
     for (const save::Format* format : save::formats())
       if (format->name() == options->to)
         save::convert(options->directory, *format, options->save_path);
-    std::printf("written   %s\n", options->save_path.c_str());
+    if (options->json)
+      std::printf("%s\n", nlohmann::ordered_json({{"directory", options->directory},
+                                                  {"format", options->to},
+                                                  {"save_path", options->save_path}})
+                              .dump(2, ' ', false, nlohmann::json::error_handler_t::replace)
+                              .c_str());
+    else
+      std::printf("written   %s\n", options->save_path.c_str());
   });
 }
 

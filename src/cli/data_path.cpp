@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -11,15 +12,16 @@ namespace laos::cli {
 
 namespace {
 
-// Where data of that name may be: what a user says, an installation, the build's own source.
+// Where data of that name may be: beside the program, where a user says, the build's own source.
 std::vector<std::filesystem::path> candidates_for(const std::string& name) {
   std::vector<std::filesystem::path> candidates;
-  if (const char* data_dir = std::getenv("LAOS_DATA_DIR"); data_dir != nullptr && *data_dir != '\0')
-    candidates.push_back(std::filesystem::path(data_dir) / name);
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   if (!error) candidates.push_back(program.parent_path().parent_path() / "share" / "laos" / name);
-  candidates.push_back(std::filesystem::path(LAOS_SOURCE_DIR) / name);
+  if (const char* data_dir = std::getenv("LAOS_DATA_DIR"); data_dir != nullptr && *data_dir != '\0')
+    candidates.push_back(std::filesystem::path(data_dir) / name);
+  if (constexpr std::string_view kSource = LAOS_SOURCE_DIR; !kSource.empty())
+    candidates.push_back(std::filesystem::path(kSource) / name);
   return candidates;
 }
 
@@ -31,6 +33,13 @@ std::vector<std::filesystem::path> data_directories(const std::string& name) {
   for (const std::filesystem::path& candidate : candidates_for(name))
     if (std::filesystem::is_directory(candidate, error)) found.push_back(candidate);
   return found;
+}
+
+std::string data_candidates(const std::string& name) {
+  std::string text;
+  for (const std::filesystem::path& candidate : candidates_for(name))
+    text += (text.empty() ? "" : ", ") + candidate.string();
+  return text;
 }
 
 std::vector<std::filesystem::path> recipe_directories(const std::string& custom) {
@@ -49,17 +58,13 @@ std::vector<std::filesystem::path> recipe_directories(const std::string& custom)
   if (variable != nullptr && *variable != '\0') add(variable, kVariable);
   for (std::filesystem::path& directory : data_directories("recipes"))
     found.push_back(std::move(directory));
-  if (found.empty()) {
-    std::string looked_at;
-    for (const std::filesystem::path& candidate : candidates_for("recipes"))
-      looked_at += (looked_at.empty() ? "" : ", ") + candidate.string();
+  if (found.empty())
     throw Error(
         ErrorCode::kIo,
         {.what = "laos finds no recipes: the program was moved away from them",
-         .where = looked_at,
+         .where = data_candidates("recipes"),
          .fix = "set LAOS_DATA_DIR to the directory that holds recipes and calib, or name a "
                 "directory of recipes with --recipes or a recipe with --config-path"});
-  }
   return found;
 }
 

@@ -7,9 +7,12 @@
 
 namespace laos::cli {
 
-// Directories that hold `name` ("recipes", "calib", "tasks"), best first: $LAOS_DATA_DIR/name,
-// share/laos/name beside the installed program's bin, and the source tree that built it.
+// Directories that hold `name` ("recipes", "calib", "tasks"), best first: share/laos/name
+// beside the installed program's bin, $LAOS_DATA_DIR/name, and the source tree that built it.
 std::vector<std::filesystem::path> data_directories(const std::string& name);
+
+// Where that looks, for messages: "A, B".
+std::string data_candidates(const std::string& name);
 
 // Directories of recipes: `custom` unless it is empty, $MSMODELSLIM_CUSTOM_PRACTICE_REPO if it is
 // set, then data_directories. Throws Error(kUsage) when one of the first two is no directory,

@@ -47,9 +47,10 @@ struct DatasetFlags {
 };
 
 inline void add_chat_format(CLI::App& command, std::string& chat_format) {
-  command.add_option(both_spellings("--chat-format"), chat_format,
-                     "chat format of conversations instead of the checkpoint's own: " +
-                         listed(hf::ChatFormat::names()));
+  command
+      .add_option(both_spellings("--chat-format"), chat_format,
+                  "chat format of conversations instead of the checkpoint's own")
+      ->check(CLI::IsMember(hf::ChatFormat::names()));
 }
 
 inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {

@@ -40,6 +40,7 @@ struct EvalFlags {
   bool no_cache = false;
   int threads = 0;
   bool json = false;
+  ProgressStyle progress;
 };
 
 // What was measured of one checkpoint; `divergence` counts only with a baseline.
@@ -187,9 +188,10 @@ void print_text(const std::vector<Result>& results, const Result* baseline,
     print_one(results.front(), baseline);
   else
     print_many(results, baseline);
-  std::printf(" over %lld tokens in %lld windows of %lld",
+  std::printf(" over %lld tokens in %lld window%s of %lld",
               static_cast<long long>(results.front().score.num_tokens),
               static_cast<long long>(results.front().score.num_windows),
+              results.front().score.num_windows == 1 ? "" : "s",
               static_cast<long long>(options.seq_len));
   if (options.stride != 0) std::printf(" every %lld", static_cast<long long>(options.stride));
   std::printf("\n");
@@ -240,7 +242,7 @@ void run_eval(const EvalFlags& flags) {
   check_flags(flags);
   if (!flags.tasks.tasks.empty())
     return run_eval_tasks(flags.tasks, flags.model_paths, flags.baseline,
-                          arithmetic_of(flags.emulate), flags.bos(), flags.json);
+                          arithmetic_of(flags.emulate), flags.bos(), flags.json, flags.progress);
   cluster::Cluster& ranks = job();
   require_readable_by_ranks(flags.text, "--text");
   print_warnings(pipeline::agree_on_arithmetic(ranks));
@@ -257,8 +259,9 @@ void run_eval(const EvalFlags& flags) {
   const model::SampleRange range =
       eval::share_windows(windows, ranks.size())[static_cast<size_t>(ranks.rank())];
   const eval::Windows share(windows.begin() + range.first, windows.begin() + range.last);
-  // For a person who waits; what reads a pipe wants the figures alone.
-  TerminalProgress progress(ranks.rank() == 0 && stderr_is_terminal());
+  // For a person who waits; what reads a pipe wants the figures alone, unless it says otherwise.
+  TerminalProgress progress(flags.progress,
+                            ranks.rank() == 0 && (!flags.progress.empty() || stderr_is_terminal()));
   const auto layers_of = [&](const std::string& path, const eval::EvalModel& model) {
     progress.begin("eval " + path, model.config().num_hidden_layers + 1);
     return [&progress](int64_t done) { progress.step(done, ""); };
@@ -341,6 +344,7 @@ void add_eval_command(CLI::App& app) {
       ->add_option("--threads", flags->threads, "threads to use; the result does not depend on it")
       ->check(CLI::Range(1, 4096));
   command->add_flag("--json", flags->json, "print a JSON object");
+  add_progress_option(*command, flags->progress);
   // What says how a text is read and cut.
   for (const char* name :
        {"--chat-format", "--seq-len", "--stride", "--max-tokens", "--cache-dir", "--no-cache"})

@@ -30,7 +30,7 @@ std::filesystem::path tasks_file(const std::string& name) {
       return directory / "default.jsonl";
   throw Error(ErrorCode::kIo,
               {.what = "laos finds no tasks: the program was moved away from them",
-               .where = "--tasks",
+               .where = data_candidates("tasks"),
                .fix = "set LAOS_DATA_DIR to the directory that holds tasks, or name a file"});
 }
 
@@ -123,7 +123,7 @@ TaskJson json_of(const std::string& path, const Summaries& summaries, bool besid
 
 void run_eval_tasks(const TaskFlags& flags, const std::vector<std::string>& model_paths,
                     const std::string& baseline_path, eval::Arithmetic arithmetic, hf::Bos bos,
-                    bool json) {
+                    bool json, const ProgressStyle& progress_style) {
   if (job().size() > 1)
     throw Error(ErrorCode::kUsage, {.what = "tasks are not shared among ranks",
                                     .where = "--tasks",
@@ -150,7 +150,7 @@ void run_eval_tasks(const TaskFlags& flags, const std::vector<std::string>& mode
   std::vector<std::unique_ptr<OverflowReport>> overflows;
   for (size_t m = 0; m < model_paths.size(); ++m)
     overflows.push_back(std::make_unique<OverflowReport>(model_paths[m], *models[m]));
-  TerminalProgress progress(stderr_is_terminal());
+  TerminalProgress progress(progress_style, !progress_style.empty() || stderr_is_terminal());
   std::vector<Summaries> summaries;
   Summaries base_summaries;
   // With a baseline all run together; else each by itself, whose tokenizer may be its own.

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/progress.h"
 #include "eval/eval_model.h"
 #include "hf/tokenizer.h"
 
@@ -22,6 +23,6 @@ struct TaskFlags {
 // flipped. Throws Error(kShape) where the baseline's tokenizer is another.
 void run_eval_tasks(const TaskFlags& flags, const std::vector<std::string>& model_paths,
                     const std::string& baseline_path, eval::Arithmetic arithmetic, hf::Bos bos,
-                    bool json);
+                    bool json, const ProgressStyle& progress_style);
 
 }  // namespace laos::cli

@@ -108,7 +108,8 @@ Prompts encode(const GenerateFlags& flags, const std::vector<hf::Record>& prompt
 
 // Refuses what cannot fit, before the first token.
 void plan_memory(const eval::GenerateMemory& memory, bool quiet) {
-  const int64_t available = available_memory_bytes(), needed = memory.kv_cache + memory.activations;
+  const int64_t needed = memory.kv_cache + memory.activations;
+  const int64_t available = available_memory_bytes(needed);
   if (needed > available)
     throw Error(ErrorCode::kResource,
                 {.what = "the KV cache and activations take " + bytes_text(needed) + ", and " +

@@ -27,7 +27,7 @@ std::string printable(std::string text) {
 std::string to_text(const save::InspectReport& report) {
   std::ostringstream text;
   text << report.directory.string() << ": "
-       << (report.model_quant_type.empty() ? "no quant type" : printable(report.model_quant_type))
+       << (report.model_quant_type.empty() ? "not quantized" : printable(report.model_quant_type))
        << ", " << report.parameters << " parameters, " << bytes_text(report.bytes) << " in "
        << report.files << (report.files == 1 ? " file\n" : " files\n");
 
@@ -56,10 +56,15 @@ std::string to_text(const save::InspectReport& report) {
     text << '\n';
     if (!finding.fix.empty()) text << "  fix: " << printable(finding.fix) << '\n';
   }
-  if (report.verified)
+  if (report.verified && !report.verified->has_manifest)
+    text << "Nothing was verified.\n";
+  else if (report.verified)
     text << report.verified->files << (report.verified->files == 1 ? " file" : " files") << ", "
          << bytes_text(report.verified->bytes) << ", verified against " << save::kManifestFile
          << '\n';
+  if (report.tensor_parallel_size > 0)
+    text << "Some of its matrices are those of one rank: it serves tensor parallel size "
+         << report.tensor_parallel_size << " alone.\n";
   text << scheme::row_of(report.engine).title
        << (report.loads() ? " can load this checkpoint.\n"
                           : " cannot load this checkpoint as it was meant.\n");
@@ -73,6 +78,7 @@ std::string to_json(const save::InspectReport& report) {
   json["engine_version"] = scheme::row_of(report.engine).version;
   json["loads"] = report.loads();
   json["model_quant_type"] = report.model_quant_type;
+  if (report.tensor_parallel_size > 0) json["tensor_parallel_size"] = report.tensor_parallel_size;
   json["files"] = report.files;
   json["parameters"] = report.parameters;
   json["bytes"] = report.bytes;
@@ -109,25 +115,26 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
       "inspect", "Show what a quantized checkpoint holds and whether an engine loads it");
   command
       ->add_option("DIR", options->directory,
-                   "directory of the checkpoint, AscendV1 or compressed-tensors")
+                   "directory of the checkpoint, in any format that laos writes")
       ->required();
   command->add_flag("--json", options->as_json, "print the report as JSON");
-  command->add_flag("--verify", options->what.verify_files,
-                    "also hold every file against its checksum in SHA256SUMS");
+  command->add_flag(
+      "--verify", options->what.verify_files,
+      "also hold every file against its checksum in SHA256SUMS; exits with 1 where there is none");
   std::vector<std::string> engines;
   for (const scheme::EngineRow& row : scheme::kEngines) engines.emplace_back(row.name);
   command
       ->add_option(
           "--engine", options->engine,
-          "the engine that is to load it (default: vllm-ascend for AscendV1, transformers for "
-          "compressed-tensors)")
+          "the engine that is to load it (default: vllm-ascend for AscendV1, else transformers)")
       ->check(CLI::IsMember(engines));
   command->callback([options, &exit_code] {
     for (const scheme::EngineRow& row : scheme::kEngines)
       if (row.name == options->engine) options->what.engine = row.engine;
     const save::InspectReport report = save::inspect(options->directory, options->what);
     std::cout << (options->as_json ? to_json(report) : to_text(report)) << std::flush;
-    exit_code = report.loads() ? 0 : 1;
+    const bool is_verified = !report.verified || report.verified->has_manifest;
+    exit_code = report.loads() && is_verified ? 0 : 1;
   });
 }
 

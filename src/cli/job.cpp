@@ -6,6 +6,8 @@
 #include <memory>
 #include <thread>
 
+#include "cli/exit_codes.h"
+
 namespace laos::cli {
 namespace {
 
@@ -18,7 +20,7 @@ std::unique_ptr<cluster::Cluster>& joined() {
 void end_for_lost(cluster::Cluster& cluster, const Error& error) {
   std::fprintf(stderr, "\nlaos: error: %s\n", error.what());
   std::fflush(stderr);
-  cluster.abort(1);
+  cluster.abort(kFailed);
 }
 
 }  // namespace

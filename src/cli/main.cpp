@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
+#include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -16,29 +18,33 @@
 #include "cli/bench.h"
 #include "cli/calibrate_text.h"
 #include "cli/check.h"
+#include "cli/completion.h"
 #include "cli/convert.h"
+#include "cli/definitions.h"
 #include "cli/eval.h"
+#include "cli/exit_codes.h"
 #include "cli/flags.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/job.h"
 #include "cli/loglikelihood.h"
+#include "cli/manual.h"
 #include "cli/prefixes.h"
 #include "cli/quant.h"
 #include "cli/recipes.h"
+#include "cli/selftest.h"
 #include "cli/status.h"
 #include "cli/stop.h"
 #include "cli/threads.h"
 #include "cli/tokenize.h"
 #include "core/error.h"
 #include "core/isa.h"
+#include "core/words.h"
 #include "io/own_file.h"
 
 namespace {
 
-constexpr int kFailed = 1;    // a run that could not be done
-constexpr int kUsage = 2;     // a command line that makes no sense
-constexpr int kSignal = 128;  // and the number of the signal that asked to stop
+using laos::cli::kDone, laos::cli::kFailed, laos::cli::kSignal, laos::cli::kUsage;
 
 int report(const laos::Error& error) {
   if (error.code() == laos::ErrorCode::kStopped)
@@ -96,38 +102,94 @@ void join_ranks(const std::string& command) {
                      .fix = "run laos " + command + " without mpirun"});
 }
 
-// CLI11 names what it did not expect; a user wants to know what was meant.
-std::string suggestion(const CLI::App& app, const std::vector<std::string>& words) {
+// "--model-path is required" of an option that may also stand without its flag: MODEL too.
+std::string with_positional_name(const CLI::App& app, const std::string& message) {
+  for (const CLI::App* command : app.get_subcommands())
+    for (const CLI::Option* option : command->get_options())
+      if (option->get_positional() && !option->get_lnames().empty() &&
+          message.starts_with(option->get_name()))
+        return option->get_name(/*positional=*/true) + " or " + message;
+  return message;
+}
+
+// Of a list with commas between; "" where all of it are choices.
+std::string first_not_among(const std::vector<std::string>& choices, const std::string& list) {
+  std::istringstream values(list);
+  for (std::string value; std::getline(values, value, ',');)
+    if (std::find(choices.begin(), choices.end(), value) == choices.end()) return value;
+  return "";
+}
+
+// What is wrong with a command line, in the words of --help: CLI11 names what it did not expect; a
+// user wants to know what was meant.
+laos::Problem problem_of(const CLI::App& app, const std::vector<std::string>& words,
+                         const CLI::ParseError& error) {
   const CLI::App* command = &app;
   std::vector<std::string> names;
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+  for (const CLI::App* sub : laos::cli::commands_of(app)) {
     names.push_back(sub->get_name());
     if (sub->get_name() == words.front()) command = sub;
   }
+  laos::Problem problem = {.what = with_positional_name(app, error.what()),
+                           .where = "command line",
+                           .fix = "see laos --help"};
   if (command == &app) {
+    if (words.front()[0] == '-') {
+      problem.what = "there is no flag " + words.front() + " without a command";
+      return problem;
+    }
+    problem.what = "there is no command " + words.front();
     const std::string near = laos::nearest_name(words.front(), names);
-    return near.empty() ? "see laos --help" : "did you mean `laos " + near + "`?";
+    if (!near.empty()) problem.fix = "did you mean `laos " + near + "`?";
+    return problem;
   }
+  const std::string name = "laos " + command->get_name();
+  problem.fix = "see " + name + " --help";
+  const std::vector<laos::cli::Definition> definitions = laos::cli::definitions_of(*command);
   std::vector<std::string> flags;
-  for (const CLI::Option* option : command->get_options())
-    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  std::map<std::string, const laos::cli::Definition*> definition_of;
+  for (const laos::cli::Definition& definition : definitions)
+    for (const std::string& spelling : definition.spellings) {
+      flags.push_back(spelling);
+      definition_of[spelling] = &definition;
+    }
   for (size_t i = 1; i < words.size(); ++i) {
-    const std::string word = words[i].substr(0, words[i].find('='));
-    if (word.rfind("--", 0) != 0 || std::find(flags.begin(), flags.end(), word) != flags.end())
-      continue;
-    const std::string near = laos::nearest_name(word, flags);
-    if (!near.empty()) return "did you mean " + near + "?";
+    const size_t equals = words[i].find('=');
+    const std::string word = words[i].substr(0, equals);
+    if (word == "--") break;
+    const auto found = definition_of.find(word);
+    if (word.starts_with("--") && found == definition_of.end()) {
+      problem.what = name + " has no flag " + word;
+      const std::string near = laos::nearest_name(word, flags);
+      if (!near.empty()) problem.fix = "did you mean " + near + "?";
+      return problem;
+    }
+    if (found == definition_of.end() || found->second->choices.empty()) continue;
+    // The value of a flag that takes one of a few.
+    const std::vector<std::string>& choices = found->second->choices;
+    const std::string value = equals != std::string::npos ? words[i].substr(equals + 1)
+                              : i + 1 < words.size()      ? words[i + 1]
+                                                          : "";
+    if (value.empty() || value[0] == '-') continue;
+    // Some take several, with commas between.
+    const std::string wrong = first_not_among(choices, value);
+    if (wrong.empty()) continue;
+    const std::string near = laos::nearest_name(wrong, choices);
+    problem.what = word + " " + wrong + " is none of " + laos::listed(choices);
+    if (!near.empty()) problem.fix = "did you mean `" + near + "`?";
+    return problem;
   }
-  return "see laos " + command->get_name() + " --help";
+  return problem;
 }
 
 int run(int argc, char** argv) {
-  int exit_code = 0;
+  int exit_code = kDone;
   CLI::App app{
       "laos " LAOS_VERSION
       ": accurate W4A4 quantization of Hugging Face LLM checkpoints on CPUs, for vLLM-Ascend",
       "laos"};
-  app.set_version_flag("--version", "laos " LAOS_VERSION);
+  app.require_subcommand(1);
+  app.set_version_flag("-v,--version", "laos " LAOS_VERSION);
   laos::cli::add_quant_command(app, exit_code);
   laos::cli::add_eval_command(app);
   laos::cli::add_generate_command(app);
@@ -140,6 +202,7 @@ int run(int argc, char** argv) {
   laos::cli::add_check_command(app, exit_code);
   laos::cli::add_report_command(app);
   laos::cli::add_recipes_command(app);
+  laos::cli::add_selftest_command(app);
   laos::cli::add_status_command(app);
   laos::cli::add_tokenize_command(app);
   for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
@@ -147,6 +210,9 @@ int run(int argc, char** argv) {
       command->add_flag_callback(
           laos::cli::both_spellings("--follow-links"), [] { laos::io::follow_links(true); },
           "read through links that lead out of a model's directory");
+  laos::cli::add_completion_command(app);
+  laos::cli::add_help_commands(app);
+  laos::cli::name_paths(app);
   std::vector<std::string> words(argv + 1, argv + argc);
   try {
     laos::use_isa_from_environment();
@@ -154,9 +220,8 @@ int run(int argc, char** argv) {
     if (words.empty()) {
       std::cout << app.help();
       require_printed();
-      return 0;
+      return kDone;
     }
-    app.require_subcommand(1);
     if (laos::cluster::started_ranks() > 1) join_ranks(words.front());
     words = laos::cli::complete_flags(app, std::move(words));
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));  // takes them from the end
@@ -167,13 +232,9 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) {  // --help, --version
       app.exit(error);
       require_printed();
-      return 0;
+      return kDone;
     }
-    const bool unknown_command = words.front()[0] != '-' && app.get_subcommands().empty();
-    return report({laos::ErrorCode::kUsage,
-                   {.what = unknown_command ? "there is no command " + words.front() : error.what(),
-                    .where = "command line",
-                    .fix = suggestion(app, words)}});
+    return report({laos::ErrorCode::kUsage, problem_of(app, words, error)});
   }
 }
 

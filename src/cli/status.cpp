@@ -5,16 +5,29 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/units.h"
 #include "hf/quantized_checkpoint.h"
+#include "save/format.h"
 #include "save/work_directory.h"
 
 namespace laos::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// Finished checkpoints in it; those of several formats each in a directory of its own.
+std::vector<std::string> checkpoints_in(const std::string& directory) {
+  std::vector<std::string> found;
+  if (hf::format_of(directory)) found.push_back(directory);
+  for (const save::Format* format : save::formats()) {
+    const std::filesystem::path path = std::filesystem::path(directory) / format->name();
+    if (hf::format_of(path) == format->id()) found.push_back(path.string());
+  }
+  return found;
+}
 
 const char* state_of(const save::WorkStatus& status, bool has_checkpoint) {
   if (status.is_running) return "running";
@@ -51,14 +64,17 @@ std::string at_work(const save::WorkStatus& status) {
   return text;
 }
 
-void print_text(const std::string& directory, const save::WorkStatus& status, bool has_checkpoint) {
-  std::printf("%s: ", directory.c_str());
-  if (status.is_running)
-    std::printf("a run is at work\n");
-  else if (status.has_work)
-    std::printf("a run was interrupted\n");
+void print_text(const std::string& directory, const save::WorkStatus& status,
+                const std::vector<std::string>& checkpoints) {
+  const bool has_checkpoint = !checkpoints.empty();
+  if (status.has_work)
+    std::printf("%s: %s\n", directory.c_str(),
+                status.is_running ? "a run is at work" : "a run was interrupted");
+  else if (!has_checkpoint)
+    std::printf("%s: nothing of laos\n", directory.c_str());
   else
-    std::printf("%s\n", has_checkpoint ? "a finished checkpoint" : "nothing of laos");
+    for (const std::string& checkpoint : checkpoints)
+      std::printf("%s: a finished checkpoint\n", checkpoint.c_str());
   for (const auto& [kind, parts] : status.parts)
     if (parts.planned > 0)
       std::printf("  %-10s %lld of %lld\n", kind.c_str(), static_cast<long long>(parts.done),
@@ -102,11 +118,11 @@ void add_status_command(CLI::App& app) {
                                    .where = options->directory,
                                    .fix = "give the --save-path of a run"});
     const save::WorkStatus status = save::work_status(options->directory);
-    const bool has_checkpoint = hf::is_quantized(options->directory);
+    const std::vector<std::string> checkpoints = checkpoints_in(options->directory);
     if (options->as_json)
-      print_json(options->directory, status, has_checkpoint);
+      print_json(options->directory, status, !checkpoints.empty());
     else
-      print_text(options->directory, status, has_checkpoint);
+      print_text(options->directory, status, checkpoints);
   });
 }
 

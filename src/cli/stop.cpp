@@ -39,9 +39,9 @@ constexpr std::chrono::milliseconds kOneWish{500};
 void watch_signals() {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction action = {};
-    // nohup and shells' background jobs ignore SIGINT on purpose.
+    // nohup ignores SIGHUP, shells' background jobs SIGINT, on purpose.
     if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler != SIG_IGN)
       sigaddset(&signals, signal);
   }

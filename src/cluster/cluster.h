@@ -1,5 +1,5 @@
 // The ranks of a job: processes, on one machine or many, that do one command together. MPI appears
-// in this folder only, and here only in mpi.cpp; no_mpi.cpp takes its place in a build without.
+// in this folder only, and here only in mpi.cpp, a library of its own (module.h).
 #pragma once
 
 #include <cstddef>
@@ -71,8 +71,8 @@ class Cluster {
 // `on_lost` is called from a thread of the cluster's own when a rank has shown no sign of life for
 // LAOS_RANK_TIMEOUT seconds (environment; 40 unless set), with what to tell the user; it should end
 // in abort(1), and what it leaves running is aborted so. A rank whose process ended is the
-// launcher's to notice. Throws Error: kUnsupported when several ranks were started and this build,
-// or this MPI, cannot join them; kUsage for a timeout that is no number.
+// launcher's to notice. Throws Error: kUnsupported when several ranks were started and this
+// laos, or this MPI, cannot join them; kUsage for a timeout that is no number.
 std::unique_ptr<Cluster> join(std::function<void(Cluster&, const Error&)> on_lost);
 
 // Processes that the launcher says it started for this job; 1 without a launcher.

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cluster/alone.h"
+#include "cluster/module.h"
 
 namespace laos::cluster {
 namespace {
@@ -200,8 +201,7 @@ class Watch {
 
 class MpiCluster final : public Cluster {
  public:
-  explicit MpiCluster(std::function<void(Cluster&, const Error&)> on_lost) {
-    const int timeout = rank_timeout_seconds();
+  MpiCluster(std::function<void(Cluster&, const Error&)> on_lost, int timeout) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &size_);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
@@ -333,36 +333,31 @@ class MpiCluster final : public Cluster {
 
 }  // namespace
 
-std::unique_ptr<Cluster> join(std::function<void(Cluster&, const Error&)> on_lost) {
-  const bool launched = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr ||
-                        std::getenv("PMIX_RANK") != nullptr || std::getenv("PMI_RANK") != nullptr;
-  const auto refuse = [](const std::string& what, const std::string& fix) {
-    throw Error(ErrorCode::kUnsupported, {.what = what, .where = "launcher", .fix = fix});
-  };
-  if (!launched) {
-    if (started_ranks() > 1)
-      refuse(std::to_string(started_ranks()) +
-                 " tasks were started without a way to find each "
-                 "other: each would do the whole job",
-             "srun --mpi=pmix, or mpirun inside the allocation");
-    return std::make_unique<Alone>();
-  }
-  rank_timeout_seconds();
+}  // namespace laos::cluster
+
+extern "C" {
+
+extern const char laos_mpi_version[];
+const char laos_mpi_version[] = LAOS_VERSION;
+
+// cluster::JoinRanks
+laos::cluster::Cluster* laos_mpi_join(
+    std::function<void(laos::cluster::Cluster&, const laos::Error&)> on_lost, int timeout);
+laos::cluster::Cluster* laos_mpi_join(
+    std::function<void(laos::cluster::Cluster&, const laos::Error&)> on_lost, int timeout) {
   int provided = MPI_THREAD_SINGLE, size = 1;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   if (size == 1) {
     MPI_Finalize();
-    if (started_ranks() > 1)
-      refuse("the launcher started " + std::to_string(started_ranks()) +
-                 " ranks, but this laos's MPI finds itself alone",
-             "start it with the mpirun of the MPI it was built with: Open MPI");
-    return std::make_unique<Alone>();
+    return nullptr;
   }
   if (provided < MPI_THREAD_MULTIPLE)
-    refuse("this MPI does not let several threads talk (MPI_THREAD_MULTIPLE)",
-           "use one that does, as Debian's Open MPI");
-  return std::make_unique<MpiCluster>(std::move(on_lost));
+    throw laos::Error(laos::ErrorCode::kUnsupported,
+                      {.what = "this MPI does not let several threads talk (MPI_THREAD_MULTIPLE)",
+                       .where = "launcher",
+                       .fix = "use one that does, as Debian's Open MPI"});
+  return new laos::cluster::MpiCluster(std::move(on_lost), timeout);
 }
 
-}  // namespace laos::cluster
+}  // extern "C"

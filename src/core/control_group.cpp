@@ -69,9 +69,10 @@ int64_t value_of(const fs::path& path, const std::string& key) {
 int64_t left(std::optional<int64_t> limit, const fs::path& used, const fs::path& stat,
              const std::string& prefix) {
   if (!limit) return std::numeric_limits<int64_t>::max();
-  const int64_t files =
-      value_of(stat, prefix + "inactive_file") + value_of(stat, prefix + "active_file");
-  return std::max<int64_t>(0, *limit - number_in(used).value_or(0) + files);
+  int64_t reclaimable = 0;
+  for (const char* key : {"inactive_file", "active_file", "slab_reclaimable"})
+    reclaimable += value_of(stat, prefix + key);
+  return std::max<int64_t>(0, *limit - number_in(used).value_or(0) + reclaimable);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@
 #include "model/cached_layer.h"
 #include "model/checkpoint.h"
 #include "model/kernels/elementwise.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 #include "quant/int_weight.h"
 #include "scheme/schemes.h"
 
@@ -25,17 +25,18 @@ using model::LinearGroup;
 
 namespace {
 
-// Tokens that run through a layer at a time.
-
-// The norms of a layer and the biases of its linears, the part of LayerWeights that is small.
-// `find` gives a tensor by its name.
+// The norms of a layer, its routers and the biases of its linears, the part of LayerWeights that is
+// small. `find` gives a tensor by its name.
 template <class Find>
 model::LayerWeights small_weights(const hf::Config& config, int64_t layer_idx, const Find& find) {
   model::LayerWeights weights;
   for (const hf::Norm norm : hf::kAllNorms)
     if (hf::size_of(config, norm) != 0)
       weights[norm] = to_f32(find(hf::name_of(config, layer_idx, norm) + ".weight"));
-  for (const Linear l : model::kAllLinears)
+  for (const hf::Router router : hf::kAllRouters)
+    if (hf::rows_of(config, layer_idx, router) != 0)
+      weights[router] = to_f32(find(hf::name_of(config, layer_idx, router) + ".weight"));
+  for (const Linear l : model::linears_in(config, layer_idx))
     if (model::has_bias(config, l))
       weights.biases[l] = to_f32(find(model::name_of(config, layer_idx, l) + ".bias"));
   return weights;
@@ -59,34 +60,81 @@ class FloatLayer : public EvalLayer {
   model::FloatLinears<float> linears_;
 };
 
-// Weights as the checkpoint holds them.
-class ResidentFloatLayer : public EvalLayer, private model::LinearsForward<float> {
+// Weights where the checkpoint's files hold them.
+class MappedFloatLayer : public EvalLayer, private model::LinearsForward<float> {
  public:
-  ResidentFloatLayer(const hf::Config& config, const io::TensorFiles& files, int64_t layer_idx) {
+  MappedFloatLayer(const hf::Config& config, const io::TensorFiles& files, int64_t layer_idx) {
     const auto find = [&](const std::string& name) -> const TensorView& {
       const TensorView* tensor = files.find(name);
       LAOS_ASSERT(tensor != nullptr);
       return *tensor;
     };
-    for (const Linear l : model::kAllLinears)
-      weights_[l] = linalg::RowWeight(find(model::name_of(config, layer_idx, l) + ".weight"));
+    for (const Linear l : model::linears_in(config, layer_idx))
+      weights_[l] = find(model::name_of(config, layer_idx, l) + ".weight");
     small_ = small_weights(config, layer_idx, find);
   }
   model::LayerNorms<float> norms() const override { return model::norms_of(small_); }
   model::LinearsForward<float>& linears() override { return *this; }
+
+ protected:
+  const TensorView& weight(Linear l) const { return weights_[l]; }
 
  private:
   void forward(LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override {
     const std::span<const Linear> linears = model::linears_of(group);
     for (size_t i = 0; i < linears.size(); ++i) {
-      weights_[linears[i]].multiply(x, ys[i]);
+      multiply(linears[i], x, ys[i]);
       model::add_bias<float>(small_.biases[linears[i]].data(), ys[i]);
     }
   }
+  virtual void multiply(Linear l, MatView<const float> x, MatView<float> y) = 0;
 
-  model::PerLinear<linalg::RowWeight> weights_;
+  model::PerLinear<TensorView> weights_;
   model::LayerWeights small_;
+};
+
+// Each row of a product stands alone.
+class ResidentFloatLayer : public MappedFloatLayer {
+ public:
+  ResidentFloatLayer(const hf::Config& config, const io::TensorFiles& files, int64_t layer_idx)
+      : MappedFloatLayer(config, files, layer_idx) {
+    for (const Linear l : model::linears_in(config, layer_idx))
+      rows_[l] = linalg::RowWeight(weight(l));
+  }
+
+ private:
+  void multiply(Linear l, MatView<const float> x, MatView<float> y) override {
+    rows_[l].multiply(x, y);
+  }
+
+  model::PerLinear<linalg::RowWeight> rows_;
+};
+
+// Rows of a weight are widened, multiplied with and forgotten. New memory for a whole layer in f32
+// costs more than the products of a few hundred tokens do.
+class StreamedFloatLayer : public MappedFloatLayer {
+ public:
+  StreamedFloatLayer(const hf::Config& config, const io::TensorFiles& files, int64_t layer_idx,
+                     Buffer<float>& scratch)
+      : MappedFloatLayer(config, files, layer_idx), scratch_(scratch) {}
+
+ private:
+  void multiply(Linear l, MatView<const float> x, MatView<float> y) override {
+    constexpr int64_t kValues = int64_t{2} << 20;
+    const TensorView& all = weight(l);
+    const int64_t rows = all.shape[0], cols = all.shape[1];
+    const int64_t most = std::min(rows, std::max<int64_t>(64, kValues / cols / 64 * 64));
+    for (int64_t begin = 0; begin < rows; begin += most) {
+      const int64_t end = std::min(rows, begin + most);
+      const MatView<float> block = grown(scratch_, most, cols).slice_rows(0, end - begin);
+      model::finite_rows_to_f32(all, begin, end, block.data);
+      linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x, block, 0.0f,
+                   y.slice_cols(begin, end));
+    }
+  }
+
+  Buffer<float>& scratch_;
 };
 
 // A layer whose linears' outputs are rounded.
@@ -120,6 +168,10 @@ class FloatModel : public EvalModel {
     return rounded(
         std::make_unique<ResidentFloatLayer>(checkpoint_.config(), checkpoint_.files(), layer_idx));
   }
+  std::unique_ptr<EvalLayer> load_streamed_layer(int64_t layer_idx) const override {
+    return rounded(std::make_unique<StreamedFloatLayer>(checkpoint_.config(), checkpoint_.files(),
+                                                        layer_idx, scratch_));
+  }
   TensorView embed_tokens() const override { return checkpoint_.embed_tokens(); }
   TensorView lm_head() const override { return checkpoint_.lm_head(); }
   Mat<float> final_norm() const override { return checkpoint_.final_norm(); }
@@ -135,6 +187,7 @@ class FloatModel : public EvalModel {
 
   model::Checkpoint checkpoint_;
   std::unique_ptr<Emulation> emulation_;
+  mutable Buffer<float> scratch_;  // of streamed layers
 };
 
 // Whether linears of the scheme are computed here; kEither leaves open how.
@@ -149,7 +202,9 @@ class MixedLinears : public model::LinearsForward<float> {
   struct Entry {
     Mat<int8_t> codes;  // unpacked, where the checkpoint holds them packed
     int act_bits = 0;   // of `dynamic`
-    std::string name;   // the module's
+    float clip = 1;     // likewise, see model::KroneckerTransform
+    bool leaves_in_f16 = false;
+    std::string name;  // the module's
     std::optional<quant::IntLinear> dynamic;
     std::optional<quant::StaticLinear> fixed;
     bool holds_bias = false;                // `fixed` adds the bias itself
@@ -157,7 +212,7 @@ class MixedLinears : public model::LinearsForward<float> {
     Mat<float> real;
   };
   model::PerLinear<Entry> entries;
-  model::LayerWeights small;       // norms and biases
+  model::LayerWeights small;       // norms, routers and biases
   Emulation* emulation = nullptr;  // null: outputs stay as they are
 
   void forward(LinearGroup group, MatView<const float> x,
@@ -171,7 +226,7 @@ class MixedLinears : public model::LinearsForward<float> {
         entry.fixed->forward(x, ys[i]);
       } else if (entry.dynamic) {
         if (entry.act_bits != tokens_bits) {
-          tokens = quant::quantize_tokens(x, {.bits = entry.act_bits});
+          tokens = quant::quantize_tokens(x, {.bits = entry.act_bits}, entry.clip);
           tokens_bits = entry.act_bits;
         }
         entry.dynamic->forward(tokens, ys[i]);
@@ -181,15 +236,14 @@ class MixedLinears : public model::LinearsForward<float> {
         linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, x,
                      std::as_const(entry.real).view(), 0.0f, ys[i]);
       }
-      if (emulation != nullptr && entry.dynamic && entry.act_bits == 4)
-        leave_in_f16(entry.name, ys[i]);
+      if (emulation != nullptr && entry.leaves_in_f16) leave_in_f16(entry.name, ys[i]);
       if (!entry.holds_bias) model::add_bias<float>(small.biases[linears[i]].data(), ys[i]);
       if (emulation != nullptr) round_rows(ys[i], emulation->dtype);
     }
   }
 
  private:
-  // The engine's W4A4 products leave in float16; a bias comes after.
+  // The engine's W4A4_DYNAMIC products leave in float16; a bias comes after.
   void leave_in_f16(const std::string& name, MatView<float> y) {
     float& peak = emulation->w4a4_peaks[name];
     for (int64_t i = 0; i < y.rows; ++i)
@@ -212,8 +266,27 @@ class QuantizedLayer : public EvalLayer {
                  Emulation* emulation) {
     mixed_.emulation = emulation;
     const hf::Config& config = checkpoint.config();
-    for (const Linear l : model::kAllLinears)
-      load(checkpoint, model::name_of(config, layer_idx, l), resident, mixed_.entries[l]);
+    for (const Linear l : model::linears_in(config, layer_idx)) {
+      const std::string name = model::name_of(config, layer_idx, l);
+      load(checkpoint, name, resident, mixed_.entries[l]);
+      // Members of a group have the same pair. Of others an engine would keep the last, too.
+      if (std::optional<hf::InputPair> pair = checkpoint.input_pair(name)) {
+        const int64_t cols = pair->right.rows();
+        mixed_.entries[l].clip = pair->clip;
+        online_[hf::group_of(l)] =
+            std::make_shared<model::KroneckerTransform>(model::KroneckerTransform{
+                .left = std::move(pair->left),
+                .right = std::move(pair->right),
+                .cols = cols,
+                .clip = pair->clip,
+                .right_dtype = dtype_of(emulation),
+                .left_dtype = emulation == nullptr ? DType::kF32 : DType::kF16});
+      }
+    }
+    cache_scales_ = checkpoint.cache_scales(layer_idx);
+    if (cache_scales_ && emulation != nullptr)  // engines hold them in the model's dtype
+      for (std::vector<float>* scales : {&cache_scales_->keys, &cache_scales_->values})
+        for (float& scale : *scales) scale = round_to(emulation->dtype, scale);
     mixed_.small = small_weights(
         config, layer_idx,
         [&](const std::string& name) -> const TensorView& { return checkpoint.files().at(name); });
@@ -221,17 +294,25 @@ class QuantizedLayer : public EvalLayer {
     const std::string o = model::name_of(config, layer_idx, Linear::kOProj),
                       down = model::name_of(config, layer_idx, Linear::kDownProj);
     if (std::vector<float> heads = checkpoint.online_rotation(o, "heads_rotation"); !heads.empty())
-      online_.o = std::make_shared<model::KroneckerRotation>(model::KroneckerRotation{
-          .left = square(heads), .right = {}, .cols = checkpoint.config().head_dim});
+      online_[LinearGroup::kO] =
+          std::make_shared<model::KroneckerTransform>(model::KroneckerTransform{
+              .left = square(heads), .right = {}, .cols = checkpoint.config().head_dim});
     if (std::vector<float> m = checkpoint.online_rotation(down, "kronecker_rotation_m");
         !m.empty()) {
       Mat<float> right = square(checkpoint.online_rotation(down, "kronecker_rotation_n"));
       const int64_t cols = right.rows();
-      online_.down = std::make_shared<model::KroneckerRotation>(
-          model::KroneckerRotation{.left = square(m), .right = std::move(right), .cols = cols});
+      online_[LinearGroup::kDown] = std::make_shared<model::KroneckerTransform>(
+          model::KroneckerTransform{.left = square(m), .right = std::move(right), .cols = cols});
     }
   }
-  model::LayerNorms<float> norms() const override { return model::norms_of(mixed_.small); }
+  model::LayerNorms<float> norms() const override {
+    model::LayerNorms<float> norms = model::norms_of(mixed_.small);
+    if (cache_scales_) {
+      norms.key_scale = cache_scales_->keys.data();
+      norms.value_scale = cache_scales_->values.data();
+    }
+    return norms;
+  }
   model::LinearsForward<float>& linears() override { return linears_; }
 
  private:
@@ -247,6 +328,7 @@ class QuantizedLayer : public EvalLayer {
                           std::move(input.deq_scale), std::move(input.quant_bias));
     } else if (scheme.activations == scheme::Activations::kDynamic) {
       entry.act_bits = scheme.act_bits;
+      entry.leaves_in_f16 = scheme.act_bits == 4 && !scheme.transforms;
       entry.dynamic.emplace(codes_of(checkpoint, name, entry.codes),
                             weight_scale(checkpoint, name));
     } else if (scheme.is_float() && resident) {
@@ -279,7 +361,8 @@ class QuantizedLayer : public EvalLayer {
   }
 
   MixedLinears mixed_;
-  model::OnlineRotation online_;
+  std::optional<hf::CacheScales> cache_scales_;
+  model::OnlineTransforms online_;
   model::OnlineLinears linears_{online_, mixed_};
 };
 
@@ -291,14 +374,17 @@ class QuantizedModel : public EvalModel {
         emulation_(emulation_of(checkpoint_.config(), arithmetic)) {
     Problems problems;
     for (int64_t i = 0; i < checkpoint_.config().num_hidden_layers; ++i) {
-      for (const Linear l : model::kAllLinears) {
+      for (const Linear l : model::linears_in(config(), i)) {
         const std::string& label = checkpoint_.label(model::name_of(config(), i, l));
         const scheme::Scheme* scheme = scheme::find(label);
-        if (scheme == nullptr || !has_path(*scheme))
+        if (scheme == nullptr || !has_path(*scheme) ||
+            (hf::expert_of(l) >= 0 && scheme->transforms))
           problems.add({.what = "label " + label + " has no integer evaluation",
                         .where = model::name_of(config(), i, l),
                         .fix = "evaluate checkpoints of " + scheme::list_labels(has_path)});
       }
+      for (const LinearGroup group : model::groups_in(config(), i))
+        require_one_pair(i, group, problems);
     }
     problems.throw_if_any(ErrorCode::kUnsupported);
   }
@@ -322,6 +408,21 @@ class QuantizedModel : public EvalModel {
   const Emulation* emulation() const override { return emulation_.get(); }
 
  private:
+  // What linears of a group read is transformed once.
+  void require_one_pair(int64_t layer_idx, LinearGroup group, Problems& problems) const {
+    const auto transforms = [&](Linear l) {
+      const scheme::Scheme* row =
+          scheme::find(checkpoint_.label(model::name_of(config(), layer_idx, l)));
+      return row != nullptr && row->transforms;
+    };
+    const std::span<const Linear> linears = model::linears_of(group);
+    for (const Linear l : linears)
+      if (transforms(l) != transforms(linears.front()))
+        problems.add({.what = "only some of the linears that read the same are transformed",
+                      .where = model::name_of(config(), layer_idx, l),
+                      .fix = "quantize them with one scheme"});
+  }
+
   std::unique_ptr<hf::QuantizedCheckpoint> files_;
   const hf::QuantizedCheckpoint& checkpoint_;
   std::unique_ptr<Emulation> emulation_;
@@ -348,6 +449,9 @@ void normalize_final(const EvalModel& model, model::HiddenStates& states) {
 }
 
 namespace {
+
+// So many pass through a layer in less time than its memory takes to get.
+constexpr int64_t kFewTokens = 512;
 
 // All layers with activations rounded between operations, which the layer with a cache does; here
 // the cache holds one layer and each sequence is run at once.
@@ -397,8 +501,10 @@ model::HiddenStates final_hidden(const EvalModel& model,
   }
   model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kEvalTokens), false,
                                  model::longest_sample(states.samples));
+  const bool are_few = states.samples.num_tokens() <= kFewTokens;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    const std::unique_ptr<EvalLayer> layer = model.load_layer(i);
+    const std::unique_ptr<EvalLayer> layer =
+        are_few ? model.load_streamed_layer(i) : model.load_layer(i);
     model::forward_all(config, layer->norms(), layer->linears(), rope, states, kEvalTokens, saved,
                        &states);
     model.drop_pages();

@@ -38,6 +38,11 @@ class EvalModel {
   // The same for running token by token: weights stay where and as the checkpoint's files hold
   // them, and what a token gets does not depend, bit for bit, on the tokens that run beside it.
   virtual std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const = 0;
+  // The same for few tokens and one pass: float weights are widened a few rows at a time, into
+  // memory that the model keeps, so that one such layer runs at a time.
+  virtual std::unique_ptr<EvalLayer> load_streamed_layer(int64_t layer_idx) const {
+    return load_layer(layer_idx);
+  }
   virtual TensorView embed_tokens() const = 0;  // [vocab_size, hidden_size], a float dtype
   virtual TensorView lm_head() const = 0;       // likewise
   virtual Mat<float> final_norm() const = 0;    // [1, hidden_size]

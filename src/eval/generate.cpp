@@ -16,7 +16,9 @@ int64_t bytes_of_activations(const hf::Config& config, int64_t tokens) {
   const int64_t q = config.num_attention_heads * config.head_dim,
                 kv = config.num_key_value_heads * config.head_dim;
   // LayerSaved without backward, the rows in and out, int32 sums of the widest linear.
-  return 4 * tokens * (5 * config.hidden_size + 3 * q + 3 * kv + 4 * config.intermediate_size);
+  return 4 * (tokens * (5 * config.hidden_size + 3 * q + 3 * kv +
+                        4 * hf::dense_intermediate_size(config)) +
+              model::MixtureSaved<float>::num_values(config, tokens));
 }
 
 }  // namespace

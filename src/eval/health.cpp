@@ -26,25 +26,12 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // Names of the directory's float tensors that hold NaN or infinity.
 std::vector<std::string> tensors_not_finite(const std::filesystem::path& directory) {
-  constexpr int64_t kPiece = int64_t{1} << 20;
   const io::TensorFiles files = io::TensorFiles::open_files(hf::top_level_safetensors(directory));
   std::vector<std::string> names;
   for (const auto& [name, tensor] : files.tensors()) {
     if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16)
       continue;
-    const int64_t size = num_elements(tensor.shape);
-    std::vector<char> bad(static_cast<size_t>((size + kPiece - 1) / kPiece), 0);
-    parallel_for_ranges(size, kPiece, [&, &view = tensor](int64_t begin, int64_t end) {
-      const TensorView piece{.name = {},
-                             .dtype = view.dtype,
-                             .shape = {end - begin},
-                             .data = view.data + begin * size_of(view.dtype)};
-      Buffer<float> values(end - begin);
-      to_f32(piece, values.data());
-      for (int64_t i = 0; i < end - begin; ++i)
-        if (!std::isfinite(values[i])) bad[static_cast<size_t>(begin / kPiece)] = 1;
-    });
-    if (std::any_of(bad.begin(), bad.end(), [](char b) { return b != 0; })) names.push_back(name);
+    if (!model::is_finite(tensor)) names.push_back(name);
     files.drop_pages();
   }
   return names;
@@ -59,13 +46,13 @@ class Basis {
     // Spread evenly; to find the rotation, enough to span the space many times over.
     const int64_t count =
         std::min(vocab_size, rotation != nullptr ? kRowsToCompare : 4 * hidden_size);
+    if (is_same(baseline, model, count)) return;
     Mat<float> a(count, hidden_size), b(count, hidden_size);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = i * vocab_size / count;
-      std::copy_n(model::rows_to_f32(baseline, row, row + 1).data(), hidden_size, a.row(i));
-      std::copy_n(model::rows_to_f32(model, row, row + 1).data(), hidden_size, b.row(i));
+      model::rows_to_f32(baseline, row, row + 1, a.row(i));
+      model::rows_to_f32(model, row, row + 1, b.row(i));
     }
-    if (std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * sizeof(float)) == 0) return;
     if (!model::is_finite(std::as_const(b).view())) {
       error_ = kNaN;
       return;
@@ -100,6 +87,17 @@ class Basis {
 
  private:
   static constexpr int64_t kRowsToCompare = 256;
+  // Whether so many rows, spread evenly, are the same bytes.
+  static bool is_same(const TensorView& a, const TensorView& b, int64_t count) {
+    if (a.dtype != b.dtype || a.shape != b.shape) return false;
+    const int64_t row_bytes = a.shape[1] * size_of(a.dtype);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t begin = i * a.shape[0] / count * row_bytes;
+      if (std::memcmp(a.data + begin, b.data + begin, static_cast<size_t>(row_bytes)) != 0)
+        return false;
+    }
+    return true;
+  }
   Mat<float> found_;
   MatView<const float> rotation_ = {};  // [hidden_size, hidden_size]; empty = identity
   double error_ = 0;
@@ -120,12 +118,15 @@ void require_same_architecture(const hf::Config& a, const hf::Config& b) {
   differ("vocab_size", a.vocab_size, b.vocab_size);
 }
 
+// Of a mixture what down reads is that of all its routed experts.
 std::array<model::Outliers, 4> outliers_of_inputs(const model::LayerSaved<float>& saved,
-                                                  int64_t num_tokens) {
+                                                  int64_t num_tokens, bool is_mixture) {
   std::array<model::Outliers, 4> result;
   for (const model::LinearGroup group : model::kAllLinearGroups)
-    result[static_cast<size_t>(group)] =
-        model::outliers_of(saved.input_of(group).view().slice_rows(0, num_tokens));
+    result[static_cast<size_t>(group)] = model::outliers_of(
+        is_mixture && group == model::LinearGroup::kDown
+            ? saved.mixture.act.view().slice_rows(0, saved.mixture.offsets.back())
+            : saved.input_of(group).view().slice_rows(0, num_tokens));
   return result;
 }
 
@@ -155,12 +156,21 @@ double usual_error(const std::vector<LayerHealth>& layers, size_t i) {
   return *middle;
 }
 
-// The labels of a layer's linears; "" where the checkpoint has none.
+// The labels of a layer's linears; "" where the checkpoint has none. Experts that have those of the
+// one before them are left out.
 std::string labels_of(const EvalModel& model, int64_t layer_idx) {
-  std::string labels;
-  for (const model::Linear l : model::kAllLinears) {
+  std::string labels, own, before;  // the latter two of an expert
+  for (const model::Linear l : model::linears_in(model.config(), layer_idx)) {
     const std::string label = model.label(model::name_of(model.config(), layer_idx, l));
-    labels += (labels.empty() ? "" : " ") + label;
+    const std::string text = (labels.empty() && own.empty() ? "" : " ") + label;
+    if (hf::expert_of(l) < 0) {
+      labels += text;
+      continue;
+    }
+    own += text;
+    if (hf::kind_of(l) != model::Linear::kDownProj) continue;
+    if (own != before) labels += own;
+    before = std::exchange(own, "");
   }
   return labels;
 }
@@ -171,11 +181,13 @@ std::vector<int32_t> likeliest(const TensorView& lm_head, const Mat<float>& hidd
   const int64_t vocab_size = lm_head.shape[0];
   std::vector<int32_t> best(static_cast<size_t>(hidden.rows()), 0);
   std::vector<float> best_logit(best.size(), -std::numeric_limits<float>::infinity());
+  Mat<float> block(std::min(vocab_size, kVocabBlock), lm_head.shape[1]);
   for (int64_t first = 0; first < vocab_size; first += kVocabBlock) {
-    const Mat<float> head =
-        model::rows_to_f32(lm_head, first, std::min(vocab_size, first + kVocabBlock));
-    Mat<float> logits(hidden.rows(), head.rows());
-    linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, hidden.view(), head.view(), 0.0f, logits.view());
+    const int64_t end = std::min(vocab_size, first + kVocabBlock);
+    model::rows_to_f32(lm_head, first, end, block.data());
+    const MatView<const float> head = block.view().slice_rows(0, end - first);
+    Mat<float> logits(hidden.rows(), head.rows);
+    linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, hidden.view(), head, 0.0f, logits.view());
     for (int64_t i = 0; i < logits.rows(); ++i) {
       const float* top = std::max_element(logits.row(i), logits.row(i) + logits.cols());
       const auto row = static_cast<size_t>(i);
@@ -185,6 +197,59 @@ std::vector<int32_t> likeliest(const TensorView& lm_head, const Mat<float>& hidd
     }
   }
   return best;
+}
+
+// Both models' layers, one after the other, on the hidden states of both, which they replace.
+// Whether those of `model` stayed finite.
+bool run_layers(const EvalModel& model, const EvalModel& baseline, const Basis& basis,
+                model::HiddenStates& expected, model::HiddenStates& actual,
+                std::vector<LayerHealth>& layers, const std::function<void(int64_t)>& progress) {
+  const hf::Config& config = model.config();
+  const model::Ragged& batch = expected.samples;
+  const int64_t n = batch.num_tokens();
+  bool finite = model::is_finite(std::as_const(actual.rows).view());
+  const model::Rope<float> rope(config, model::longest_sample(batch));
+  model::LayerSaved<float> saved(config, n, false);
+  model::TokenRows next(n, config.hidden_size, {});
+  Mat<float> alone(n, config.hidden_size);
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    LayerHealth layer;
+    layer.labels = labels_of(model, i);
+    const Mat<float> inputs = basis.apply(std::as_const(expected.rows).view());
+    const auto forward = [&](EvalLayer& l, MatView<const float> x, MatView<float> y) {
+      model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x, saved, y);
+    };
+    {
+      const std::unique_ptr<EvalLayer> exact = baseline.load_streamed_layer(i);
+      forward(*exact, expected.rows.view(), next.view());
+    }
+    const bool is_mixture = model::is_mixture(config, i);
+    layer.before = outliers_of_inputs(saved, n, is_mixture);
+    Mat<float> added(n, config.hidden_size);
+    for (int64_t j = 0; j < added.size(); ++j)
+      added.data()[j] = next.data()[j] - expected.rows.data()[j];
+    std::swap(expected.rows, next);
+    const Mat<float> outputs = basis.apply(std::as_const(expected.rows).view());
+
+    const std::unique_ptr<EvalLayer> quantized = model.load_layer(i);
+    forward(*quantized, inputs.view(), alone.view());
+    layer.error = model::mean_relative_error(std::as_const(alone).view(), outputs.view(),
+                                             std::as_const(added).view());
+    if (finite) {
+      forward(*quantized, actual.rows.view(), next.view());
+      layer.after = outliers_of_inputs(saved, n, is_mixture);
+      std::swap(actual.rows, next);
+      finite = model::is_finite(std::as_const(actual.rows).view());
+    }
+    layer.drift = finite ? model::mean_relative_error(std::as_const(actual.rows).view(),
+                                                      outputs.view(), outputs.view())
+                         : kNaN;
+    layers.push_back(layer);
+    baseline.drop_pages();
+    model.drop_pages();
+    if (progress) progress(i + 2);
+  }
+  return finite;
 }
 
 }  // namespace
@@ -265,50 +330,8 @@ Health check_health(const std::filesystem::path& directory, const EvalModel& mod
   const std::vector<std::vector<int32_t>> sequences = ids_of(windows);
   model::HiddenStates expected = model::embed(baseline.embed_tokens(), sequences);
   model::HiddenStates actual = model::embed(model.embed_tokens(), sequences);
-  const model::Ragged& batch = expected.samples;
-  const int64_t n = batch.num_tokens();
-  health.num_tokens = n;
-  const model::Rope<float> rope(config, model::longest_sample(batch));
-  model::LayerSaved<float> saved(config, n, false);
-  model::TokenRows next(n, config.hidden_size, {});
-  Mat<float> alone(n, config.hidden_size);
-  bool finite = model::is_finite(std::as_const(actual.rows).view());
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    LayerHealth layer;
-    layer.labels = labels_of(model, i);
-    const Mat<float> inputs = basis.apply(std::as_const(expected.rows).view());
-    const auto forward = [&](EvalLayer& l, MatView<const float> x, MatView<float> y) {
-      model::layer_forward<float>(config, l.norms(), l.linears(), rope, batch, x, saved, y);
-    };
-    {
-      const std::unique_ptr<EvalLayer> exact = baseline.load_layer(i);
-      forward(*exact, expected.rows.view(), next.view());
-    }
-    layer.before = outliers_of_inputs(saved, n);
-    Mat<float> added(n, config.hidden_size);
-    for (int64_t j = 0; j < added.size(); ++j)
-      added.data()[j] = next.data()[j] - expected.rows.data()[j];
-    std::swap(expected.rows, next);
-    const Mat<float> outputs = basis.apply(std::as_const(expected.rows).view());
-
-    const std::unique_ptr<EvalLayer> quantized = model.load_layer(i);
-    forward(*quantized, inputs.view(), alone.view());
-    layer.error = model::mean_relative_error(std::as_const(alone).view(), outputs.view(),
-                                             std::as_const(added).view());
-    if (finite) {
-      forward(*quantized, actual.rows.view(), next.view());
-      layer.after = outliers_of_inputs(saved, n);
-      std::swap(actual.rows, next);
-      finite = model::is_finite(std::as_const(actual.rows).view());
-    }
-    layer.drift = finite ? model::mean_relative_error(std::as_const(actual.rows).view(),
-                                                      outputs.view(), outputs.view())
-                         : kNaN;
-    health.layers.push_back(layer);
-    baseline.drop_pages();
-    model.drop_pages();
-    if (progress) progress(i + 2);
-  }
+  health.num_tokens = expected.samples.num_tokens();
+  bool finite = run_layers(model, baseline, basis, expected, actual, health.layers, progress);
   if (finite) {
     normalize_final(model, actual);
     finite = model::is_finite(std::as_const(actual.rows).view());

@@ -53,10 +53,11 @@ std::vector<int64_t> sizes_of(const Windows& windows) {
   return sizes;
 }
 
-void take_block(const float* logits, int64_t count, int64_t first_id, int32_t target,
-                Running& running, double& shrink) {
+// Returns what raise_max does.
+double take_block(const float* logits, int64_t count, int64_t first_id, int32_t target,
+                  Running& running) {
   const float* best = std::max_element(logits, logits + count);
-  shrink = running.raise_max(*best);
+  const double shrink = running.raise_max(*best);
   for (int64_t j = 0; j < count; ++j)
     running.sum += std::exp(static_cast<double>(logits[j]) - running.max);
   if (*best > running.top_logit) {
@@ -65,6 +66,7 @@ void take_block(const float* logits, int64_t count, int64_t first_id, int32_t ta
   }
   if (target >= first_id && target < first_id + count)
     running.target_logit = logits[target - first_id];
+  return shrink;
 }
 
 std::vector<double> nll_of(const std::vector<Running>& running) {
@@ -77,8 +79,7 @@ std::vector<double> nll_of(const std::vector<Running>& running) {
 std::vector<double> hits_of(const std::vector<Running>& running, const Windows& windows) {
   const std::vector<int32_t> targets = targets_of(windows);
   std::vector<double> hits;
-  for (size_t i = 0; i < running.size(); ++i)
-    hits.push_back(running[i].top == targets[i] ? 1 : 0);
+  for (size_t i = 0; i < running.size(); ++i) hits.push_back(running[i].top == targets[i] ? 1 : 0);
   return hits;
 }
 
@@ -119,65 +120,88 @@ std::vector<std::pair<int64_t, int64_t>> token_blocks(const Windows& windows) {
   return blocks;
 }
 
-Pass run(const ScoredHidden& model, const ScoredHidden* baseline, const Windows& windows) {
+// `models` share the work on the baseline; one entry a model, the baseline's part in the first.
+std::vector<Pass> run(std::span<const ScoredHidden> models, const ScoredHidden* baseline,
+                      const Windows& windows) {
   const std::vector<int32_t> targets = targets_of(windows);
-  const int64_t n = model.rows.rows(), vocab_size = model.lm_head.shape[0];
-  LAOS_ASSERT(n == std::ssize(targets) && (baseline == nullptr || baseline->rows.rows() == n));
-  Pass pass;
-  pass.model.resize(static_cast<size_t>(n));
+  const auto n = static_cast<size_t>(models.front().rows.rows());
+  const int64_t vocab_size = models.front().lm_head.shape[0];
+  LAOS_ASSERT(n == targets.size());
+  std::vector<Pass> passes(models.size());
+  for (size_t m = 0; m < models.size(); ++m) {
+    LAOS_ASSERT(models[m].rows.rows() == std::ssize(targets) &&
+                models[m].lm_head.data == models.front().lm_head.data);
+    passes[m].model.resize(n);
+    if (baseline != nullptr) passes[m].kl.resize(n, 0.0);
+  }
+  std::vector<Running>& base = passes.front().baseline;
   if (baseline != nullptr) {
-    pass.baseline.resize(static_cast<size_t>(n));
-    pass.kl.resize(static_cast<size_t>(n), 0.0);
+    LAOS_ASSERT(baseline->rows.rows() == std::ssize(targets));
+    base.resize(n);
   }
   const std::vector<std::pair<int64_t, int64_t>> blocks = token_blocks(windows);
-  Mat<float> logits(std::min(kTokenBlock, n), kVocabBlock), base_logits;
+  Mat<float> logits(std::min(kTokenBlock, std::ssize(targets)), kVocabBlock), base_logits;
   if (baseline != nullptr) base_logits = Mat<float>(logits.rows(), kVocabBlock);
+  const int64_t widest = std::min(kVocabBlock, vocab_size);
+  Mat<float> head_rows(widest, models.front().lm_head.shape[1]);
+  Mat<float> base_head_rows(baseline != nullptr ? widest : 0, head_rows.cols());
   for (int64_t first_id = 0; first_id < vocab_size; first_id += kVocabBlock) {
     const int64_t count = std::min(kVocabBlock, vocab_size - first_id);
-    const Mat<float> head = model::rows_to_f32(model.lm_head, first_id, first_id + count);
-    Mat<float> base_head;
-    if (baseline != nullptr)
-      base_head = model::rows_to_f32(baseline->lm_head, first_id, first_id + count);
+    model::rows_to_f32(models.front().lm_head, first_id, first_id + count, head_rows.data());
+    const MatView<const float> head = head_rows.view().slice_rows(0, count);
+    MatView<const float> base_head;
+    if (baseline != nullptr) {
+      model::rows_to_f32(baseline->lm_head, first_id, first_id + count, base_head_rows.data());
+      base_head = base_head_rows.view().slice_rows(0, count);
+    }
     for (const auto& [begin_row, end_row] : blocks) {
       const int64_t begin = begin_row, end = end_row;  // for lambdas
+      const auto multiply = [&](const ScoredHidden& from, MatView<const float> weights,
+                                MatView<float> block) {
+        linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
+                     from.rows.view().slice_rows(begin, end), weights, 0.0f, block);
+        round_rows(block, from.logits);
+      };
       const MatView<float> block = logits.view().slice_rows(0, end - begin).slice_cols(0, count);
-      linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
-                   model.rows.view().slice_rows(begin, end), head.view(), 0.0f, block);
-      round_rows(block, model.logits);
       MatView<float> base_block;
+      std::vector<double> shrink(static_cast<size_t>(end - begin), 1.0);  // of the baseline
       if (baseline != nullptr) {
         base_block = base_logits.view().slice_rows(0, end - begin).slice_cols(0, count);
-        linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f,
-                     baseline->rows.view().slice_rows(begin, end), std::as_const(base_head).view(),
-                     0.0f, base_block);
-        round_rows(base_block, baseline->logits);
-      }
-      parallel_for_ranges(end - begin, 8, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; ++i) {
-          const auto token = static_cast<size_t>(begin + i);
-          double shrink = 1;
-          take_block(block.row(i), count, first_id, targets[token], pass.model[token], shrink);
-          if (baseline == nullptr) continue;
-          Running& base = pass.baseline[token];
-          take_block(base_block.row(i), count, first_id, targets[token], base, shrink);
-          // sum exp(b - max) (b - m) over logits b of the baseline and m of the model, rescaled
-          // with base.max.
-          double& kl = pass.kl[token];
-          kl *= shrink;
-          for (int64_t j = 0; j < count; ++j) {
-            const double b = base_block.row(i)[j], m = block.row(i)[j];
-            kl += std::exp(b - base.max) * (b - m);
+        multiply(*baseline, base_head, base_block);
+        parallel_for_ranges(end - begin, 8, [&](int64_t first, int64_t last) {
+          for (int64_t i = first; i < last; ++i) {
+            const auto token = static_cast<size_t>(begin + i);
+            shrink[static_cast<size_t>(i)] =
+                take_block(base_block.row(i), count, first_id, targets[token], base[token]);
           }
-        }
-      });
+        });
+      }
+      for (size_t m = 0; m < models.size(); ++m) {
+        multiply(models[m], head, block);
+        parallel_for_ranges(end - begin, 8, [&](int64_t first, int64_t last) {
+          for (int64_t i = first; i < last; ++i) {
+            const auto token = static_cast<size_t>(begin + i);
+            (void)take_block(block.row(i), count, first_id, targets[token], passes[m].model[token]);
+            if (baseline == nullptr) continue;
+            // sum exp(b - max) (b - m) over logits b of the baseline and m of the model, rescaled
+            // with base.max.
+            double& kl = passes[m].kl[token];
+            kl *= shrink[static_cast<size_t>(i)];
+            for (int64_t j = 0; j < count; ++j) {
+              const double b = base_block.row(i)[j], logit = block.row(i)[j];
+              kl += std::exp(b - base[token].max) * (b - logit);
+            }
+          }
+        });
+      }
     }
   }
-  for (size_t i = 0; i < pass.kl.size(); ++i) {
-    const double kl =
-        pass.kl[i] / pass.baseline[i].sum - pass.baseline[i].log_sum() + pass.model[i].log_sum();
-    pass.kl[i] = std::max(0.0, kl);  // rounding can leave -1e-16
-  }
-  return pass;
+  for (Pass& pass : passes)
+    for (size_t i = 0; i < pass.kl.size(); ++i) {
+      const double kl = pass.kl[i] / base[i].sum - base[i].log_sum() + pass.model[i].log_sum();
+      pass.kl[i] = std::max(0.0, kl);  // rounding can leave -1e-16
+    }
+  return passes;
 }
 
 }  // namespace
@@ -263,7 +287,7 @@ TokenScores score_tokens(const ScoredHidden& model, const ScoredHidden* baseline
                          std::to_string(baseline->lm_head.shape[0]) + " tokens",
                  .where = "model and baseline",
                  .fix = "compare checkpoints of the same model"});
-  Pass pass = run(model, baseline, windows);
+  Pass pass = std::move(run({&model, 1}, baseline, windows).front());
   TokenScores scores;
   scores.nll = nll_of(pass.model);
   scores.baseline_nll = nll_of(pass.baseline);
@@ -293,6 +317,17 @@ Comparison summarize(TokenScores scores, const Windows& windows) {
   d.kl_p99 = percentile(scores.kl, 0.99);
   d.kl_max = scores.kl.back();
   return result;
+}
+
+std::vector<double> mean_kl(std::span<const ScoredHidden> models, const ScoredHidden& baseline,
+                            const Windows& windows) {
+  std::vector<double> means;
+  for (const Pass& pass : run(models, &baseline, windows)) {
+    double sum = 0;
+    for (const double kl : pass.kl) sum += kl;
+    means.push_back(sum / static_cast<double>(pass.kl.size()));
+  }
+  return means;
 }
 
 Score score(const ScoredHidden& model, const Windows& windows) {

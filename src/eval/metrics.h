@@ -97,6 +97,11 @@ Score score(const ScoredHidden& model, const Windows& windows);
 // exactly 0.
 Comparison compare(const ScoredHidden& model, const ScoredHidden& baseline, const Windows& windows);
 
+// Divergence::kl of each of `models`, which have one head, from the baseline; the work on the
+// baseline is done once. `models` not empty.
+std::vector<double> mean_kl(std::span<const ScoredHidden> models, const ScoredHidden& baseline,
+                            const Windows& windows);
+
 // The same from the models.
 Score score(const EvalModel& model, const Windows& windows);
 Comparison compare(const EvalModel& model, const EvalModel& baseline, const Windows& windows);

@@ -6,6 +6,7 @@
 
 #include "core/collapse.h"
 #include "core/error.h"
+#include "core/utf8.h"
 #include "eval/generate.h"
 
 namespace laos::eval {
@@ -14,10 +15,6 @@ namespace {
 // Tokens whose hidden states exist at a time: enough that reading a layer's weights is cheap beside
 // computing with them.
 constexpr int64_t kTaskTokens = 16384;
-
-int64_t num_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
-}
 
 std::string stripped(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n\f\v";

@@ -37,17 +37,7 @@ int64_t rows_of(const model::LayerWeights& weights, std::span<const Linear> line
   return rows;
 }
 
-Mat<float> stack(const model::LayerWeights& weights, std::span<const Linear> linears) {
-  Mat<float> stacked(rows_of(weights, linears), weights[linears.front()].cols());
-  int64_t row = 0;
-  for (const Linear l : linears) {
-    std::copy_n(weights[l].data(), weights[l].size(), stacked.row(row));
-    row += weights[l].rows();
-  }
-  return stacked;
-}
-
-// The reverse of stack.
+// The reverse of model::stack.
 void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
              std::span<const Linear> linears, model::PerLinear<quant::IntWeight>& result) {
   const int64_t scales_per_row = static_cast<int64_t>(solved.scale.size()) / solved.q.rows();
@@ -55,7 +45,7 @@ void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
   for (const Linear l : linears) {
     quant::IntWeight& part = result[l];
     part.spec = solved.spec;
-    part.q = Mat<int8_t>(weights[l].rows(), weights[l].cols());
+    part.q = Mat<int8_t>(weights[l].rows(), weights[l].cols());  // [out, in]
     std::copy_n(solved.q.row(row), part.q.size(), part.q.data());
     const auto scale = solved.scale.begin() + row * scales_per_row;
     part.scale.assign(scale, scale + weights[l].rows() * scales_per_row);
@@ -66,7 +56,7 @@ void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
 }  // namespace
 
 InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
-                       const model::OnlineRotation& online, bool with_cross)
+                       const model::OnlineTransforms& online, bool with_cross)
     : online_(online) {
   for (const LinearGroup group : model::kAllLinearGroups) {
     for (const Linear l : model::linears_of(group)) {
@@ -77,7 +67,7 @@ InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
             return gram.group == group && gram.act_bits == bits;
           }))
         continue;
-      const int64_t n = model::in_features(config, l);
+      const int64_t n = model::in_features(config, l);  // both matrices are [in, in]
       grams_.push_back(
           {group, bits, Mat<float>(n, n), with_cross ? Mat<float>(n, n) : Mat<float>()});
       grams_.back().hessian.fill_zero();
@@ -89,18 +79,25 @@ InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
 void InputGrams::observe(const model::LayerSaved<float>& saved, int64_t num_tokens) {
   for (Gram& gram : grams_) {
     const MatView<const float> input = saved.input_of(gram.group).view().slice_rows(0, num_tokens);
-    Mat<float> rotated;
-    if (const model::KroneckerRotation* rotation = online_.of(gram.group)) {
-      rotated = Mat<float>(input.rows, input.cols);
-      rotation->apply(input, rotated.view());
+    Mat<float> transformed;  // [tokens, in], as is `quantized`
+    if (const model::KroneckerTransform* transform = online_.of(gram.group)) {
+      transformed = Mat<float>(input.rows, input.cols);
+      transform->apply(input, transformed.view());
     }
-    const MatView<const float> x = rotated.size() != 0 ? std::as_const(rotated).view() : input;
+    const bool is_transformed = transformed.size() != 0;
+    const MatView<const float> x = is_transformed ? std::as_const(transformed).view() : input;
+    MatView<const float> xq = x;
     Mat<float> quantized;
     if (gram.act_bits < 16) {
-      quantized = Mat<float>(x.rows, x.cols);
-      quant::fake_quantize_tokens(x, {.bits = gram.act_bits}, quantized.view());
+      // In its place where nothing reads the exact inputs any more.
+      MatView<float> target = transformed.view();
+      if (!is_transformed || gram.cross.size() != 0) {
+        quantized = Mat<float>(x.rows, x.cols);
+        target = quantized.view();
+      }
+      quant::fake_quantize_tokens(x, {.bits = gram.act_bits}, target, online_.clip_of(gram.group));
+      xq = target;
     }
-    const MatView<const float> xq = quantized.size() != 0 ? std::as_const(quantized).view() : x;
     linalg::gram(xq, gram.hessian.view(), 1.0f);
     if (gram.cross.size() != 0)
       linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
@@ -127,7 +124,7 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
     const std::vector<Linear> readers = readers_of(gram, scheme);
     try {
       // Rows do not depend on each other, so that linears that read the same are one weight.
-      Mat<float> stacked = stack(weights, readers);
+      Mat<float> stacked = model::stack(weights, readers);
       if (options.refit && gram.cross.size() != 0)
         stacked = quant::refit(std::as_const(stacked).view(), std::move(gram.cross),
                                std::as_const(gram.hessian).view(), options.damp);
@@ -157,8 +154,8 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
 
 // Linears of a group count as one weight, as those of one scheme are solved.
 Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
-             int64_t tokens) {
-  double flops = 0, bytes = 0, held = 0;
+             int64_t tokens, int64_t piece_tokens, bool is_transformed) {
+  double flops = 0, solving = 0, held = 0, piece = 0;
   for (const LinearGroup group : model::kAllLinearGroups) {
     double in = 0, out = 0;
     for (const Linear l : model::linears_of(group)) {
@@ -176,9 +173,14 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     held += 4 * in * in * (options.refit ? 2 : 1);
     // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
     // end, as they are fed back into each other, and their codes.
-    bytes = std::max(bytes, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
+    solving = std::max(solving, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
+    // Inputs transformed and quantized, one in the place of the other unless both are read.
+    piece = std::max(piece, 4 * static_cast<double>(piece_tokens) * in *
+                                (is_transformed && options.refit ? 2 : 1));
   }
-  return {.flops = flops, .bytes = static_cast<int64_t>(bytes)};
+  return {.flops = flops,
+          .observing = static_cast<int64_t>(held + piece),
+          .solving = static_cast<int64_t>(solving)};
 }
 
 }  // namespace laos::gptq

@@ -9,7 +9,7 @@
 
 #include "gptq/options.h"
 #include "model/decoder_layer.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 #include "quant/int_weight.h"
 
 namespace laos::gptq {
@@ -24,22 +24,22 @@ class InputGrams {
  public:
   // `online` must outlive this.
   InputGrams(const hf::Config& config, const LayerScheme& scheme,
-             const model::OnlineRotation& online, bool with_cross);
+             const model::OnlineTransforms& online, bool with_cross);
 
   // A piece of the samples, as forward_all shows it.
   void observe(const model::LayerSaved<float>& saved, int64_t num_tokens);
 
   struct Gram {
     model::LinearGroup group;
-    int act_bits;  // 16: not quantized
-    Mat<float> hessian;
-    Mat<float> cross;  // empty without refit
+    int act_bits;        // 16: not quantized
+    Mat<float> hessian;  // [in, in]
+    Mat<float> cross;    // [in, in]; empty without refit
   };
   const Gram& of(model::LinearGroup group, const quant::ActSpec& act) const;
   std::vector<Gram> take() && { return std::move(grams_); }
 
  private:
-  const model::OnlineRotation& online_;
+  const model::OnlineTransforms& online_;
   std::vector<Gram> grams_;
 };
 
@@ -52,12 +52,15 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
                                                   const LayerScheme& scheme,
                                                   const GptqOptions& options, InputGrams grams);
 
-// What InputGrams and quantize_layer take for a layer over `tokens` tokens.
+// What InputGrams and quantize_layer take for a layer over `tokens` tokens, observed in pieces of
+// at most `piece_tokens`. `is_transformed`: inputs of linears are transformed online.
 struct Cost {
   double flops = 0;
-  int64_t bytes = 0;  // at once, beside the layer's weights and codes
+  // Bytes at once, beside the layer's weights and codes: of InputGrams in observe(), and in
+  // quantize_layer().
+  int64_t observing = 0, solving = 0;
 };
 Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
-             int64_t tokens);
+             int64_t tokens, int64_t piece_tokens, bool is_transformed);
 
 }  // namespace laos::gptq

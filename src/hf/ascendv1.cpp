@@ -24,7 +24,7 @@ constexpr int64_t kMaxDescriptionValues = 4'000'000;
 // Keys of the description that are not tensors.
 constexpr std::array<std::string_view, 8> kFields = {
     "version",  "model_quant_type", "metadata",      "group_size",
-    "optional", "kv_cache_type",    "kv_quant_type", "fa_quant_type"};
+    "optional", kCacheTypeField,    "kv_quant_type", "fa_quant_type"};
 
 bool is_float(DType dtype) noexcept {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
@@ -53,6 +53,15 @@ bool is_online_rotation(const std::string& name) {
   return (is_named(module, Linear::kOProj) && suffix == "heads_rotation") ||
          (is_named(module, Linear::kDownProj) &&
           (suffix == "kronecker_rotation_m" || suffix == "kronecker_rotation_n"));
+}
+
+// The linear that the scales or offsets of a cache stand beside; nullopt when `name` is neither.
+std::optional<Linear> cached_linear(const std::string& name) {
+  const auto [module, suffix] = split_name(name);
+  if (suffix != kCacheScaleSuffix && suffix != kCacheOffsetSuffix) return std::nullopt;
+  for (const Linear l : kCachedLinears)
+    if (is_named(module, l)) return l;
+  return std::nullopt;
 }
 
 class StructureCheck {
@@ -91,6 +100,7 @@ class StructureCheck {
 
   void check_label(const std::string& name, const std::string& label) {
     const auto [module, suffix] = split_name(name);
+    if (cached_linear(name)) return check_cache(name, label);
     const scheme::Scheme* scheme = scheme::find(label);
     if (scheme == nullptr || !scheme->in_ascendv1()) {
       add("label " + label + " is none that engines are known to load for this kind of model", name,
@@ -106,6 +116,42 @@ class StructureCheck {
       return;
     }
     check_belongs(name, module, suffix);
+  }
+
+  // Scales and offsets of the keys and of the values of a layer: all four or none.
+  void check_cache(const std::string& name, const std::string& label) {
+    if (label != kCacheLabel)
+      add("labelled " + label + "; scales of a cache are " + kCacheLabel, name, "quantize again");
+    if (description_.kv_cache_type != kCacheLabel)
+      add(std::string(kCacheTypeField) + " is not \"" + kCacheLabel +
+              "\", so that engines take no scales of a cache",
+          kDescriptionFile, "quantize again");
+    const std::string module = split_name(name).first;
+    const std::string parent =
+        module.substr(0, module.size() - short_name(*cached_linear(name)).size());
+    for (const Linear l : kCachedLinears)
+      for (const char* suffix : {kCacheScaleSuffix, kCacheOffsetSuffix}) {
+        const std::string partner = parent + std::string(short_name(l)) + "." + suffix;
+        if (description_.find(partner) == nullptr && reported_unknown_.insert(partner).second)
+          add("missing; a cache of int8 needs it", partner, "quantize again");
+      }
+    if (const TensorView* tensor = find(name)) {
+      if (tensor->dtype != DType::kF32)
+        add("scales and offsets of a cache are F32, this is " +
+                std::string(to_string(tensor->dtype)),
+            name);
+      const int64_t channels = config_ == nullptr ? 0 : out_features(*config_, Linear::kKProj);
+      if (config_ != nullptr && num_elements(tensor->shape) != channels)
+        add("shape is " + to_string(tensor->shape) + ", config.json implies " +
+                to_string(Shape{channels}),
+            name, "config.json and weights are of different models");
+    }
+    const scheme::EngineRow& engine = scheme::row_of(engine_);
+    if (!engine.loads_cache_scales)
+      add_unloadable(std::string(engine.title) + " loads no scales of a cache", name,
+                     "quantize without kv_cache");
+    else if (config_ != nullptr && !cache_refusal(*config_).empty())
+      add_unloadable(cache_refusal(*config_), name, "quantize without kv_cache");
   }
 
   void check_float(const std::string& name) {
@@ -127,6 +173,12 @@ class StructureCheck {
       return;
     }
     const scheme::LinearSizes sizes = sizes_of(module, *weight, scheme);
+    if (scheme.transforms) {
+      const std::string refusal = scheme::pair_sizes(sizes.in_features / sizes.num_blocks).refusal;
+      if (!refusal.empty())
+        add_unloadable("the operator of " + label + " takes no such matrices: " + refusal,
+                       weight->name, "keep this linear W8A8 or W4A4 without a transform");
+    }
     if (std::string refusal = scheme.refused_by(engine_, sizes.num_groups); !refusal.empty())
       add_unloadable(std::move(refusal), weight->name, "quantize with a scheme that it loads");
     for (const scheme::LinearPart& part : scheme.parts) {
@@ -162,12 +214,26 @@ class StructureCheck {
     scheme::LinearSizes sizes{.out_features = weight.shape[0], .in_features = weight.shape[1]};
     if (scheme.packs_rows()) sizes.out_features *= 2;
     sizes.num_slices = num_slices(module);
+    if (scheme.transforms) sizes.num_blocks = num_blocks(module, sizes.in_features);
     const TensorView* scale = find(module + ".weight_scale");
     if (scale == nullptr || scale->shape.size() != 2 || scale->shape[1] <= 1) return sizes;
     const int64_t num_groups = scale->shape[1];
     // Where it does not divide, the shape is reported.
     if (sizes.in_features % num_groups == 0) sizes.num_groups = num_groups;
     return sizes;
+  }
+
+  // Blocks of a linear's inputs that share its matrices. One where they are split over no ranks, or
+  // where the matrices are not what the shapes to come report.
+  int64_t num_blocks(const std::string& module, int64_t in_features) const {
+    const TensorView *left = find(module + ".left_trans"), *right = find(module + ".right_trans");
+    if (num_slices(module) == 1 || left == nullptr || right == nullptr || left->shape.empty() ||
+        right->shape.empty())
+      return 1;
+    constexpr int64_t kMost = 1 << 15;
+    const int64_t l = left->shape[0], r = right->shape[0];
+    const bool divides = l > 0 && r > 0 && l < kMost && r < kMost && in_features % (l * r) == 0;
+    return divides ? std::max<int64_t>(in_features / (l * r), 1) : 1;
   }
 
   // A tensor that is not a weight is a part of the quantized linear it names, or a float bias.
@@ -303,6 +369,13 @@ std::string without_layer(const std::string& where) {
 
 }  // namespace
 
+std::string cache_refusal(const Config& config) {
+  constexpr int64_t kHeadMultiple = 32;
+  if (config.head_dim % kHeadMultiple == 0) return "";
+  return "head_dim " + std::to_string(config.head_dim) + " is no multiple of " +
+         std::to_string(kHeadMultiple) + ", which the engine's operator of an int8 cache needs";
+}
+
 int64_t num_slices(std::string_view linear_name) noexcept {
   constexpr int64_t kRowParallelSlices = 16;
   for (const LinearGroup group : kAllLinearGroups)
@@ -345,6 +418,8 @@ Description read_description(const fs::path& directory) {
     const nlohmann::json& value = json.at(key);
     if (key == "model_quant_type" && value.is_string())
       description.model_quant_type = value.get<std::string>();
+    if (key == kCacheTypeField && value.is_string())
+      description.kv_cache_type = value.get<std::string>();
     if (key == "group_size" && value.is_number_integer())
       description.group_size = value.get<int64_t>();
     if (std::find(kFields.begin(), kFields.end(), key) != kFields.end()) continue;
@@ -498,9 +573,24 @@ StaticInput AscendV1Checkpoint::static_input(const std::string& module) const {
           .holds_bias = true};
 }
 
+std::optional<InputPair> AscendV1Checkpoint::input_pair(const std::string& module) const {
+  if (!scheme::find(label(module))->transforms) return std::nullopt;
+  return InputPair{.left = to_f32(files_.at(module + ".left_trans")),
+                   .right = to_f32(files_.at(module + ".right_trans")),
+                   .clip = values(module, "clip_ratio").front()};
+}
+
 std::vector<float> AscendV1Checkpoint::online_rotation(const std::string& module,
                                                        const std::string& suffix) const {
   return values(module, suffix);
+}
+
+std::optional<CacheScales> AscendV1Checkpoint::cache_scales(int64_t layer_idx) const {
+  CacheScales scales{
+      .keys = values(name_of(config_, layer_idx, Linear::kKProj), kCacheScaleSuffix),
+      .values = values(name_of(config_, layer_idx, Linear::kVProj), kCacheScaleSuffix)};
+  if (scales.keys.empty()) return std::nullopt;
+  return scales;
 }
 
 std::vector<int32_t> AscendV1Checkpoint::quant_bias(const std::string& module) const {

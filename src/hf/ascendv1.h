@@ -2,9 +2,11 @@
 // tensors a label has is scheme/. Writing them is save/.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +28,18 @@ inline constexpr const char* kDescriptionFile = "quant_model_description.json";
 inline constexpr const char* kAscendV1Stem = "quant_model_weights";
 inline constexpr const char* kAscendV1IndexFile = "quant_model_weights.safetensors.index.json";
 
+// Scales of attention's cache stand beside the weights of k_proj and v_proj, F32
+// [num_key_value_heads * head_dim], under a label of their own, and the description says
+// "kv_cache_type": "C8". Engines that read them ignore the offsets, which are 0, when they undo the
+// codes.
+inline constexpr const char* kCacheTypeField = "kv_cache_type";
+inline constexpr const char* kCacheLabel = "C8";
+inline constexpr const char* kCacheScaleSuffix = "kv_cache_scale";
+inline constexpr const char* kCacheOffsetSuffix = "kv_cache_offset";
+inline constexpr std::array kCachedLinears = {Linear::kKProj, Linear::kVProj};
+// Why vLLM-Ascend's operator does not take an int8 cache of this model; "" when it does.
+std::string cache_refusal(const Config& config);
+
 // Columns of the scale_bias of a linear named like this: 16 slices of in_features for those that
 // write into the residual stream, whose input an engine splits over its ranks.
 int64_t num_slices(std::string_view linear_name) noexcept;
@@ -35,6 +49,7 @@ struct Description {
   std::vector<std::pair<std::string, std::string>> labels;
   std::map<std::string, std::string> label_of;
   std::string model_quant_type;  // "" when absent
+  std::string kv_cache_type;     // likewise
   int64_t group_size = 0;
 
   // Null when `tensor` has no entry.
@@ -94,8 +109,10 @@ class AscendV1Checkpoint : public QuantizedCheckpoint {
   Mat<int8_t> codes(const std::string& module) const override;
   std::vector<float> weight_scale(const std::string& module) const override;
   StaticInput static_input(const std::string& module) const override;
+  std::optional<InputPair> input_pair(const std::string& module) const override;
   std::vector<float> online_rotation(const std::string& module,
                                      const std::string& suffix) const override;
+  std::optional<CacheScales> cache_scales(int64_t layer_idx) const override;
   // A part of a quantized linear, or a matrix of an online rotation, in f32: "weight_scale"
   // [out_features, num_groups], ...; empty when there is none. An I64 deq_scale holds the bits of
   // f32.

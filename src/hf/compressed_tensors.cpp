@@ -1,23 +1,17 @@
 #include "hf/compressed_tensors.h"
 
-#ifndef PCRE2_CODE_UNIT_WIDTH
-#define PCRE2_CODE_UNIT_WIDTH 8
-#endif
-#include <pcre2.h>
-
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <optional>
-#include <set>
 #include <string_view>
 #include <utility>
 
 #include "core/error.h"
 #include "hf/ascendv1.h"
-#include "hf/json_file.h"
 #include "hf/model_tensors.h"
-#include "io/own_file.h"
+#include "hf/name_pattern.h"
+#include "hf/quantization_config.h"
+#include "hf/tensor_check.h"
 
 namespace laos::hf {
 namespace {
@@ -25,58 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 using CtJson = nlohmann::ordered_json;
 
-constexpr const char* kSection = "quantization_config";
 constexpr int kWordBits = 32;
-// Of the regular expressions of `targets` and `ignore`.
-constexpr size_t kMaxNamePatternBytes = 4096;
-constexpr uint32_t kMaxNameMatchSteps = 100'000;
 constexpr size_t kMaxNamePatterns = 20'000;
-
-CtJson parse_config(const fs::path& path) {
-  io::require_own_file(path);
-  return parse_json<CtJson>(io::read_text(path, kMaxConfigBytes), path, kMaxConfigValues);
-}
-
-// A name, "re:" and an expression that matches from the beginning of a name, or the class of all
-// linears.
-class NamePattern {
- public:
-  NamePattern(const std::string& text, const std::string& where) : text_(text), where_(where) {
-    if (!text.starts_with("re:")) return;
-    const std::string pattern = text.substr(3);
-    int code = 0;
-    size_t offset = 0;
-    if (pattern.size() <= kMaxNamePatternBytes)
-      regex_ = {pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                              PCRE2_ANCHORED, &code, &offset, nullptr),
-                pcre2_code_free};
-    if (!regex_) refuse("the regular expression does not compile: " + text);
-  }
-
-  bool is_class() const noexcept { return text_ == "Linear"; }
-  bool matches(const std::string& name) const {
-    if (!regex_) return text_ == name;
-    const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(
-        pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
-    const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> limits(
-        pcre2_match_context_create(nullptr), pcre2_match_context_free);
-    pcre2_set_match_limit(limits.get(), kMaxNameMatchSteps);
-    const int result = pcre2_match(regex_.get(), reinterpret_cast<PCRE2_SPTR>(name.data()),
-                                   name.size(), 0, 0, data.get(), limits.get());
-    if (result < 0 && result != PCRE2_ERROR_NOMATCH)
-      refuse("the regular expression is too costly: " + text_);
-    return result >= 0;
-  }
-
- private:
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(ErrorCode::kUnsupported,
-                {.what = what, .where = where_, .fix = "name the linears instead"});
-  }
-
-  std::string text_, where_;
-  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> regex_{nullptr, pcre2_code_free};
-};
 
 struct Group {
   std::vector<NamePattern> targets;
@@ -86,14 +30,8 @@ struct Group {
 // quantization_config of a config.json.
 class ConfigReader {
  public:
-  explicit ConfigReader(const fs::path& path) : path_(path.string()) {
-    const CtJson whole = parse_config(path);
-    const auto found = whole.is_object() ? whole.find(kSection) : whole.end();
-    if (found == whole.end() || !found->is_object())
-      throw Error(
-          ErrorCode::kFormat,
-          {.what = "there is no quantization_config", .where = path_, .fix = "quantize again"});
-    const CtJson& json = *found;
+  explicit ConfigReader(const fs::path& directory) : path_((directory / "config.json").string()) {
+    const CtJson json = read_quantization_config(directory);
     for (const char* key : {"kv_cache_scheme", "sparsity_config", "transform_config"})
       if (const auto value = json.find(key);
           value != json.end() && !value->is_null() && !(value->is_object() && value->empty()))
@@ -128,7 +66,9 @@ class ConfigReader {
   }
 
  private:
-  std::string at(const std::string& key) const { return path_ + ", " + kSection + "." + key; }
+  std::string at(const std::string& key) const {
+    return path_ + ", " + kQuantizationConfig + "." + key;
+  }
   void refuse(const std::string& key, std::string what) {
     problems_.add({std::move(what), at(key),
                    "laos reads symmetric int4 and int8 weights, per channel or in groups, beside "
@@ -215,7 +155,7 @@ class ConfigReader {
         return refuse(where, "inputs of this kind are not computed");
     }
     for (const scheme::Scheme& row : scheme::schemes())
-      if (row.weight_bits == weight_bits && row.act_bits == act_bits &&
+      if (!row.transforms && row.weight_bits == weight_bits && row.act_bits == act_bits &&
           row.activations == activations && (group.linear.group_size == 0 || row.allows_groups))
         group.linear.scheme = &row;
     if (group.linear.scheme == nullptr || group.linear.scheme->is_float())
@@ -231,95 +171,42 @@ class ConfigReader {
   Problems problems_;
 };
 
-// Collects what the files lack of what config.json says.
-class TensorCheck {
- public:
-  TensorCheck(const Config& config, const io::TensorFiles& files)
-      : config_(config), files_(files) {}
+int64_t num_words(int64_t in, int bits) { return (in * bits + kWordBits - 1) / kWordBits; }
 
-  void check_float(const WeightModule& module) {
-    const bool is_tied_head = module.kind == WeightModule::Kind::kHead &&
-                              config_.tie_word_embeddings && !files_.contains(module.weight_name());
-    if (!is_tied_head) check(module.weight_name(), floats(), module.shape);
-    check_bias(module);
+void check_linear(TensorCheck& check, const WeightModule& module, const CompressedLinear& linear) {
+  const int64_t out = module.shape[0], in = module.shape[1];
+  const std::string& name = module.name;
+  const int bits = linear.scheme->weight_bits;
+  if (linear.group_size != 0 && in % linear.group_size != 0)
+    return check.add("in_features " + std::to_string(in) + " is no multiple of the group size " +
+                         std::to_string(linear.group_size),
+                     name);
+  if (linear.is_packed) {
+    check.check(name + ".weight_packed", {DType::kI32}, {out, num_words(in, bits)});
+    const TensorView* shape = check.check(name + ".weight_shape", {DType::kI64}, {2});
+    int64_t stored[2] = {out, in};
+    if (shape != nullptr) std::memcpy(stored, shape->data, sizeof stored);
+    if (stored[0] != out || stored[1] != in)
+      check.add("weight_shape is " + to_string(Shape{stored[0], stored[1]}) + ", must be " +
+                    to_string(module.shape),
+                name + ".weight_shape");
+  } else {
+    check.check(name + ".weight", {DType::kI8}, module.shape);
   }
-
-  void check_linear(const WeightModule& module, const CompressedLinear& linear) {
-    const int64_t out = module.shape[0], in = module.shape[1];
-    const std::string& name = module.name;
-    const int bits = linear.scheme->weight_bits;
-    if (linear.group_size != 0 && in % linear.group_size != 0)
-      return add("in_features " + std::to_string(in) + " is no multiple of the group size " +
-                     std::to_string(linear.group_size),
-                 name);
-    if (linear.is_packed) {
-      check(name + ".weight_packed", {DType::kI32}, {out, words(in, bits)});
-      const TensorView* shape = check(name + ".weight_shape", {DType::kI64}, {2});
-      int64_t stored[2] = {out, in};
-      if (shape != nullptr) std::memcpy(stored, shape->data, sizeof stored);
-      if (stored[0] != out || stored[1] != in)
-        add("weight_shape is " + to_string(Shape{stored[0], stored[1]}) + ", must be " +
-                to_string(module.shape),
-            name + ".weight_shape");
-    } else {
-      check(name + ".weight", {DType::kI8}, module.shape);
-    }
-    check(name + ".weight_scale", floats(),
-          {out, linear.group_size == 0 ? 1 : in / linear.group_size});
-    if (linear.scheme->activations == scheme::Activations::kStatic) {
-      check(name + ".input_scale", floats(), {1});
-      if (linear.has_zero_point) check(name + ".input_zero_point", {DType::kI8}, {1});
-    }
-    check_bias(module);
+  check.check(name + ".weight_scale", TensorCheck::floats(),
+              {out, linear.group_size == 0 ? 1 : in / linear.group_size});
+  if (linear.scheme->activations == scheme::Activations::kStatic) {
+    check.check(name + ".input_scale", TensorCheck::floats(), {1});
+    if (linear.has_zero_point) check.check(name + ".input_zero_point", {DType::kI8}, {1});
   }
-
-  // What nothing takes is of a scheme that is not read, as zero points of weights are.
-  std::vector<Problem> finish() {
-    for (const auto& [name, tensor] : files_.tensors())
-      if (!known_.contains(name) && !name.ends_with("rotary_emb.inv_freq"))
-        add("nothing that config.json says takes this tensor", name);
-    return std::move(problems_);
-  }
-
-  static int64_t words(int64_t in, int bits) { return (in * bits + kWordBits - 1) / kWordBits; }
-
- private:
-  static std::vector<DType> floats() { return {DType::kBF16, DType::kF16, DType::kF32}; }
-  void add(std::string what, const std::string& where) {
-    problems_.push_back({std::move(what), where, "quantize again"});
-  }
-  void check_bias(const WeightModule& module) {
-    if (module.has_bias) check(module.bias_name(), floats(), {module.shape[0]});
-  }
-  const TensorView* check(const std::string& name, const std::vector<DType>& dtypes,
-                          const Shape& shape) {
-    known_.insert(name);
-    const TensorView* tensor = files_.find(name);
-    if (tensor == nullptr) {
-      add("missing; config.json implies it", name);
-      return nullptr;
-    }
-    const bool is_known = std::find(dtypes.begin(), dtypes.end(), tensor->dtype) != dtypes.end();
-    if (!is_known)
-      add("is " + std::string(to_string(tensor->dtype)) + ", must be " +
-              std::string(to_string(dtypes.front())),
-          name);
-    if (tensor->shape != shape)
-      add("shape is " + to_string(tensor->shape) + ", must be " + to_string(shape), name);
-    return is_known && tensor->shape == shape ? tensor : nullptr;
-  }
-
-  const Config& config_;
-  const io::TensorFiles& files_;
-  std::set<std::string> known_;
-  std::vector<Problem> problems_;
-};
+  check.check_bias(module);
+}
 
 }  // namespace
 
 Mat<int32_t> pack_words(const Mat<int8_t>& codes, int bits) {
   const int64_t in_a_word = kWordBits / bits;
-  Mat<int32_t> words(codes.rows(), TensorCheck::words(codes.cols(), bits));
+  Mat<int32_t> words(codes.rows(), num_words(codes.cols(), bits));
   for (int64_t i = 0; i < words.rows(); ++i)
     for (int64_t w = 0; w < words.cols(); ++w) {
       uint32_t word = 0;
@@ -332,7 +219,7 @@ Mat<int32_t> pack_words(const Mat<int8_t>& codes, int bits) {
 }
 
 Mat<int8_t> unpack_words(const std::byte* words, int64_t rows, int64_t cols, int bits) {
-  const int64_t in_a_word = kWordBits / bits, row_words = TensorCheck::words(cols, bits);
+  const int64_t in_a_word = kWordBits / bits, row_words = num_words(cols, bits);
   Mat<int8_t> codes(rows, cols);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < cols; ++j) {
@@ -344,26 +231,13 @@ Mat<int8_t> unpack_words(const std::byte* words, int64_t rows, int64_t cols, int
   return codes;
 }
 
-bool CompressedTensorsCheckpoint::is_compressed_tensors(const fs::path& directory) {
-  try {
-    const CtJson json = parse_config(directory / "config.json");
-    if (!json.is_object() || !json.contains(kSection)) return false;
-    const CtJson& section = json[kSection];
-    return section.is_object() && section.contains("quant_method") &&
-           section["quant_method"] == kCompressedTensors;
-  } catch (const Error&) {
-    return false;
-  }
-}
-
 CompressedTensorsCheckpoint CompressedTensorsCheckpoint::open(const fs::path& directory) {
   Config config = read_config_of_quantized(directory);
-  const ConfigReader reader(directory / "config.json");
+  const ConfigReader reader(directory);
   io::TensorFiles files = open_top_level_safetensors(directory);
 
   std::map<std::string, CompressedLinear> linears;
   TensorCheck check(config, files);
-  Problems problems;
   for (const WeightModule& module : weight_modules(config)) {
     const bool is_linear = module.kind == WeightModule::Kind::kLinear;
     const bool is_head = module.kind == WeightModule::Kind::kHead;
@@ -377,15 +251,9 @@ CompressedTensorsCheckpoint CompressedTensorsCheckpoint::open(const fs::path& di
                                             .where = module.name,
                                             .fix = "put it into `ignore` and quantize again"});
     linears[module.name] = *linear;
-    check.check_linear(module, *linear);
+    check_linear(check, module, *linear);
   }
-  for (const ProblemGroup& group : group_over_layers(check.finish())) {
-    Problem problem = group.first;
-    if (group.count > 1)
-      problem.what += " (" + std::to_string(group.count) + " tensors, the first:)";
-    problems.add(std::move(problem));
-  }
-  problems.throw_if_any(ErrorCode::kFormat);
+  check.finish();
   return {std::move(config), std::move(files), std::move(linears)};
 }
 

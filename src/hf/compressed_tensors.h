@@ -34,8 +34,6 @@ Mat<int8_t> unpack_words(const std::byte* words, int64_t rows, int64_t cols, int
 
 class CompressedTensorsCheckpoint : public QuantizedCheckpoint {
  public:
-  // True when config.json has a quantization_config of this quant_method. Never throws.
-  static bool is_compressed_tensors(const std::filesystem::path& directory);
   // Integer weights of 4 and 8 bits, symmetric, per channel or in groups, in linears of decoder
   // layers; inputs float, dynamic per token, or static per tensor. Throws Error: kIo, kFormat,
   // kUnsupported, all problems of a kind at once.

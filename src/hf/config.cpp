@@ -86,6 +86,7 @@ class Reader {
     config.qkv_bias = family.qkv_bias || (family.attention_bias && attention_bias);
     config.o_bias = family.attention_bias && boolean(std::string(family.o_bias_key), false);
     config.mlp_bias = family.mlp_bias && boolean("mlp_bias", false);
+    if (family.experts) mixture(family, config);
     config.tie_word_embeddings = boolean("tie_word_embeddings", false);
     config.dtype = dtype(family);
     config.eos_token_id = eos_token_id();
@@ -124,7 +125,19 @@ class Reader {
   const Family& find_family() {
     const Json* list = find(json_, "architectures");
     if (list == nullptr || !list->is_array() || list->size() != 1 || !list->front().is_string()) {
-      bad("architectures", list == nullptr ? "is missing" : "must be a list of one string");
+      // Engines do not guess it either.
+      const Json* type = find(json_, "model_type");
+      const auto family = std::find_if(known_.begin(), known_.end(), [&](const Family& one) {
+        return type != nullptr && type->is_string() && *type == std::string(one.model_type);
+      });
+      malformed_.add(
+          {.what = std::string("architectures: ") +
+                   (list == nullptr ? "is missing" : "must be a list of one string"),
+           .where = where("architectures"),
+           .fix = family == known_.end()
+                      ? "restore config.json from the model's source"
+                      : "engines need it: for this model_type write \"architectures\": [\"" +
+                            std::string(family->architecture) + "\"]"});
       malformed_.throw_if_any(ErrorCode::kFormat);  // nothing else can be judged
     } else {
       const auto name = list->front().get<std::string>();
@@ -195,6 +208,42 @@ class Reader {
     if (value->is_boolean()) return value->get<bool>();
     bad(field, "must be true or false, here is " + std::string(value->type_name()));
     return fallback;
+  }
+
+  void mixture(const Family& family, Config& config) {
+    // transformers 5 writes the second for some of the families that 4 wrote the first for.
+    const std::string field =
+        find(json_, "num_experts") == nullptr && find(json_, "num_local_experts") != nullptr
+            ? "num_local_experts"
+            : "num_experts";
+    config.num_experts = size(field, kMaxExperts - 1);
+    config.num_experts_per_tok = size("num_experts_per_tok", kMaxExperts - 1);
+    if (config.num_experts_per_tok > config.num_experts)
+      bad("num_experts_per_tok", std::to_string(config.num_experts_per_tok) + " is more than " +
+                                     field + " " + std::to_string(config.num_experts));
+    constexpr int64_t kMaxExpertLinears = 1'000'000;
+    if (3 * config.num_experts * config.num_hidden_layers > kMaxExpertLinears)
+      bad(field, "experts of all layers would have more than " + std::to_string(kMaxExpertLinears) +
+                     " linears");
+    config.moe_intermediate_size = size("moe_intermediate_size", int64_t{1} << 22);
+    if (family.shared_expert)
+      config.shared_expert_intermediate_size =
+          size("shared_expert_intermediate_size", int64_t{1} << 22);
+    config.norm_topk_prob = boolean("norm_topk_prob", false);
+    config.decoder_sparse_step = size("decoder_sparse_step", 10'000, 1);
+    if (const Json* layers = find(json_, "mlp_only_layers"); layers != nullptr) {
+      const auto is_layer = [&](const Json& layer) {
+        return layer.is_number_unsigned() &&
+               layer.get<uint64_t>() < static_cast<uint64_t>(config.num_hidden_layers);
+      };
+      if (layers->is_array() && std::all_of(layers->begin(), layers->end(), is_layer))
+        for (const Json& layer : *layers) config.mlp_only_layers.push_back(layer.get<int64_t>());
+      else
+        bad("mlp_only_layers", "must be a list of numbers of layers");
+    }
+    if (!boolean("qkv_bias", config.qkv_bias) && config.qkv_bias)
+      refuse("qkv_bias", "a " + config.architecture + " without biases in attention is not read",
+             "use a checkpoint with qkv_bias true");
   }
 
   // transformers 4: rope_theta and rope_scaling; 5: both in rope_parameters.
@@ -299,7 +348,8 @@ class Reader {
   // Tokens that some layer looks back at most; 0 when every layer sees all.
   int64_t sliding_window(const Family& family, int64_t num_hidden_layers) {
     bool binds = family.window != WindowKey::kNone;
-    if (family.window == WindowKey::kUseSlidingWindow) binds = boolean("use_sliding_window", false);
+    if (family.window == WindowKey::kUseSlidingWindow || family.window == WindowKey::kUseInAll)
+      binds = boolean("use_sliding_window", false);
     bool any_layer = true;
     if (const Json* types = find(json_, "layer_types"); types != nullptr) {
       if (!types->is_array() || static_cast<int64_t>(types->size()) != num_hidden_layers) {
@@ -411,7 +461,32 @@ namespace {
 Config read_config_file(const std::filesystem::path& directory, std::span<const Family> known,
                         bool may_be_quantized) {
   const std::filesystem::path path = directory / "config.json";
-
+  std::error_code ignored;  // what cannot be looked at is told of where it is read
+  if (!std::filesystem::exists(directory, ignored))
+    throw Error(
+        ErrorCode::kIo,
+        {.what = "there is no such model directory",
+         .where = directory.string(),
+         .fix = directory.string().starts_with("~")
+                    ? "write the path out: a shell expands ~ only where a word begins with it"
+                    : "give the directory of a checkpoint; laos downloads nothing"});
+  if (!std::filesystem::is_directory(directory, ignored))
+    throw Error(ErrorCode::kIo, {.what = "a file is no model directory",
+                                 .where = directory.string(),
+                                 .fix = "give the directory that it lies in"});
+  if (!std::filesystem::exists(path, ignored))
+    for (const auto& entry : std::filesystem::directory_iterator(directory / "snapshots", ignored))
+      throw Error(
+          ErrorCode::kIo,
+          {.what = "this is a model's folder in the Hugging Face cache, and no snapshot of it",
+           .where = directory.string(),
+           .fix = "give " + entry.path().string()});
+  if (!std::filesystem::exists(path, ignored) &&
+      std::filesystem::exists(directory / "adapter_config.json", ignored))
+    throw Error(ErrorCode::kUnsupported,
+                {.what = "this is an adapter and no model",
+                 .where = directory.string(),
+                 .fix = "merge it into its base model (merge_and_unload of PEFT) and save that"});
   io::require_own_file(path);
   // A key that stands twice: readers disagree on which counts. `outer` is the key of the top object
   // that keys of depth 2 belong to.

@@ -58,6 +58,14 @@ struct Config {
   bool qkv_bias = false;  // q_proj, k_proj and v_proj have biases
   bool o_bias = false;
   bool mlp_bias = false;  // gate_proj, up_proj and down_proj
+  // Of mixtures; num_experts 0: every layer has one MLP of intermediate_size.
+  int64_t num_experts = 0;
+  int64_t num_experts_per_tok = 0;
+  int64_t moe_intermediate_size = 0;            // of a routed expert
+  int64_t shared_expert_intermediate_size = 0;  // 0: there is no shared expert
+  bool norm_topk_prob = false;                  // weights of a token's experts are made to add to 1
+  int64_t decoder_sparse_step = 1;              // every so many layers one has experts
+  std::vector<int64_t> mlp_only_layers;         // these have none
   bool tie_word_embeddings = false;
   DType dtype = DType::kBF16;
   int64_t eos_token_id = -1;  // -1 when absent; the first of a list

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "io/lfs.h"
 
 namespace laos::hf {
 namespace {
@@ -19,11 +20,12 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxDatasetBytes = size_t{1} << 30;
 
-constexpr std::array<std::pair<std::string_view, DataKind>, 5> kEndings = {{
+constexpr std::array<std::pair<std::string_view, DataKind>, 6> kEndings = {{
     {".jsonl", DataKind::kJsonLines},
     {".ndjson", DataKind::kJsonLines},
     {".json", DataKind::kJson},
     {".csv", DataKind::kCsv},
+    {".tsv", DataKind::kCsv},
     {".parquet", DataKind::kParquet},
 }};
 
@@ -131,22 +133,28 @@ DataFile::DataFile(const fs::path& name) : source_(data_source_of(name)) {
     if (bytes_.size() > kMaxDatasetBytes) refuse_size(source_.file.string());
   }
   fs::path unpacked_name = source_.file;
-  const bool is_packed = source_.is_stdin() ? is_gzip(bytes_) : ending_of(unpacked_name) == ".gz";
-  if (is_packed) {
+  if (io::is_lfs_pointer(bytes_))
+    throw Error(ErrorCode::kData,
+                {.what = io::kLfsPointer, .where = this->name(), .fix = io::kFetchLfs});
+  if (is_gzip(bytes_)) {
     unpacked_ = unpack(bytes_, this->name());
     bytes_ = unpacked_;
-    unpacked_name = unpacked_name.stem();
   }
+  // Some downloads are unpacked on the way and keep their name.
+  if (ending_of(unpacked_name) == ".gz") unpacked_name = unpacked_name.stem();
+  if (bytes_.starts_with("\xEF\xBB\xBF")) bytes_.remove_prefix(3);
   if (source_.is_stdin()) {
     kind_ = kind_of_input(bytes_);
   } else {
     const std::string ending = ending_of(unpacked_name);
     for (const auto& [known, kind] : kEndings)
       if (ending == known) kind_ = kind;
-    // Data sets often have lines of objects in a file that is named .json.
-    if (kind_ == DataKind::kJson && first_character(bytes_) == '{') kind_ = DataKind::kJsonLines;
+    // Data sets often have lines of objects in a file that is named .json, or a list in .jsonl.
+    const char first = first_character(bytes_);
+    if (kind_ == DataKind::kJson && first == '{') kind_ = DataKind::kJsonLines;
+    if (kind_ == DataKind::kJsonLines && first == '[' && nlohmann::json::accept(bytes_))
+      kind_ = DataKind::kJson;
   }
-  if (bytes_.starts_with("\xEF\xBB\xBF")) bytes_.remove_prefix(3);
 }
 
 std::string DataFile::name() const {

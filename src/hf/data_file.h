@@ -24,18 +24,18 @@ DataSource data_source_of(const std::filesystem::path& name);
 enum class DataKind {
   kJsonLines,
   kJson,  // a list
-  kCsv,   // the first line names the columns
+  kCsv,   // the first line names the columns, between commas, semicolons or tabs
   kParquet,
   kText
 };
 
 class DataFile {
  public:
-  // Reads standard input to its end; a file that ends in .gz, or input that begins like one, is
-  // unpacked. The kind is the ending's, in any case of letters, and text where laos does not know
-  // it; that of standard input, and of a .json file that holds lines of objects, is told from what
-  // is there. A byte order mark is left out. Throws Error(kIo), Error(kData) when there is more
-  // than 1 GiB or the packed data is damaged.
+  // Reads standard input to its end; what begins like a file of gzip is unpacked. The kind is the
+  // ending's (that before .gz), in any case of letters, and text where laos does not know it; that
+  // of standard input, of a .json file that holds lines of objects, and of a .jsonl file that holds
+  // a list, is told from what is there. A byte order mark is left out. Throws Error(kIo),
+  // Error(kData) when there is more than 1 GiB or the packed data is damaged.
   explicit DataFile(const std::filesystem::path& name);
   DataFile(const DataFile&) = delete;
   DataFile& operator=(const DataFile&) = delete;

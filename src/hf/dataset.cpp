@@ -79,7 +79,9 @@ std::string counted(int64_t count, const std::string& what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-bool has_turns(const Record& record) { return !record.messages.empty(); }
+bool has_turns(const Record& record) {
+  return !record.messages.empty() || !record.not_text.empty();
+}
 
 bool has_chat_format(const DatasetOptions& options, const fs::path& model_directory) {
   if (!options.chat_format.empty()) return true;
@@ -90,7 +92,8 @@ bool has_chat_format(const DatasetOptions& options, const fs::path& model_direct
   }
 }
 
-// Gives conversations their text. Formats in which user and assistant take turns cannot hold all.
+// Gives conversations their text. Those of more than text are left out, and those that a format in
+// which user and assistant take turns cannot hold.
 void write_conversations(std::vector<Record>& records, const fs::path& file,
                          const fs::path& model_directory, const DatasetOptions& options,
                          const Tokenizer& tokenizer, std::vector<std::string>& warnings) {
@@ -103,6 +106,10 @@ void write_conversations(std::vector<Record>& records, const fs::path& file,
   std::erase_if(records, [&](Record& record) {
     if (!has_turns(record)) return false;
     try {
+      if (!record.not_text.empty())
+        throw Error(
+            ErrorCode::kData,
+            {.what = record.not_text, .where = record.where, .fix = "use conversations of text"});
       record.text = chosen.format.text(record.messages);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kData) throw;
@@ -133,18 +140,24 @@ fs::path find_dataset(const std::string& dataset, const fs::path& recipe_directo
     if (is_dataset_file(place)) return place;
     tried += (tried.empty() ? "" : ", ") + place.string();
   }
-  throw Error(ErrorCode::kData, {.what = "dataset \"" + dataset + "\" not found",
-                                 .where = "tried " + tried,
-                                 .fix = "give its path, or put it in one of these places"});
+  std::error_code ignored;
+  const bool is_directory = fs::is_directory(dataset, ignored);
+  throw Error(ErrorCode::kData,
+              {.what = "dataset \"" + dataset +
+                       (is_directory ? "\" is a directory, and one file is read" : "\" not found"),
+               .where = "tried " + tried,
+               .fix = "give its path, or put it in one of these places"});
 }
 
 fs::path default_dataset(const std::vector<fs::path>& calib_directories) {
   for (const fs::path& directory : calib_directories)
     if (is_dataset_file(directory / "default.jsonl")) return directory / "default.jsonl";
-  throw Error(ErrorCode::kData, {.what = "laos's own calib/default.jsonl is not installed, and "
-                                         "neither the recipe nor --dataset names other data",
-                                 .where = "calibration data",
-                                 .fix = "give a file of your own with --dataset"});
+  throw Error(ErrorCode::kData,
+              {.what = "laos's own calib/default.jsonl is not installed, and "
+                       "neither the recipe nor --dataset names other data",
+               .where = "calibration data",
+               .fix = "give a file of your own with --dataset, or set LAOS_DATA_DIR to "
+                      "the directory that holds calib"});
 }
 
 Dataset load_dataset(const fs::path& file, const fs::path& model_directory,

@@ -11,17 +11,23 @@ namespace laos::hf {
 
 // Names of the modules of a model.
 struct ModuleNames {
-  std::string_view layers;              // what layer numbers follow: "model.layers"
-  PerLinear<std::string_view> linears;  // inside a layer
+  std::string_view layers;            // what layer numbers follow: "model.layers"
+  PerKind<std::string_view> linears;  // inside a layer
   std::array<std::string_view, kAllNorms.size()> norms;  // inside a layer, by Norm
   std::string_view embed_tokens, norm, lm_head;
+  // Of mixtures, inside a layer: what experts' numbers follow, the shared expert, and by Router.
+  // The last parts of linears' paths are those of a dense layer.
+  std::string_view experts = "mlp.experts", shared_expert = "mlp.shared_expert";
+  std::array<std::string_view, kAllRouters.size()> routers = {"mlp.gate", "mlp.shared_expert_gate"};
 };
 
 // How a family says that its attention looks at no more than the last tokens.
 enum class WindowKey {
-  kNone,             // it has none
-  kAlways,           // `sliding_window`, unless null, binds in every layer (Mistral)
-  kUseSlidingWindow  // `sliding_window` binds only where `use_sliding_window` is true (Qwen)
+  kNone,              // it has none
+  kAlways,            // `sliding_window`, unless null, binds in every layer (Mistral)
+  kUseSlidingWindow,  // `sliding_window` binds only where `use_sliding_window` is true (Qwen), from
+                      // layer `max_window_layers` on
+  kUseInAll           // the same in every layer (Qwen's mixtures)
 };
 
 // A row of the table: one `architectures` entry of config.json. Defaults are those that
@@ -41,6 +47,8 @@ struct Family {
   int64_t default_head_dim = 0;        // 0: hidden_size / num_attention_heads
   int64_t default_max_position_embeddings = 0;
   bool default_kv_heads_are_heads = false;  // num_key_value_heads may be left out
+  bool experts = false;        // layers have experts, but for those that the config names
+  bool shared_expert = false;  // besides, one that all tokens go to
 };
 
 // Every family that laos knows.

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "io/file.h"
+#include "io/lfs.h"
 
 namespace laos::hf {
 
@@ -22,9 +23,9 @@ struct JsonSize {
 JsonSize measure_json(std::string_view text) noexcept;
 
 // Parses `text` of the file `path` (for messages only). `on_key` is called for every key with its
-// depth (1 = of the top object); it may throw. Throws Error(kFormat) for malformed JSON, more than
-// 100 levels of nesting, and more than `max_values` values: a value of one byte takes a hundred in
-// memory, and ordered_json looks keys up one by one.
+// depth (1 = of the top object); it may throw. Throws Error(kFormat) for a git-LFS pointer,
+// malformed JSON, more than 100 levels of nesting, and more than `max_values` values: a value of
+// one byte takes a hundred in memory, and ordered_json looks keys up one by one.
 template <class Json>
 Json parse_json(const std::string& text, const std::filesystem::path& path, int64_t max_values,
                 const std::function<void(int depth, const std::string& key)>& on_key = {}) {
@@ -33,6 +34,9 @@ Json parse_json(const std::string& text, const std::filesystem::path& path, int6
     throw Error(ErrorCode::kFormat,
                 {.what = what, .where = path.string(), .fix = "restore the file from its source"});
   };
+  if (io::is_lfs_pointer(text))
+    throw Error(ErrorCode::kFormat,
+                {.what = io::kLfsPointer, .where = path.string(), .fix = io::kFetchLfs});
   // nlohmann takes NUL for the end of its input, which would hide what follows.
   if (text.find('\0') != std::string::npos) refuse("the JSON holds a NUL byte");
   const JsonSize size = measure_json(text);

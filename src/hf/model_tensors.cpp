@@ -9,21 +9,26 @@ std::vector<WeightModule> weight_modules(const Config& config) {
   std::vector<WeightModule> modules;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const auto add_linears = [&](bool of_attention) {
-      for (const Linear l : kAllLinears)
+      for (const Linear l : linears_in(config, i))
         if (is_attention(group_of(l)) == of_attention)
           modules.push_back({name_of(config, i, l),
                              Kind::kLinear,
                              {out_features(config, l), in_features(config, l)},
-                             has_bias(config, l)});
+                             has_bias(config, l),
+                             i});
     };
     const auto add_norm = [&](Norm norm) {
       if (const int64_t size = size_of(config, norm); size != 0)
-        modules.push_back({name_of(config, i, norm), Kind::kNorm, {size}});
+        modules.push_back({name_of(config, i, norm), Kind::kNorm, {size}, false, i});
     };
     add_linears(true);
     add_norm(Norm::kQNorm);
     add_norm(Norm::kKNorm);
     add_linears(false);
+    for (const Router router : kAllRouters)
+      if (const int64_t rows = rows_of(config, i, router); rows != 0)
+        modules.push_back(
+            {name_of(config, i, router), Kind::kRouter, {rows, config.hidden_size}, false, i});
     add_norm(Norm::kInputLayernorm);
     add_norm(Norm::kPostAttentionLayernorm);
   }

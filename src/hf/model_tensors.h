@@ -13,20 +13,21 @@ namespace laos::hf {
 
 // One module: it owns `name` + ".weight" and, where `has_bias`, `name` + ".bias" [out_features].
 struct WeightModule {
-  enum class Kind { kLinear, kNorm, kEmbedding, kHead };
+  enum class Kind { kLinear, kRouter, kNorm, kEmbedding, kHead };
 
   std::string name;  // "model.layers.3.mlp.up_proj"
   Kind kind = Kind::kLinear;
   Shape shape;  // of the weight: [out_features, in_features], [rows, hidden_size] or [features]
   bool has_bias = false;
+  int64_t layer_idx = -1;  // of its decoder layer, -1 outside of them
 
   std::string weight_name() const { return name + ".weight"; }
   std::string bias_name() const { return name + ".bias"; }
 };
 
 // Every module of the model, lm_head also when tied, in the order that checkpoints are written in:
-// each decoder layer's attention linears, norms of queries and keys, MLP linears and norms; then
-// embed_tokens, norm, lm_head. kLinear are the decoder layers' linears only.
+// each decoder layer's attention linears, norms of queries and keys, MLP linears, routers and
+// norms; then embed_tokens, norm, lm_head. kLinear are the decoder layers' linears only.
 std::vector<WeightModule> weight_modules(const Config& config);
 
 // Names of the modules outside of the decoder layers.

@@ -2,7 +2,9 @@
 
 #include "hf/ascendv1.h"
 #include "hf/compressed_tensors.h"
+#include "hf/gptq.h"
 #include "hf/model_tensors.h"
+#include "hf/quantization_config.h"
 
 namespace laos::hf {
 
@@ -12,17 +14,28 @@ std::string QuantizedCheckpoint::owner(const std::string& module) const {
   return is_tied_head ? embed_tokens_name(config_) : module;
 }
 
-bool is_quantized(const std::filesystem::path& directory) {
-  return AscendV1Checkpoint::is_ascendv1(directory) ||
-         CompressedTensorsCheckpoint::is_compressed_tensors(directory);
+std::optional<scheme::CheckpointFormat> format_of(const std::filesystem::path& directory) {
+  using Format = scheme::CheckpointFormat;
+  if (AscendV1Checkpoint::is_ascendv1(directory)) return Format::kAscendV1;
+  if (is_unfinished(directory)) return std::nullopt;
+  const std::string method = quant_method_of(directory);
+  if (method == kCompressedTensors) return Format::kCompressedTensors;
+  if (method == kGptq) return Format::kGptq;
+  return std::nullopt;
 }
 
 std::unique_ptr<QuantizedCheckpoint> open_quantized(const std::filesystem::path& directory) {
-  if (AscendV1Checkpoint::is_ascendv1(directory))
-    return std::make_unique<AscendV1Checkpoint>(AscendV1Checkpoint::open(directory));
-  if (CompressedTensorsCheckpoint::is_compressed_tensors(directory))
-    return std::make_unique<CompressedTensorsCheckpoint>(
-        CompressedTensorsCheckpoint::open(directory));
+  const auto format = format_of(directory);
+  if (!format) return nullptr;
+  switch (*format) {
+    case scheme::CheckpointFormat::kAscendV1:
+      return std::make_unique<AscendV1Checkpoint>(AscendV1Checkpoint::open(directory));
+    case scheme::CheckpointFormat::kCompressedTensors:
+      return std::make_unique<CompressedTensorsCheckpoint>(
+          CompressedTensorsCheckpoint::open(directory));
+    case scheme::CheckpointFormat::kGptq:
+      return std::make_unique<GptqCheckpoint>(GptqCheckpoint::open(directory));
+  }
   return nullptr;
 }
 

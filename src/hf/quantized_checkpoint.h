@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "core/tensor.h"
 #include "hf/config.h"
 #include "io/safetensors.h"
+#include "scheme/schemes.h"
 
 namespace laos::hf {
 
@@ -22,6 +24,19 @@ struct StaticInput {
   std::vector<float> deq_scale;
   std::vector<int32_t> quant_bias;
   bool holds_bias = false;  // quant_bias holds the linear's bias too
+};
+
+// What an engine does to a linear's inputs before it quantizes them: see
+// scheme::Scheme::transforms.
+struct InputPair {
+  Mat<float> left, right;  // [l, l], [r, r]: l * r inputs share them, or a block of so many
+  float clip = 1;          // as model::KroneckerTransform::clip
+};
+
+// Of the channels of attention's cached keys and values, [num_key_value_heads * head_dim] each; the
+// cache holds int8 codes. See model::round_to_cache.
+struct CacheScales {
+  std::vector<float> keys, values;
 };
 
 // Mapped and checked, so that every accessor below has what it returns. Codes and scales are not
@@ -49,11 +64,19 @@ class QuantizedCheckpoint {
   virtual std::vector<float> weight_scale(const std::string& module) const = 0;
   // Of a linear whose label has static activations.
   virtual StaticInput static_input(const std::string& module) const = 0;
+  // Of a linear whose label has one.
+  virtual std::optional<InputPair> input_pair(const std::string& /*module*/) const {
+    return std::nullopt;
+  }
   // The matrix of an online rotation at this linear, "heads_rotation" ...; empty when there is
   // none.
   virtual std::vector<float> online_rotation(const std::string& /*module*/,
                                              const std::string& /*suffix*/) const {
     return {};
+  }
+  // Of a layer; nullopt where its cache holds floats.
+  virtual std::optional<CacheScales> cache_scales(int64_t /*layer_idx*/) const {
+    return std::nullopt;
   }
 
  protected:
@@ -67,8 +90,9 @@ class QuantizedCheckpoint {
   io::TensorFiles files_;
 };
 
-// Whether the directory says that it holds a quantized checkpoint of a format that is read here.
-bool is_quantized(const std::filesystem::path& directory);
+// The format of the quantized checkpoint that the directory says it holds; nullopt for any that is
+// not read here. Never throws.
+std::optional<scheme::CheckpointFormat> format_of(const std::filesystem::path& directory);
 // Throws Error as the reader of its format does; null when it is not quantized.
 std::unique_ptr<QuantizedCheckpoint> open_quantized(const std::filesystem::path& directory);
 

@@ -110,6 +110,11 @@ std::vector<int32_t> token_ids_of(const Json& list, const std::string& where) {
   return ids;
 }
 
+// Thrown by a conversation that holds more than text.
+struct NotText {
+  std::string what;
+};
+
 // A turn's words: a string, or a list of parts of which all are text.
 std::string content_of(const Json& content, const std::string& where) {
   if (content.is_string()) return content.get<std::string>();
@@ -118,7 +123,7 @@ std::string content_of(const Json& content, const std::string& where) {
   for (const Json& part : content) {
     const Json* words = part.is_object() ? value_of_key(part, "text") : nullptr;
     if (words == nullptr || !words->is_string())
-      refuse("a turn holds something other than text", where, "leave such conversations out");
+      throw NotText{"a turn holds something other than text"};
     text += words->get_ref<const std::string&>();
   }
   return text;
@@ -128,8 +133,7 @@ ChatMessage message_of(const Json& json, const std::string& where) {
   if (!json.is_object()) refuse("a turn of a chat is no object", where);
   for (const std::string_view calls : {"tool_calls", "function_call"})
     if (const Json* value = value_of_key(json, calls); value != nullptr && !value->empty())
-      refuse("a turn has " + ticked(calls) + ", which laos does not write", where,
-             "leave such conversations out");
+      throw NotText{"a turn has " + ticked(calls) + ", which laos does not write"};
   const Json* role = value_of_key(json, "role");
   if (role == nullptr) role = value_of_key(json, "from");
   const Json* content = value_of_key(json, "content");
@@ -236,17 +240,25 @@ void read_object(const Json& object, const std::string& wanted, RecordPart part,
                              {.role = "system", .content = system->get<std::string>()});
     return;
   }
-  refuse(keys_found(object), record.where);
+  // A text that is null is an empty one.
+  const auto is_there = [&](const Key& key) { return object.contains(key.name); };
+  if (std::none_of(kKeys.begin(), kKeys.end(), is_there)) refuse(keys_found(object), record.where);
 }
 
 Record record_of(const Json& json, const std::string& key, RecordPart part, std::string where) {
   Record record{.text = {}, .messages = {}, .ids = {}, .where = std::move(where)};
-  if (json.is_string())
-    record.text = json.get<std::string>();
-  else if (json.is_object())
-    read_object(json, key, part, record);
-  else
-    refuse("this is neither a JSON object nor a string", record.where);
+  try {
+    if (json.is_string())
+      record.text = json.get<std::string>();
+    else if (json.is_object())
+      read_object(json, key, part, record);
+    else
+      refuse("this is neither a JSON object nor a string", record.where);
+  } catch (NotText& reason) {
+    if (part == RecordPart::kQuestion)
+      refuse(reason.what, record.where, "leave such conversations out");
+    record.not_text = std::move(reason.what);
+  }
   // What is asked for is not part of the question.
   if (part == RecordPart::kQuestion)
     while (!record.messages.empty() && record.messages.back().role == "assistant")
@@ -259,7 +271,7 @@ bool is_blank(std::string_view text) {
 }
 
 bool is_empty(const Record& record) {
-  return record.ids.empty() && is_blank(record.text) &&
+  return record.ids.empty() && is_blank(record.text) && record.not_text.empty() &&
          std::all_of(record.messages.begin(), record.messages.end(),
                      [](const ChatMessage& message) { return is_blank(message.content); });
 }
@@ -353,6 +365,17 @@ class RecordReader {
     }
   }
 
+  // Whether it would be a record of a file of JSON lines.
+  bool is_json_line(std::string_view line) const {
+    if (!line.starts_with('{')) return false;
+    try {
+      record_of(parse(line, file_.name()), "", part_, file_.name());
+    } catch (const Error&) {
+      return false;
+    }
+    return true;
+  }
+
   void read_text() {
     if (part_ == RecordPart::kQuestion)
       return read_lines([&](std::string_view line, const std::string& where) {
@@ -366,6 +389,12 @@ class RecordReader {
       refuse("the text is not UTF-8", file_.name() + ":" + std::to_string(line),
              "convert the file, as with `iconv -f ENCODING -t UTF-8`");
     }
+    if (file_.bytes().find('\0') != std::string_view::npos)
+      refuse("the file holds NUL bytes: it is no text", file_.name(),
+             "write it as text, JSON lines or CSV");
+    if (is_json_line(file_.bytes().substr(0, file_.bytes().find('\n'))))
+      refuse("these are JSON lines, and the file's name is that of a plain text", file_.name(),
+             "let its name end in .jsonl");
     records_.is_running_text = true;
     add({.text = std::string(file_.bytes()), .messages = {}, .ids = {}, .where = file_.name()});
   }
@@ -434,15 +463,20 @@ class RecordReader {
   }
 
   // RFC 4180: fields in quotes may hold commas, line ends and doubled quotes. A row is an object of
-  // its columns.
+  // its columns. What separates them is what the first line has.
   void read_csv() {
     std::string_view rest = file_.bytes();
     int64_t line = 1;
     std::vector<std::string> names, fields;
+    const std::string_view first_line = rest.substr(0, rest.find('\n'));
+    const size_t found = first_line.find(',') != std::string_view::npos
+                             ? first_line.find(',')
+                             : first_line.find_first_of(";\t");
+    const char separator = found == std::string_view::npos ? ',' : first_line[found];
     while (!rest.empty()) {
       const std::string where = file_.name() + ":" + std::to_string(line);
       const std::string_view row = rest;
-      take_csv_row(rest, line, where, fields);
+      take_csv_row(rest, separator, line, where, fields);
       if (is_blank(row.substr(0, row.size() - rest.size()))) continue;
       if (names.empty()) {
         require_utf8(row.substr(0, row.size() - rest.size()), where);
@@ -464,7 +498,7 @@ class RecordReader {
     }
   }
 
-  void take_csv_row(std::string_view& rest, int64_t& line, const std::string& where,
+  void take_csv_row(std::string_view& rest, char separator, int64_t& line, const std::string& where,
                     std::vector<std::string>& fields) {
     fields.assign(1, "");
     bool in_quotes = false;
@@ -483,7 +517,7 @@ class RecordReader {
         }
       } else if (c == '"' && fields.back().empty()) {
         in_quotes = true;
-      } else if (c == ',') {
+      } else if (c == separator) {
         fields.emplace_back();
       } else if (c == '\n') {
         return;

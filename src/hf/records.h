@@ -17,7 +17,8 @@ struct Record {
   std::string text;
   std::vector<ChatMessage> messages;
   std::vector<int32_t> ids;
-  std::string where;  // "FILE:LINE", "FILE: item N", "FILE: row N", "FILE"
+  std::string where;          // "FILE:LINE", "FILE: item N", "FILE: row N", "FILE"
+  std::string not_text = {};  // why this conversation, whose turns are left out, is none of text
 };
 
 // What is read of a question and its answer: both, or what an answer is asked for with.
@@ -34,9 +35,9 @@ struct Records {
 // lines may also be strings, items of lists also token ids, and a list of token ids alone is one
 // record. A text file is one record, or one a line where only questions are read. Throws
 // Error(kData) naming line, item or row (all of these at once; those that are alike are one
-// problem): what is not UTF-8, malformed JSON, keys that laos does not know, wrong types; Error as
-// DataFile; Error(kUnsupported) for Parquet in a build without it; Error(kData) for more than
-// 1,000,000 texts.
+// problem): what is not UTF-8, malformed JSON, keys that laos does not know, wrong types, questions
+// that are not of text; Error as DataFile; Error(kUnsupported) for Parquet in a build without it;
+// Error(kData) for more than 1,000,000 texts.
 Records read_records(const std::filesystem::path& name, RecordPart part);
 
 // Of one line of JSON lines. Throws Error(kData) naming `where`.

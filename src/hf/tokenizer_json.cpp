@@ -806,6 +806,12 @@ nlohmann::ordered_json read_tokenizer_config(const std::filesystem::path& direct
 
 TokenizerDefinition read_tokenizer(const std::filesystem::path& directory) {
   const std::filesystem::path file = directory / "tokenizer.json";
+  std::error_code ignored;  // what cannot be looked at is told of where it is read
+  if (!std::filesystem::exists(std::filesystem::symlink_status(file, ignored)))
+    throw Error(ErrorCode::kIo, {.what = "there is no tokenizer.json",
+                                 .where = file.string(),
+                                 .fix = "download it; of an older tokenizer transformers makes it: "
+                                        "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"});
   io::require_own_file(file);
   return DefinitionReader(file).take();
 }

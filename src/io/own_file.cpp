@@ -16,7 +16,7 @@ std::atomic<bool> links_are_trusted = false;
 
 void follow_links(bool trusted) noexcept { links_are_trusted = trusted; }
 
-void require_own_file(const fs::path& path) {
+void require_own_file(const fs::path& path, const fs::path& model_directory) {
   std::error_code error;
   if (links_are_trusted || !fs::is_symlink(path, error)) return;
   const auto is_within = [](const fs::path& inner, const fs::path& outer) {
@@ -25,8 +25,8 @@ void require_own_file(const fs::path& path) {
   };
   const fs::path target = fs::canonical(path, error);
   if (!error) {
-    const fs::path directory =
-        fs::canonical(path.has_parent_path() ? path.parent_path() : ".", error);
+    const fs::path& parent = model_directory.empty() ? path.parent_path() : model_directory;
+    const fs::path directory = fs::canonical(parent.empty() ? "." : parent, error);
     const fs::path snapshots = directory.parent_path();
     if (!error && is_within(target, directory)) return;
     if (!error && snapshots.filename() == "snapshots" &&

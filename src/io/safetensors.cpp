@@ -12,6 +12,7 @@
 
 #include "core/collapse.h"
 #include "core/error.h"
+#include "io/lfs.h"
 #include "io/own_file.h"
 #include "io/paged_memory.h"
 
@@ -346,11 +347,8 @@ std::vector<TensorView> read_file(const MappedFile& mapped, Findings& findings) 
   const std::string file = mapped.path().string();
   const std::span<const std::byte> bytes = mapped.bytes();
   const auto file_bytes = static_cast<int64_t>(bytes.size());
-  constexpr std::string_view kPointer = "version https://git-lfs";
-  if (std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())
-          .substr(0, kPointer.size()) == kPointer) {
-    findings.add_format("a git-LFS pointer stands in place of the weights", file,
-                        "run `git lfs pull` in the model's directory, or download the file");
+  if (is_lfs_pointer({reinterpret_cast<const char*>(bytes.data()), bytes.size()})) {
+    findings.add_format(kLfsPointer, file, kFetchLfs);
     return {};
   }
   if (file_bytes < kPrefixBytes) {
@@ -426,6 +424,22 @@ std::string first_shard(const std::filesystem::path& directory) {
   return first;
 }
 
+constexpr std::string_view kUnfinished = ".incomplete";  // what the hub's downloads end in
+
+// The first file of weights that are unfinished or of another form; "" if there is none.
+std::string other_weights(const std::filesystem::path& directory) {
+  std::string first;
+  std::error_code ignored;
+  for (std::filesystem::directory_iterator entry(directory, ignored), end; entry != end;
+       entry.increment(ignored)) {
+    const std::string name = entry->path().filename().string();
+    const bool is_other = name.ends_with(kUnfinished) || name.ends_with(".bin") ||
+                          name.ends_with(".gguf") || name.ends_with(".pth");
+    if (is_other && (first.empty() || name < first)) first = name;
+  }
+  return first;
+}
+
 bool is_plain_file_name(const std::string& name) {
   return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
          name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
@@ -492,11 +506,15 @@ TensorFiles TensorFiles::open(const std::filesystem::path& directory, const std:
                    ", which says what they hold, is missing",
            .where = directory.string(),
            .fix = "download " + index.filename().string() + " from where the shards are from"});
+    const std::string other = other_weights(directory);
     throw Error(ErrorCode::kIo,
                 {.what = "there is neither " + single.filename().string() + " nor " +
-                         index.filename().string(),
+                         index.filename().string() +
+                         (other.empty() ? "" : "; the weights are in " + printable(other)),
                  .where = directory.string(),
-                 .fix = "give the directory of a checkpoint in safetensors format"});
+                 .fix = other.ends_with(kUnfinished)
+                            ? "wait until the download is done, or begin it again"
+                            : "give the directory of a checkpoint in safetensors format"});
   }
 
   IndexWalk walk;
@@ -527,7 +545,17 @@ TensorFiles TensorFiles::open(const std::filesystem::path& directory, const std:
       findings.add_format("\"" + printable(file) + "\" is not the name of a file in this directory",
                           where, "use only indexes whose shards lie beside them");
   }
-  for (auto& [file, known] : files) known = loader.add(directory / file);
+  for (auto& [file, known] : files) {
+    if (std::filesystem::exists(std::filesystem::symlink_status(directory / file, ignored)))
+      known = loader.add(directory / file);
+    else
+      findings.add(
+          ErrorCode::kIo,
+          {.what = "the index names a shard that is not here",
+           .where = (directory / file).string(),
+           .fix = "download it; where all tensors are in the other shards, the index is an "
+                  "older one"});
+  }
 
   for (const auto& [tensor, file] : file_of) {
     const auto known = files.find(file);
@@ -580,6 +608,24 @@ void TensorFiles::rename(const std::map<std::string, std::string>& names) {
   }
   tensors_ = std::move(tensors);
   file_of_ = std::move(file_of);
+}
+
+void TensorFiles::split(const std::string& name, const std::vector<std::string>& names,
+                        const Shape& shape) {
+  const TensorView whole = tensors_.at(name);
+  const std::string file = file_of_.at(name);
+  tensors_.erase(name);
+  file_of_.erase(name);
+  const int64_t bytes = num_elements(shape) * size_of(whole.dtype);
+  LAOS_ASSERT(bytes * std::ssize(names) == whole.size_bytes());
+  for (size_t i = 0; i < names.size(); ++i) {
+    TensorView part = whole;
+    part.name = names[i];
+    part.shape = shape;
+    part.data += static_cast<int64_t>(i) * bytes;
+    LAOS_ASSERT(tensors_.emplace(names[i], part).second);
+    file_of_.emplace(names[i], file);
+  }
 }
 
 namespace {

@@ -39,6 +39,8 @@ class TensorFiles {
   const std::map<std::string, TensorView>& tensors() const noexcept { return tensors_; }
   // Gives tensors other names, old to new; no two may have one name afterwards.
   void rename(const std::map<std::string, std::string>& names);
+  // Replaces a tensor by as many of `shape` as there are names, which lie in it end to end.
+  void split(const std::string& name, const std::vector<std::string>& names, const Shape& shape);
   // File name (no directory) that holds `name`.
   const std::string& file_of(const std::string& name) const;
   // Takes what has been read out of the process, see io::drop_pages.

@@ -36,16 +36,21 @@ void check(dnnl_status_t status, const char* what) {
                  .fix = "check that the installed oneDNN supports this processor"});
 }
 
-// oneDNN makes the code of a product when one is first asked for, and does not look whether there
-// was memory for it: a process at its limit would end in a segmentation fault. So the products that
-// laos uses are made at once, behind a look whether so much is left. Throws std::bad_alloc.
+// oneDNN does not look whether it got memory to write a product's code to: a process at its limit
+// would end in a segmentation fault. So laos looks first whether so much is left. Throws
+// std::bad_alloc.
+void require_room(size_t bytes) {
+  void* probe = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (probe == MAP_FAILED) throw std::bad_alloc();
+  ::munmap(probe, bytes);
+}
+
+// oneDNN makes the code of a product when one is first asked for: those of f32 and int8, which take
+// every shape, are made at once. Throws std::bad_alloc.
 void require_code() {
   static const bool once = [] {
-    constexpr size_t kCodeBytes = size_t{48} << 20;
-    void* probe = ::mmap(nullptr, kCodeBytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (probe == MAP_FAILED) throw std::bad_alloc();
-    ::munmap(probe, kCodeBytes);
+    require_room(size_t{48} << 20);
     constexpr int64_t kSize = 64;
     const std::vector<float> a(kSize * kSize), b(kSize * kSize);
     std::vector<float> c(kSize * kSize);
@@ -144,6 +149,9 @@ class Bf16Products {
       const std::shared_lock lock(mutex_);
       if (const auto found = products_.find(key); found != products_.end()) return found->second;
     }
+    // One at a time: what is found to be left must not be another thread's a moment later.
+    const std::lock_guard making(making_);
+    require_room(size_t{32} << 20);
     Product made = make();
     const std::unique_lock lock(mutex_);
     if (std::ssize(products_) >= kMaxBf16Products) products_.clear();
@@ -151,6 +159,7 @@ class Bf16Products {
   }
 
  private:
+  std::mutex making_;
   std::shared_mutex mutex_;
   std::map<Bf16Key, Product> products_;
 };

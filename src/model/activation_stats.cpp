@@ -7,7 +7,7 @@
 
 namespace laos::model {
 
-ActivationStats::ActivationStats(const hf::Config& config, const OnlineRotation& online)
+ActivationStats::ActivationStats(const hf::Config& config, const OnlineTransforms& online)
     : online_(online) {
   for (const LinearGroup group : kAllLinearGroups) {
     const auto width = static_cast<size_t>(in_features(config, linears_of(group).front()));
@@ -24,7 +24,7 @@ void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& save
       const MatView<const float> x = input.view().slice_rows(
           batch.offsets[static_cast<size_t>(s)], batch.offsets[static_cast<size_t>(s + 1)]);
       Group& stats = groups_[static_cast<size_t>(group)];
-      if (const KroneckerRotation* rotation = online_.of(group)) {
+      if (const KroneckerTransform* rotation = online_.of(group)) {
         Mat<float> rotated(x.rows, x.cols);  // [tokens of the sample, in_features]
         rotation->apply(x, rotated.view());
         observe_sample(stats, std::as_const(rotated).view(), batch.past > 0);
@@ -58,6 +58,7 @@ void ActivationStats::observe_sample(Group& group, MatView<const float> x, bool 
       }
     }
   });
+  if (group.histogram) group.histogram->observe(x);
   float sample_min = 0, sample_max = 0;
   for (size_t j = 0; j < min.size(); ++j) {
     group.peak[j] = std::max({group.peak[j], max[j], -min[j]});

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "model/decoder_layer.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
+#include "model/range_histogram.h"
 
 namespace laos::model {
 
@@ -18,6 +20,7 @@ class ActivationStats {
     std::vector<double> fourth_sum;  // Σ x⁴ of each, over all tokens
     // The same of x over its token's rms: what the token's own range will see.
     std::vector<double> relative_fourth_sum;
+    std::optional<RangeHistogram> histogram;  // where it is asked for
     int64_t num_tokens = 0;
     float min = 0, max = 0;           // over all samples, with 0
     double min_sum = 0, max_sum = 0;  // of the samples' own ranges
@@ -28,7 +31,10 @@ class ActivationStats {
   };
 
   // `online` must outlive this: groups it rotates are seen as the linear sees them.
-  ActivationStats(const hf::Config& config, const OnlineRotation& online);
+  ActivationStats(const hf::Config& config, const OnlineTransforms& online);
+  void keep_histogram(LinearGroup group) {
+    groups_[static_cast<size_t>(group)].histogram.emplace();
+  }
 
   void observe(const Ragged& batch, const LayerSaved<float>& saved);
   const Group& operator[](LinearGroup group) const noexcept {
@@ -38,7 +44,7 @@ class ActivationStats {
  private:
   static void observe_sample(Group& group, MatView<const float> x, bool goes_on);
 
-  const OnlineRotation& online_;
+  const OnlineTransforms& online_;
   std::array<Group, kAllLinearGroups.size()> groups_;
 };
 

@@ -8,6 +8,8 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "hf/family.h"
+#include "hf/layer_spec.h"
 #include "hf/model_tensors.h"
 
 namespace laos::model {
@@ -49,6 +51,44 @@ void use_own_names(io::TensorFiles& files, const hf::Config& config) {
     if (own != name) renamed.emplace(name, own);
   }
   if (!renamed.empty()) files.rename(renamed);
+}
+
+void split_experts(io::TensorFiles& files, const hf::Config& config) {
+  // Linears that are fused share the end of their names: a_x and b_x are a_b_x.
+  const auto fused_name = [](hf::LinearGroup kind) {
+    std::string fused;
+    for (const hf::Linear linear : hf::linears_of(kind)) {
+      const std::string name(hf::short_name(linear));
+      fused = fused.empty() ? name : fused.substr(0, fused.rfind('_') + 1) + name;
+    }
+    return fused;
+  };
+  const auto split = [&](int64_t layer_idx, hf::LinearGroup kind) {
+    const std::string name = hf::layer_name(config, layer_idx) + "." +
+                             std::string(config.family->names.experts) + "." + fused_name(kind);
+    const TensorView* tensor = files.find(name);
+    if (tensor == nullptr) return;
+    std::vector<std::string> names;
+    const hf::LinearGroup first = hf::of_expert(0, kind);
+    for (int64_t e = 0; e < config.num_experts; ++e)
+      for (const hf::Linear linear : hf::linears_of(hf::of_expert(e, kind)))
+        names.push_back(hf::name_of(config, layer_idx, linear) + ".weight");
+    const hf::Linear one = hf::linears_of(first).front();
+    const int64_t out = hf::out_features(config, one), in = hf::in_features(config, one),
+                  each = std::ssize(hf::linears_of(first));
+    const Shape implied = {config.num_experts, each * out, in};
+    if (tensor->shape != implied)
+      throw Error(ErrorCode::kShape, {.what = "the shape is " + to_string(tensor->shape) +
+                                              ", config.json implies " + to_string(implied),
+                                      .where = files.file_of(name) + ": " + name,
+                                      .fix = "check that config.json belongs to these weights"});
+    files.split(name, names, {out, in});
+  };
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    if (!hf::is_mixture(config, i)) continue;
+    split(i, hf::LinearGroup::kGateUp);
+    split(i, hf::LinearGroup::kDown);
+  }
 }
 
 bool has_own_head(const io::TensorFiles& files, const hf::Config& config) {

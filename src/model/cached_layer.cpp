@@ -6,6 +6,7 @@
 
 #include "core/threads.h"
 #include "linalg/kernels/dot.h"
+#include "model/cache_scales.h"
 #include "model/kernels/elementwise.h"
 
 namespace laos::model {
@@ -109,9 +110,12 @@ KvCache::KvCache(const hf::Config& config, std::span<const int64_t> capacities)
   }
 }
 
+int64_t KvCache::values_per_token(const hf::Config& config) noexcept {
+  return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+}
+
 int64_t KvCache::bytes_per_token(const hf::Config& config) noexcept {
-  return 2 * static_cast<int64_t>(sizeof(float)) * config.num_hidden_layers *
-         config.num_key_value_heads * config.head_dim;
+  return static_cast<int64_t>(sizeof(float)) * values_per_token(config);
 }
 
 void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
@@ -138,6 +142,10 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
     norm_rope_heads(config, rope, norms.k_norm, position, saved.k.row(i),
                     config.num_key_value_heads, dtype, cache.keys(layer_idx, s).row(position));
     std::copy_n(saved.v.row(i), saved.v.cols(), cache.values(layer_idx, s).row(position));
+    if (norms.key_scale == nullptr) return;
+    round_to_cache(norms.key_scale, dtype, cache.keys(layer_idx, s).row(position), saved.k.cols());
+    round_to_cache(norms.value_scale, dtype, cache.values(layer_idx, s).row(position),
+                   saved.v.cols());
   });
   attend(config, layer_idx, places, cache, saved.q_rotated, dtype, saved.attention);
   const std::array o = {rows(saved.hidden)};  // [tokens, hidden_size]
@@ -150,15 +158,20 @@ void cached_layer_forward(const hf::Config& config, int64_t layer_idx,
   // MLP: y = hidden + down(silu(gate) * up)
   norm_rows(config, norms.post_attention_layernorm, rows(saved.hidden), rows(saved.hidden_normed),
             dtype);
-  const std::array gate_up = {rows(saved.gate), rows(saved.up)};  // [tokens, intermediate_size]
-  linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
-  for_rows(n, kRowGrain, [&](int64_t i) {
-    kernels::silu_mul(saved.gate.row(i), saved.up.row(i), saved.act.row(i),
-                      config.intermediate_size);
-    round_row(saved.act.row(i), config.intermediate_size, dtype);
-  });
-  const std::array down = {y};  // [tokens, hidden_size]
-  linears.forward(LinearGroup::kDown, rows(saved.act), down);
+  if (norms.routers.experts != nullptr) {
+    mixture_forward<float>(config, norms.routers, linears, rows(saved.hidden_normed), saved.mixture,
+                           y, dtype);
+  } else {
+    const std::array gate_up = {rows(saved.gate), rows(saved.up)};  // [tokens, intermediate_size]
+    linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
+    for_rows(n, kRowGrain, [&](int64_t i) {
+      kernels::silu_mul(saved.gate.row(i), saved.up.row(i), saved.act.row(i),
+                        config.intermediate_size);
+      round_row(saved.act.row(i), config.intermediate_size, dtype);
+    });
+    const std::array down = {y};  // [tokens, hidden_size]
+    linears.forward(LinearGroup::kDown, rows(saved.act), down);
+  }
   for_rows(n, kRowGrain, [&](int64_t i) {
     kernels::add(saved.hidden.row(i), y.row(i), config.hidden_size);
     round_row(y.row(i), config.hidden_size, dtype);

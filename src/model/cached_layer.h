@@ -17,6 +17,8 @@ class KvCache {
   // Room for capacities[s] tokens of sequence s. Pages that are never reached cost nothing.
   KvCache(const hf::Config& config, std::span<const int64_t> capacities);
   static int64_t bytes_per_token(const hf::Config& config) noexcept;
+  // Keys and values of all layers.
+  static int64_t values_per_token(const hf::Config& config) noexcept;
 
   int64_t num_sequences() const noexcept { return std::ssize(lengths_); }
   int64_t length(int64_t s) const noexcept { return lengths_[static_cast<size_t>(s)]; }

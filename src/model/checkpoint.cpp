@@ -1,6 +1,7 @@
 #include "model/checkpoint.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <set>
@@ -9,6 +10,7 @@
 #include "core/collapse.h"
 #include "core/error.h"
 #include "core/threads.h"
+#include "hf/ascendv1.h"
 #include "hf/model_tensors.h"
 #include "model/as_saved.h"
 
@@ -140,7 +142,7 @@ void check_tensors(const std::filesystem::path& directory, const hf::Config& con
     const TensorView* tensor = files.find(name);
     if (tensor == nullptr) {
       format.push_back(
-          {.what = "the tensor " + name + " is missing", .where = directory.string(), .fix = fix});
+          {.what = "a tensor is missing", .where = directory.string() + ": " + name, .fix = fix});
       return;
     }
     const std::string where = files.file_of(name) + ": " + name;
@@ -194,14 +196,20 @@ Mat<float>& LayerWeights::operator[](hf::Norm norm) noexcept {
   return post_attention_layernorm;
 }
 
-Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
+Checkpoint Checkpoint::open(const std::filesystem::path& directory,
+                            std::span<const hf::Family> families) {
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
-  checkpoint.config_ = hf::read_config(directory);
+  checkpoint.config_ = hf::read_config(directory, families);
+  if (hf::AscendV1Checkpoint::is_ascendv1(directory))
+    throw Error(ErrorCode::kUnsupported, {.what = "the checkpoint is already quantized",
+                                          .where = (directory / hf::kDescriptionFile).string(),
+                                          .fix = "use the float checkpoint it was made from"});
   // An index may name the head of a tied model, which no shard has.
   checkpoint.files_ =
       io::TensorFiles::open(directory, "model", {hf::lm_head_name(checkpoint.config_) + ".weight"});
   use_own_names(checkpoint.files_, checkpoint.config_);
+  split_experts(checkpoint.files_, checkpoint.config_);
   if (checkpoint.config_.tie_word_embeddings &&
       has_own_head(checkpoint.files_, checkpoint.config_)) {
     checkpoint.config_.tie_word_embeddings = false;
@@ -221,7 +229,7 @@ LayerWeights Checkpoint::load_layer(int64_t layer_idx) const {
     return weight;
   };
   LayerWeights weights;
-  for (const Linear linear : kAllLinears) {
+  for (const Linear linear : linears_in(config_, layer_idx)) {
     const std::string name = name_of(config_, layer_idx, linear);
     weights[linear] = load(name + ".weight");
     if (has_bias(config_, linear)) weights.biases[linear] = load(name + ".bias");
@@ -229,6 +237,9 @@ LayerWeights Checkpoint::load_layer(int64_t layer_idx) const {
   for (const hf::Norm norm : hf::kAllNorms)
     if (hf::size_of(config_, norm) != 0)
       weights[norm] = load(name_of(config_, layer_idx, norm) + ".weight");
+  for (const hf::Router router : hf::kAllRouters)
+    if (hf::rows_of(config_, layer_idx, router) != 0)
+      weights[router] = load(name_of(config_, layer_idx, router) + ".weight");
   return weights;
 }
 
@@ -260,12 +271,53 @@ void Checkpoint::check_head_finite() const {
   }
 }
 
-Mat<float> rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end) {
+Mat<float> stack(const LayerWeights& weights, std::span<const Linear> linears) {
+  int64_t rows = 0;
+  for (const Linear l : linears) rows += weights[l].rows();
+  Mat<float> stacked(rows, weights[linears.front()].cols());  // [rows of all, in]
+  float* target = stacked.data();
+  for (const Linear l : linears) {
+    std::copy_n(weights[l].data(), weights[l].size(), target);
+    target += weights[l].size();
+  }
+  return stacked;
+}
+
+namespace {
+
+void read_rows(const TensorView& tensor, int64_t begin, int64_t end, Check check, float* target) {
   LAOS_ASSERT(tensor.shape.size() == 2 && begin >= 0 && begin <= end && end <= tensor.shape[0]);
   const int64_t cols = tensor.shape[1];
-  Mat<float> rows(end - begin, cols);  // [end - begin, cols]
-  read_elements(tensor, begin * cols, end * cols, Check::kNone, rows.data());
+  read_elements(tensor, begin * cols, end * cols, check, target);
+}
+
+}  // namespace
+
+Mat<float> rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end) {
+  Mat<float> rows(end - begin, tensor.shape.back());
+  rows_to_f32(tensor, begin, end, rows.data());
   return rows;
+}
+
+void rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end, float* target) {
+  read_rows(tensor, begin, end, Check::kNone, target);
+}
+
+void finite_rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end, float* target) {
+  read_rows(tensor, begin, end, Check::kFinite, target);
+}
+
+bool is_finite(const TensorView& tensor) {
+  std::atomic<bool> finite = true;
+  with_element(tensor.dtype, [&](auto element) {
+    using Element = decltype(element);
+    parallel_for_ranges(num_elements(tensor.shape), kGrain, [&](int64_t begin, int64_t end) {
+      const std::byte* source =
+          tensor.data + begin * static_cast<int64_t>(sizeof(typename Element::Bits));
+      if (first_not_finite<Element>(source, end - begin) != end - begin) finite = false;
+    });
+  });
+  return finite;
 }
 
 }  // namespace laos::model

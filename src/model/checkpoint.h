@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,14 +14,17 @@
 
 namespace laos::model {
 
+using hf::groups_in;
 using hf::has_bias;
 using hf::in_features;
 using hf::is_attention;
+using hf::is_mixture;
 using hf::kAllLinearGroups;
 using hf::kAllLinears;
 using hf::kNumLinears;
 using hf::Linear;
 using hf::LinearGroup;
+using hf::linears_in;
 using hf::linears_of;
 using hf::name_of;
 using hf::num_weights;
@@ -37,14 +41,25 @@ struct LayerWeights {
   Mat<float> post_attention_layernorm;  // [1, hidden_size]
   Mat<float> q_norm;                    // [1, head_dim]
   Mat<float> k_norm;                    // [1, head_dim]
+  Mat<float> router;                    // [num_experts, hidden_size]
+  Mat<float> shared_expert_gate;        // [1, hidden_size]
 
-  Mat<float>& operator[](Linear l) noexcept { return linears[l]; }
-  const Mat<float>& operator[](Linear l) const noexcept { return linears[l]; }
+  Mat<float>& operator[](Linear l) { return linears[l]; }
+  const Mat<float>& operator[](Linear l) const { return linears[l]; }
   Mat<float>& operator[](hf::Norm norm) noexcept;
   const Mat<float>& operator[](hf::Norm norm) const noexcept {
     return const_cast<LayerWeights&>(*this)[norm];
   }
+  Mat<float>& operator[](hf::Router which) noexcept {
+    return which == hf::Router::kExperts ? router : shared_expert_gate;
+  }
+  const Mat<float>& operator[](hf::Router which) const noexcept {
+    return const_cast<LayerWeights&>(*this)[which];
+  }
 };
+
+// Their weights, one below the other: [sum of out_features, in_features]. All read the same inputs.
+Mat<float> stack(const LayerWeights& weights, std::span<const Linear> linears);
 
 // The checkpoint directory, mapped. Opening checks that every tensor the config implies exists with
 // its shape and a float dtype, and that no unknown tensor is there (rotary inv_freq buffers are
@@ -52,8 +67,10 @@ struct LayerWeights {
 // head of its own is read as untied.
 class Checkpoint {
  public:
-  // Throws Error: kIo, kFormat, kShape, kUnsupported; all problems of a kind at once.
-  static Checkpoint open(const std::filesystem::path& directory);
+  // `families`: that its config.json may name; must outlive this. Throws Error: kIo, kFormat,
+  // kShape, kUnsupported; all problems of a kind at once.
+  static Checkpoint open(const std::filesystem::path& directory,
+                         std::span<const hf::Family> families = hf::families());
 
   const std::filesystem::path& directory() const noexcept { return directory_; }
   const hf::Config& config() const noexcept { return config_; }
@@ -87,5 +104,11 @@ class Checkpoint {
 
 // Rows [begin, end) of a [rows, cols] float tensor in f32.
 Mat<float> rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end);
+// The same into `target`; the second throws Error(kNumeric) as Checkpoint::load_layer.
+void rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end, float* target);
+void finite_rows_to_f32(const TensorView& tensor, int64_t begin, int64_t end, float* target);
+
+// Whether a float tensor has neither NaN nor infinity.
+bool is_finite(const TensorView& tensor);
 
 }  // namespace laos::model

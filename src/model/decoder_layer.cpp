@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/threads.h"
 #include "model/attention.h"
+#include "model/cache_scales.h"
 #include "model/kernels/elementwise.h"
 
 namespace laos::model {
@@ -187,6 +188,15 @@ void heads_forward(const hf::Config& config, const LayerNorms<T>& norms, const R
                             rows(saved.q_inv_rms));
   head_norm_rope_forward<T>(config, rope, batch, norms.k_norm, rows.own_keys(saved.k),
                             rows.own_keys(saved.k_rotated), rows.own_keys(saved.k_inv_rms));
+  if (norms.key_scale != nullptr) {
+    const MatView<T> keys = rows.own_keys(saved.k_rotated), values = rows.own_keys(saved.v);
+    parallel_for_ranges(rows.n, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        round_to_cache(norms.key_scale, DType::kF32, keys.row(i), keys.cols);
+        round_to_cache(norms.value_scale, DType::kF32, values.row(i), values.cols);
+      }
+    });
+  }
   attention_forward<T>(config, batch, saved.compute, rows(saved.q_rotated),
                        rows.all_keys(saved.k_rotated), rows.all_keys(saved.v),
                        rows(saved.attention));
@@ -225,15 +235,20 @@ void o_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<const
   linears.input_gradient(LinearGroup::kO, d_o, saved.d_attention.slice_rows(begin, end));
 }
 
-// hidden_normed = n2(hidden); gate, up = their linears of it
+// hidden_normed = n2(hidden)
 template <class T>
-void gate_up_forward(const hf::Config& config, const LayerNorms<T>& norms,
-                     LinearsForward<T>& linears, LayerSaved<T>& saved, const Rows<T>& rows) {
+void hidden_norm_forward(const hf::Config& config, const LayerNorms<T>& norms, LayerSaved<T>& saved,
+                         const Rows<T>& rows) {
   norm_forward<T>(config, norms.post_attention_layernorm, rows(saved.hidden),
                   rows(saved.hidden_normed), saved.hidden_inv_rms.data() + rows.place.row);
+}
+// gate, up = their linears of it
+template <class T>
+void gate_up_forward(LinearsForward<T>& linears, LayerSaved<T>& saved, const Rows<T>& rows) {
   const std::array gate_up = {rows(saved.gate), rows(saved.up)};
   linears.forward(LinearGroup::kGateUp, rows(saved.hidden_normed), gate_up);
 }
+// Both.
 template <class T>
 void gate_up_backward(const hf::Config& config, const LayerNorms<T>& norms,
                       LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<T> d_y,
@@ -278,13 +293,17 @@ void down_backward(LinearsBackward<T>& linears, LayerSaved<T>& saved, MatView<co
 
 // What is not there has no data.
 LayerNorms<float> norms_of(const LayerWeights& weights) noexcept {
-  return {weights.input_layernorm.data(), weights.post_attention_layernorm.data(),
-          weights.q_norm.data(), weights.k_norm.data()};
+  return {.input_layernorm = weights.input_layernorm.data(),
+          .post_attention_layernorm = weights.post_attention_layernorm.data(),
+          .q_norm = weights.q_norm.data(),
+          .k_norm = weights.k_norm.data(),
+          .routers = {weights.router.data(), weights.shared_expert_gate.data()}};
 }
 
-FloatLinears<float>::Weights views_of(const LayerWeights& weights) noexcept {
+FloatLinears<float>::Weights views_of(const LayerWeights& weights) {
   FloatLinears<float>::Weights views;
-  for (const Linear l : kAllLinears) {
+  for (int64_t i = 0; i < weights.linears.size(); ++i) {
+    const auto l = static_cast<Linear>(i);
     views.linears[l] = weights[l].view();
     views.biases[l] = weights.biases[l].data();
   }
@@ -412,10 +431,11 @@ void add_bias(const T* bias, MatView<T> y) {
 
 template <class T>
 LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward,
-                          int64_t max_keys) {
+                          int64_t max_keys)
+    : mixture(config, max_tokens) {
   max_keys = std::max(max_keys, max_tokens);
   const int64_t n = max_tokens, hidden_size = config.hidden_size,
-                intermediate_size = config.intermediate_size;
+                intermediate_size = hf::dense_intermediate_size(config);
   const int64_t q_size = config.num_attention_heads * config.head_dim;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
   input_normed = Mat<T>(n, hidden_size);                     // [tokens, hidden_size]
@@ -436,6 +456,7 @@ LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool wit
   act = Mat<T>(n, intermediate_size);                        // [tokens, intermediate_size]
   if (!with_backward) return;
   // [tokens of a piece, intermediate_size or hidden_size]
+  // [piece, widest]
   d_rows = Mat<T>(std::min(n, kPieceTokens), std::max(intermediate_size, hidden_size));
   // With keys of earlier parts, gradients of keys outlive the part's forward.
   const bool in_parts = max_keys > n;
@@ -456,12 +477,13 @@ int64_t LayerSaved<T>::size_bytes(const hf::Config& config, int64_t max_tokens, 
                                   int64_t max_keys) {
   max_keys = std::max(max_keys, max_tokens);
   const int64_t n = max_tokens, hidden_size = config.hidden_size,
-                intermediate_size = config.intermediate_size;
+                intermediate_size = hf::dense_intermediate_size(config);
   const int64_t q_size = config.num_attention_heads * config.head_dim;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
   int64_t size =
       n * (3 * hidden_size + 3 * q_size + 3 * intermediate_size + 2 + config.num_attention_heads) +
-      max_keys * (3 * kv_size + config.num_key_value_heads);
+      max_keys * (3 * kv_size + config.num_key_value_heads) +
+      MixtureSaved<T>::num_values(config, n);
   if (with_backward) {
     size += std::min(n, kPieceTokens) * std::max(intermediate_size, hidden_size);
     if (q_size > intermediate_size) size += 2 * n * q_size;
@@ -517,7 +539,13 @@ void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
                       LinearsForward<T>& linears, LayerSaved<T>& saved, MatView<T> y, Place place) {
   LAOS_ASSERT(saved.hidden.rows() >= place.row + y.rows);
   const Rows<T> rows{place, y.rows};
-  gate_up_forward(config, norms, linears, saved, rows);
+  hidden_norm_forward(config, norms, saved, rows);
+  if (norms.routers.experts != nullptr) {
+    mixture_forward<T>(config, norms.routers, linears, rows(saved.hidden_normed), saved.mixture, y);
+    add_rows<T>(rows(saved.hidden), y);
+    return;
+  }
+  gate_up_forward(linears, saved, rows);
   down_forward(linears, saved, rows, y);
 }
 
@@ -526,7 +554,7 @@ void mlp_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
                        LinearsBackward<T>& linears, const Ragged& batch, LayerSaved<T>& saved,
                        MatView<T> d_y, bool wants_d_hidden, T* d_gain) {
   const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n);
+  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n && norms.routers.experts == nullptr);
   const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
   const std::vector<int64_t> ends = ends_of(batch);
   for_pieces(

@@ -1,8 +1,9 @@
 // One decoder layer, forward and backward, over a ragged batch of sequences:
 //   hidden = x + o(attention(rope(q_norm(q(n1(x)))), rope(k_norm(k(n1(x)))), v(n1(x))))
 //   y = hidden + down(silu(gate(n2(hidden))) * up(n2(hidden)))
-// with RMSNorms n1 and n2, q_norm and k_norm over each head where the family has them. Templated on
-// the scalar: float is what runs, double is the truth that gradients are checked against.
+// with RMSNorms n1 and n2, q_norm and k_norm over each head where the family has them. Layers with
+// experts have these in place of the last line's MLP (mixture.h). Templated on the scalar: float is
+// what runs, double is the truth that gradients are checked against.
 #pragma once
 
 #include <array>
@@ -14,6 +15,7 @@
 #include "hf/config.h"
 #include "linalg/gemm.h"
 #include "model/checkpoint.h"
+#include "model/mixture.h"
 #include "model/ragged.h"
 
 namespace laos::model {
@@ -73,14 +75,19 @@ void require_within_window(const hf::Config& config, int64_t max_tokens);
 template <class T>
 void add_bias(const T* bias, MatView<T> y);
 
-// Norm gains of a layer; each row-vector is read only. q_norm and k_norm are null where the family
-// has none.
+// What a layer has besides its linears, only read: gains of norms, row-vectors, where q_norm and
+// k_norm are null if the family has none; what its cache does to keys and values, null where the
+// cache holds floats; and the routers of a mixture.
 template <class T>
 struct LayerNorms {
   const T* input_layernorm;           // [hidden_size]
   const T* post_attention_layernorm;  // [hidden_size]
   const T* q_norm;                    // [head_dim]
   const T* k_norm;                    // [head_dim]
+  // [num_key_value_heads * head_dim], both or none: see round_to_cache.
+  const T* key_scale = nullptr;
+  const T* value_scale = nullptr;
+  Routers<T> routers = {};
 };
 LayerNorms<float> norms_of(const LayerWeights& weights) noexcept;
 
@@ -111,7 +118,8 @@ struct LayerSaved {
   Mat<T> attention;      // [n, num_attention_heads * head_dim]: what o reads
   Mat<T> hidden;         // [n, hidden_size]: x + o
   Mat<T> hidden_normed;  // [n, hidden_size]: what gate/up read
-  Mat<T> gate, up, act;  // [n, intermediate_size]; act is what down reads
+  Mat<T> gate, up, act;  // [n, intermediate_size]; act is what down reads; of layers with one MLP
+  MixtureSaved<T> mixture;                  // of the others
   Buffer<T> input_inv_rms, hidden_inv_rms;  // [n]
   Mat<T> q_inv_rms;                         // [n, heads]
   Mat<T> k, k_rotated, v;                   // [keys, kv heads * head_dim]
@@ -128,7 +136,12 @@ struct LayerSaved {
   static int64_t size_bytes(const hf::Config& config, int64_t max_tokens, bool with_backward,
                             int64_t max_keys = 0);
 
-  // What the linears of a group read.
+  // What the linears of a group read of a batch of `n` tokens at row 0.
+  MatView<const T> read_by(LinearGroup group, int64_t n) const {
+    if (hf::expert_of(group) >= 0) return mixture.input_of(group);
+    return input_of(group).view().slice_rows(0, n);
+  }
+  // All rows there is room for, of a group with a name.
   const Mat<T>& input_of(LinearGroup group) const noexcept {
     switch (group) {
       case LinearGroup::kQkv:
@@ -176,10 +189,10 @@ void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
                       LinearsForward<T>& linears, LayerSaved<T>& saved, MatView<T> y,
                       Place place = {});
 
-// Given d_y = ∂loss/∂y and saved as mlp_half_forward left it, calls `linears` for down and gate_up:
-// all that a layer needs of which only those are trained. Where `wants_d_hidden`, d_y becomes
-// ∂loss/∂saved.hidden, and the gradient of the norm's gain is added to `d_gain` unless that is
-// null. Overwrites saved.gate and saved.up.
+// Of layers without experts: given d_y = ∂loss/∂y and saved as mlp_half_forward left it, calls
+// `linears` for down and gate_up: all that a layer needs of which only those are trained. Where
+// `wants_d_hidden`, d_y becomes ∂loss/∂saved.hidden, and the gradient of the norm's gain is added
+// to `d_gain` unless that is null. Overwrites saved.gate and saved.up.
 template <class T>
 void mlp_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
                        LinearsBackward<T>& linears, const Ragged& batch, LayerSaved<T>& saved,
@@ -236,6 +249,6 @@ class FloatLinears : public LinearsForward<T>, public LinearsBackward<T> {
   Weights weights_;
   Grads grads_;
 };
-FloatLinears<float>::Weights views_of(const LayerWeights& weights) noexcept;
+FloatLinears<float>::Weights views_of(const LayerWeights& weights);
 
 }  // namespace laos::model

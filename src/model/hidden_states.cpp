@@ -24,7 +24,7 @@ HiddenStates embed(const TensorView& embed_tokens,
         throw Error(ErrorCode::kData,
                     {.what = "token id " + std::to_string(id) + " is outside the vocabulary of " +
                              std::to_string(vocab_size),
-                     .where = "embed_tokens",
+                     .where = "the embedding",
                      .fix = "use the tokenizer that belongs to the checkpoint"});
       to_f32({.name = "",
               .dtype = embed_tokens.dtype,
@@ -66,6 +66,7 @@ void forward_all(const hf::Config& config, const LayerNorms<float>& norms,
   const bool in_place = &inputs == outputs;
   const bool straight = outputs != nullptr && !in_place;
   // [tokens of a piece, hidden_size]
+  // [piece, hidden_size]
   Mat<float> y(straight ? 0 : largest_piece(inputs.samples, max_tokens), config.hidden_size);
   for (const Piece& piece : pieces_of(inputs.samples, max_tokens)) {
     const int64_t begin = piece.begin, n = piece.batch.num_tokens();

@@ -56,20 +56,51 @@ struct Analysis {
   std::vector<GroupCost> groups;  // every group of every layer, in order
 };
 
-// The low and the high width are the narrowest and the widest of the plan's linears; where it has
-// one only, the high one is 8 bits. Groups are quantized one at a time by plain rounding, all
-// others stay float, after the rotation and smoothing of the plan. Memory is that of a layer and of
-// the tokens' hidden states; with `kl`, of those once more for each group of the model. Throws
-// Error: kUnsupported for static activations at either width and where nothing can be chosen, kData
-// without a dataset, and as pipeline::run does.
-// Ranks of a job share the groups; the figures are those of one rank, and at rank 0.
-Analysis analyze(const Plan& plan, const AnalyzeOptions& options, Progress& progress,
-                 cluster::Cluster& cluster);
+// What the analysis of a plan begins with: its widths and its groups, nothing measured. The low and
+// the high width are the narrowest and the widest of the plan's linears; where it has one only, the
+// high one is 8 bits. Every candidate of `plan` has the low width from now on, since what steps
+// make of a group does not depend on the others. Throws Error: kUnsupported for static activations
+// at either width and where nothing can be chosen, kData without a dataset.
+Analysis begin_analysis(Plan& plan, const AnalyzeOptions& options);
 
-// Which candidates should have the high width so that at least `low_share` of all linear weights
-// have the low one, at the least sum of costs: true = high, one entry a group. Throws Error(kUsage)
-// when not even all candidates together reach it.
-std::vector<bool> choose_high(const Analysis& analysis, double low_share);
+// Whether analyze() lets a step look at the calibration samples in a layer from `layer_idx` on.
+// Steps that train do not work in it.
+bool analysis_looks_from(const Plan& plan, int64_t layer_idx);
+
+// What analyze() will take; of memory at most that.
+struct AnalysisEstimate {
+  double flops = 0;
+  double seconds = 0;  // of one process
+  int64_t peak_ram_bytes = 0;
+  int64_t scratch_bytes = 0;  // in options.scratch_path; in memory where that is empty
+};
+AnalysisEstimate estimate(const Plan& plan, const Analysis& analysis,
+                          const AnalyzeOptions& options);
+
+// Fills in what is measured. Groups are at the low width one at a time and all else float, after
+// the rotation and smoothing of the plan: with the codes that the plan's steps make, or rounded to
+// nearest where a step trains. Memory is that of a layer at work and of hidden states: of the
+// calibration samples, of the windows, and with `kl` of those once more for each group of the
+// model; files in options.scratch_path hold them where it is not empty. Throws Error as
+// pipeline::run does. Ranks of a job share the groups; the figures are those of one rank, and at
+// rank 0.
+void analyze(const Plan& plan, const AnalyzeOptions& options, Analysis& analysis,
+             Progress& progress, cluster::Cluster& cluster);
+
+// What a choice may cost; at most one of these is given.
+struct Budget {
+  std::optional<double> low_share = {};     // of all linear weights at the low width, at least
+  std::optional<double> average_bits = {};  // of the linear weights, at most
+  std::optional<double> max_kl = {};        // sum of the groups' costs
+};
+// Which candidates should have the high width: with the least sum of costs that the budget allows,
+// or under max_kl with the most weights at the low width. Without any the share is the recipe's
+// own. true = high, one entry a group. Throws Error(kUsage) when not even all candidates together
+// reach it, and for bits that are not between the widths'.
+std::vector<bool> choose_high(const Analysis& analysis, const Budget& budget);
+
+// The sum of the costs of candidates that are not `high`: what groups lose one by one.
+double predicted_cost(const Analysis& analysis, const std::vector<bool>& high) noexcept;
 
 // The plan's recipe with the chosen widths, as laos quant runs it. `file` is where it will stand,
 // from where its dataset must be found.

@@ -10,11 +10,14 @@
 
 namespace laos::pipeline {
 
-// Tokens that a health check runs through both models: so many windows of so many tokens at most,
-// spread over the text's samples; and how often it goes through the weights for continuations.
+// Tokens that a whole health check runs through both models: so many windows of so many tokens at
+// most, spread over the text's samples; and how often it goes through the weights for
+// continuations. The least it comes to is one window of so many tokens.
 inline constexpr int64_t kHealthWindows = 4;
-inline constexpr int64_t kHealthWindowTokens = 128;
+inline constexpr int64_t kHealthWindowTokens = 128, kLeastHealthWindowTokens = 32;
 inline constexpr int64_t kMostContinuationPasses = 4;
+// Operations that a check may take in any case: a second or less.
+inline constexpr double kFreeHealthFlops = 1e11;
 
 // What the steps of a layer must have of the float model.
 struct LayerNeeds {
@@ -45,6 +48,7 @@ struct PlanCosts {
     return per_token * static_cast<double>(tokens) + per_pair * pairs;
   }
   double per_token = 0, per_pair = 0;  // of a pass: a token, and two of them that attend
+  double weights = 0;                  // of the linears of all layers
   double total() const;  // of the recipe: of one process that does all but the last two
 };
 PlanCosts costs_of(const Plan& plan);
@@ -53,12 +57,16 @@ PlanCosts costs_of(const Plan& plan);
 double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
                   double train_gflops);
 
-// What a health check of the plan runs: as much as a tenth of the rest pays for, at least a fourth
-// of a whole check's tokens.
+// What a health check runs.
 struct HealthSize {
+  int64_t windows = kHealthWindows;
   int64_t window_tokens = kHealthWindowTokens;
   int64_t passes = kMostContinuationPasses;  // over each model's weights, for continuations
+  int64_t tokens() const { return windows * window_tokens; }
+  bool operator==(const HealthSize&) const = default;
 };
+// Of the plan: as much as a tenth of the rest pays for, or kFreeHealthFlops. First the passes go,
+// then the windows become shorter, then fewer.
 HealthSize health_size(const Plan& plan, const PlanCosts& costs);
 
 // The parts of the work in order, as Progress::begin names them, and what each costs: operations,

@@ -5,6 +5,7 @@
 #include "core/threads.h"
 #include "linalg/gemm.h"
 #include "model/attention.h"
+#include "pipeline/analyze.h"
 #include "pipeline/division.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
@@ -26,8 +27,9 @@ double measure_gemm_gflops(linalg::ComputeType compute) {
     linalg::to_bf16(b.view(), narrow_b.view());
   }
   constexpr double kSeconds = 0.25;  // long enough to see a shared machine at its best
+  constexpr int kRuns = 4;           // at least: oneDNN makes its code in the first
   double best_seconds = 1e30, all_seconds = 0;
-  while (all_seconds < kSeconds) {
+  for (int runs = 0; runs < kRuns || all_seconds < kSeconds; ++runs) {
     const auto start = std::chrono::steady_clock::now();
     if (is_bf16)
       linalg::gemm_bf16(linalg::Trans::kNo, linalg::Trans::kYes, std::as_const(narrow_a).view(),
@@ -49,22 +51,36 @@ double efficiency(const hf::Config& config, linalg::ComputeType compute) {
   return static_cast<double>(config.hidden_size) /
          (static_cast<double>(config.hidden_size) + width);
 }
-// Reading, rounding, checking and writing a weight, in operations of that rate; and reading alone.
-constexpr double kOperationsPerWeight = 100, kOperationsPerReadWeight = 20;
+// Reading, rounding, checking and writing a weight, in operations of that rate; its part of the
+// sums by which a model and what is made of it are known; and reading a weight of the health check.
+constexpr double kOperationsPerWeight = 1500, kOperationsPerSummedWeight = 500,
+                 kOperationsPerReadWeight = 75;
 
 double head_weights(const hf::Config& config) {
   return static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
 }
 
-// Of a check of that size: the float layers once and the quantized ones twice, both heads, and the
-// weights once more a pass over them.
+// Weights that a token passes through in a layer.
+double weights_of_token(const hf::Config& config, int64_t layer_idx) {
+  double sum = 0;
+  for (const model::Linear l : model::linears_in(config, layer_idx)) {
+    sum += static_cast<double>(model::num_weights(config, l)) *
+           (hf::is_routed(config, l) ? static_cast<double>(config.num_experts_per_tok) /
+                                           static_cast<double>(config.num_experts)
+                                     : 1.0);
+  }
+  return sum;
+}
+
+// Of a check of that size: the float layers once and the quantized ones twice, whose products in
+// integers are cheaper, both heads, and the weights once more a pass over them.
 double health_cost(const hf::Config& config, const PlanCosts& costs, const HealthSize& size) {
   const auto layers = static_cast<double>(config.num_hidden_layers), head = head_weights(config);
-  const auto tokens = static_cast<double>(kHealthWindows * size.window_tokens);
+  const auto tokens = static_cast<double>(size.tokens());
   const double pairs = 0.5 * tokens * static_cast<double>(size.window_tokens + 1);
-  const double read = kOperationsPerReadWeight * (layers * costs.per_token / 2 + head);
-  return 3 * layers * costs.forward_of(kHealthWindows * size.window_tokens, pairs) +
-         4 * tokens * head + 2 * read * static_cast<double>(1 + size.passes);
+  const double read = kOperationsPerReadWeight * (costs.weights + head);
+  return 2 * layers * costs.forward_of(size.tokens(), pairs) + 4 * tokens * head +
+         2 * read * static_cast<double>(1 + size.passes);
 }
 
 }  // namespace
@@ -73,14 +89,14 @@ PlanCosts costs_of(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
   const auto hidden_size = static_cast<double>(config.hidden_size);
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
-  double params = 0;  // linear weights of a layer
-  for (const model::Linear l : model::kAllLinears)
-    params += static_cast<double>(model::num_weights(config, l));
   PlanCosts costs;
   // One product a linear, and q kᵀ and p v.
-  costs.per_token = 2 * params;
-  costs.per_pair = 4 * q_size;
   const auto layers = static_cast<double>(config.num_hidden_layers);
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    costs.per_token += 2 * weights_of_token(config, i) / layers;
+    costs.weights += static_cast<double>(hf::num_weights(config, i));
+  }
+  costs.per_pair = 4 * q_size;
   for (const PlannedFit& fit : plan.fits) {
     const model::Ragged samples = lengths_of(*fit.samples);
     costs.fit_pass += layers * costs.forward_of(samples.num_tokens(), model::causal_pairs(samples));
@@ -92,7 +108,9 @@ PlanCosts costs_of(const Plan& plan) {
   const model::Ragged samples = lengths_of(*plan.samples);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerCost& cost = costs.layers.emplace_back();
-    cost.pass = costs.forward_of(samples.num_tokens(), model::causal_pairs(samples));
+    const auto params = static_cast<double>(hf::num_weights(config, i));
+    cost.pass = 2 * weights_of_token(config, i) * static_cast<double>(samples.num_tokens()) +
+                costs.per_pair * model::causal_pairs(samples);
     cost.rotate = plan.rotate() != nullptr ? 2 * params * hidden_size : 0;
     cost.steps = kOperationsPerWeight * params;
     cost.passed = plan.reads_activations_from(i + 1);
@@ -107,19 +125,21 @@ PlanCosts costs_of(const Plan& plan) {
       cost.trained += own.trained;
     }
   }
-  costs.save = 2 * kOperationsPerWeight * head_weights(config);
+  costs.save = 2 * kOperationsPerWeight * head_weights(config) +
+               kOperationsPerSummedWeight * (costs.weights + 2 * head_weights(config));
   if (plan.options.checks) costs.health = health_cost(config, costs, health_size(plan, costs));
   return costs;
 }
 
 HealthSize health_size(const Plan& plan, const PlanCosts& costs) {
   const hf::Config& config = plan.checkpoint.config();
-  const double most = 0.1 * (costs.total() + costs.save);
+  const double most = std::max(kFreeHealthFlops, 0.1 * (costs.total() + costs.save));
   HealthSize size;
-  for (; size.passes > 1; --size.passes)
-    if (health_cost(config, costs, size) <= most) return size;
-  while (size.window_tokens > kHealthWindowTokens / 4 && health_cost(config, costs, size) > most)
-    size.window_tokens -= kHealthWindowTokens / 8;
+  const auto is_too_much = [&] { return health_cost(config, costs, size) > most; };
+  while (size.passes > 0 && is_too_much()) --size.passes;
+  while (size.window_tokens > kLeastHealthWindowTokens && is_too_much())
+    size.window_tokens -= kLeastHealthWindowTokens / 2;
+  while (size.windows > 1 && is_too_much()) --size.windows;
   return size;
 }
 
@@ -150,42 +170,51 @@ int64_t scratch_bytes(const Plan& plan) {
 
 namespace {
 
-// Of the linears of a layer.
+// Of the linears of a layer, at the most.
 struct LinearSizes {
   int64_t params = 0, largest = 0;  // weights
   int64_t widest = 0;               // features that one reads or writes
 };
 LinearSizes linear_sizes(const hf::Config& config) {
   LinearSizes sizes;
-  for (const model::Linear l : model::kAllLinears) {
-    const int64_t size = model::num_weights(config, l);
-    sizes.params += size;
-    sizes.largest = std::max(sizes.largest, size);
-    sizes.widest =
-        std::max({sizes.widest, model::in_features(config, l), model::out_features(config, l)});
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    int64_t params = 0;
+    for (const model::Linear l : model::linears_in(config, i)) {
+      const int64_t size = model::num_weights(config, l);
+      params += size;
+      sizes.largest = std::max(sizes.largest, size);
+      sizes.widest =
+          std::max({sizes.widest, model::in_features(config, l), model::out_features(config, l)});
+    }
+    for (const hf::Router router : hf::kAllRouters)
+      params += hf::rows_of(config, i, router) * config.hidden_size;
+    sizes.params = std::max(sizes.params, params);
   }
   return sizes;
 }
 
-// Attention's and a tile of gradients, of every thread; oneDNN packs operands besides.
+constexpr int64_t kPackedBytes = int64_t{4} << 20;  // operands that oneDNN packs, of a thread
+
+// Attention's and a tile of gradients, of every thread, and what is packed.
 int64_t thread_bytes(const hf::Config& config, int64_t longest, bool with_backward) {
   return num_threads() *
          (model::attention_scratch_bytes(config, longest, with_backward) +
-          4 * autoround::kGradientRows * linear_sizes(config).widest + (int64_t{4} << 20));
+          4 * autoround::kGradientRows * linear_sizes(config).widest + kPackedBytes);
 }
 
 // Of eval::check_health beside the weights' files.
 int64_t health_bytes(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
   const LinearSizes sizes = linear_sizes(config);
-  const int64_t window = health_size(plan, costs_of(plan)).window_tokens,
-                tokens = kHealthWindows * window, row = 4 * config.hidden_size;
+  const HealthSize size = health_size(plan, costs_of(plan));
+  const int64_t window = size.window_tokens, tokens = size.tokens(), row = 4 * config.hidden_size;
   // A layer in f32; seven kinds of rows, and what is quantized of a linear's, with its sums.
   const int64_t layer = 4 * sizes.params + 7 * tokens * row + 5 * tokens * sizes.widest +
                         model::LayerSaved<float>::size_bytes(config, tokens, false, window) +
                         thread_bytes(config, window, false);
   // Of both models: rows of the head, what it reads and what it makes of that.
-  const int64_t head = 2 * (kHeadRows * row + 2 * tokens * row + 4 * tokens * kHeadRows);
+  const int64_t head = 2 * (kHeadRows * row + 2 * tokens * row + 4 * tokens * kHeadRows) +
+                       num_threads() * kPackedBytes;
   return std::max(layer, head);
 }
 
@@ -229,7 +258,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
     int64_t rounded = 0;  // bytes of codes, of linears that steps so far have quantized
     for (size_t step = 0; step < plan.steps.size(); ++step) {
       int64_t own = 0;  // weights that this step quantizes
-      for (const model::Linear l : model::kAllLinears)
+      for (const model::Linear l : model::linears_in(config, i))
         if (const PlannedLinear& linear = plan.linear(i, l); linear.scheme && linear.step == step)
           own += model::num_weights(config, l);
       if (plan.steps[step]->reads(plan, i))
@@ -241,8 +270,9 @@ int64_t peak_ram_bytes(const Plan& plan) {
   const int64_t head = 8 * kHeadRows * hidden_size;
   peak = std::max({peak, rotation + at_work, rotation + head});
   if (plan.options.checks) peak = std::max(peak, rotation + health_bytes(plan));
-  // The program, its libraries and, per token of the vocabulary, the tokenizer.
-  constexpr int64_t kProgram = 20'000'000, kToken = 150;
+  // The program, its libraries, what allocators keep of memory that was freed and, per token of the
+  // vocabulary, the tokenizer.
+  constexpr int64_t kProgram = 24'000'000, kToken = 150;
   return kProgram + kToken * config.vocab_size + peak;
 }
 
@@ -288,7 +318,8 @@ Estimate estimate(const Plan& plan) {
   const PlanCosts costs = costs_of(plan);
   result.flops = costs.total();
   result.peak_ram_bytes = peak_ram_bytes(plan);
-  result.disk_bytes = save::planned_bytes(plan.job);
+  for (const save::CheckpointJob* job : save::all_jobs(plan.job))
+    result.disk_bytes += save::planned_bytes(*job);
   result.scratch_bytes = scratch_bytes(plan);
   result.gemm_gflops = measure_gemm_gflops(linalg::ComputeType::kF32);
   const linalg::ComputeType compute = plan.options.compute;
@@ -300,6 +331,48 @@ Estimate estimate(const Plan& plan) {
   result.health_seconds =
       1e-9 * costs.health /
       (efficiency(plan.checkpoint.config(), linalg::ComputeType::kF32) * result.gemm_gflops);
+  return result;
+}
+
+// The windows pass through the float model, and each group's own from its layer on; then the head.
+AnalysisEstimate estimate(const Plan& plan, const Analysis& analysis,
+                          const AnalyzeOptions& options) {
+  const hf::Config& config = plan.checkpoint.config();
+  const PlanCosts costs = costs_of(plan);
+  double steps = costs.fit_pass + costs.fit;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    const LayerCost& layer = costs.layers[static_cast<size_t>(i)];
+    double looks = 0;
+    for (const auto& step : plan.steps) {
+      if (step->reads_outputs() || !step->reads(plan, i)) continue;
+      ++looks;
+      steps += step->cost(plan, i).flops;
+    }
+    steps +=
+        layer.rotate + layer.pass * std::max(looks, analysis_looks_from(plan, i + 1) ? 1.0 : 0.0);
+  }
+  const auto tokens = static_cast<double>(options.tokens);
+  double passes = 7.0 * static_cast<double>(config.num_hidden_layers),
+         candidates = 0;  // of a layer
+  if (options.kl)
+    for (const GroupCost& group : analysis.groups) {
+      if (!group.is_candidate) continue;
+      passes += static_cast<double>(config.num_hidden_layers - 1 - group.layer_idx);
+      ++candidates;
+    }
+  // Exponentials cost about what the products do.
+  const double head = 4 * tokens * head_weights(config) * candidates * 17 / 16;
+  AnalysisEstimate result;
+  result.flops = steps + costs.per_token * tokens * passes + head;
+  result.seconds = 1e-9 * result.flops /
+                   (efficiency(config, linalg::ComputeType::kF32) *
+                    measure_gemm_gflops(linalg::ComputeType::kF32));
+  const int64_t rows = 4 * config.hidden_size * options.tokens;
+  const int64_t kept = scratch_bytes(plan) + static_cast<int64_t>(candidates) * rows;
+  result.peak_ram_bytes =
+      peak_ram_bytes(plan) + (plan.options.scratch_path.empty() ? kept : 0) + 24 * rows +
+      model::LayerSaved<float>::size_bytes(config, options.tokens, false, options.tokens);
+  result.scratch_bytes = kept;
   return result;
 }
 

@@ -35,8 +35,8 @@ void stop_if_asked(Progress& progress) {
 
 void require_finite(const Plan& plan, int64_t layer_idx, const model::LayerSaved<float>& saved,
                     int64_t num_tokens) {
-  for (const model::LinearGroup group : model::kAllLinearGroups) {
-    if (model::is_finite(saved.input_of(group).view().slice_rows(0, num_tokens))) continue;
+  for (const model::LinearGroup group : model::groups_in(plan.checkpoint.config(), layer_idx)) {
+    if (model::is_finite(saved.read_by(group, num_tokens))) continue;
     throw Error(ErrorCode::kNumeric,
                 {.what = "the float model's activations become NaN or infinite, first in what " +
                          model::name_of(plan.checkpoint.config(), layer_idx,
@@ -45,6 +45,15 @@ void require_finite(const Plan& plan, int64_t layer_idx, const model::LayerSaved
                  .where = plan.options.model_path.string(),
                  .fix = "look at the weights in front of it: the checkpoint is damaged"});
   }
+}
+
+void require_finite_rotated(const Mat<float>& weight, const std::string& name) {
+  if (model::is_finite(weight.view())) return;
+  throw Error(ErrorCode::kNumeric,
+              {.what = "weights become NaN or infinite where they are rotated",
+               .where = name + ".weight",
+               .fix = "look at their sizes: the checkpoint is damaged; otherwise use a recipe "
+                      "that does not rotate"});
 }
 
 FloatPass::FloatPass(const Plan& plan, const rotation::ModelRotation* rotation,
@@ -77,6 +86,8 @@ void rotate_float(const hf::Config& config, const rotation::ModelRotation& rotat
   rotation::rotate_layer(config, rotation, layer.weights);
   layer.online = rotation.online_of(layer_idx);
   rotation::rotate_online(layer.online, layer.weights);
+  for (const model::Linear l : model::linears_in(config, layer_idx))
+    require_finite_rotated(layer.weights[l], model::name_of(config, layer_idx, l));
 }
 
 void FloatPass::rotate(int64_t layer_idx, FloatLayer& layer) const {

@@ -1,14 +1,16 @@
 // The float model run over calibration samples a layer at a time: what the steps of a plan look at.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "model/hidden_states.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
 #include "rotation/rotation.h"
@@ -26,11 +28,17 @@ void require_finite(const Plan& plan, int64_t layer_idx, const model::LayerSaved
 // A decoder layer in float, and what is rotated while it runs.
 struct FloatLayer {
   model::LayerWeights weights;
-  model::OnlineRotation online = {};
+  model::OnlineTransforms online = {};
+  // What was put in front of each group of linears, for the record; empty: nothing.
+  std::array<std::string, model::kAllLinearGroups.size()> transforms = {};
   int64_t layer_idx = 0;
 };
 
-// Its norms folded, everything from the model's own basis to that of `rotation`.
+// Throws Error(kNumeric) where rotation has left a weight that is NaN or infinite.
+void require_finite_rotated(const Mat<float>& weight, const std::string& name);
+
+// Its norms folded, everything from the model's own basis to that of `rotation`. Throws Error as
+// require_finite_rotated.
 void rotate_float(const hf::Config& config, const rotation::ModelRotation& rotation,
                   int64_t layer_idx, FloatLayer& layer);
 

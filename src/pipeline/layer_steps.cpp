@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "save/format.h"
+
 namespace laos::pipeline {
 
 using model::Linear;
@@ -78,28 +80,45 @@ void write_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& laye
                  save::CheckpointWriter& writer) {
   const hf::Config& config = plan.checkpoint.config();
   const model::LayerWeights& weights = layer.layer.weights;
-  for (const Linear l : model::kAllLinears) {
+  const model::OnlineTransforms& online = layer.layer.online;
+  if (layer.cache)
+    for (const auto& [l, scales] : {std::pair(Linear::kKProj, &layer.cache->scales.keys),
+                                    {Linear::kVProj, &layer.cache->scales.values}})
+      writer.write_cache_scales(model::name_of(config, layer_idx, l), *scales);
+  for (const Linear l : model::linears_in(config, layer_idx)) {
     const std::string name = model::name_of(config, layer_idx, l);
     const Mat<float>& bias = weights.biases[l];
-    if (plan.linear(layer_idx, l).scheme) {
+    if (const auto& scheme = plan.linear(layer_idx, l).scheme) {
+      std::optional<save::InputTransform> transform;
+      if (scheme->act.pair_blocks > 0) {
+        const model::KroneckerTransform& pair = *online.of(hf::group_of(l));
+        transform = {.left = pair.left.view(), .right = pair.right.view(), .clip = pair.clip};
+      }
       writer.write_linear(name, layer.quantized[l], layer.ranges[l] ? &*layer.ranges[l] : nullptr,
-                          std::span(bias.data(), static_cast<size_t>(bias.size())));
+                          std::span(bias.data(), static_cast<size_t>(bias.size())),
+                          transform ? &*transform : nullptr);
       continue;
     }
     writer.write_float(name + ".weight", weights[l].view());
     if (bias.size() != 0) writer.write_float(name + ".bias", bias.view());
   }
-  if (layer.layer.online.o)
-    writer.write_f32(model::name_of(config, layer_idx, Linear::kOProj) + ".heads_rotation",
-                     layer.layer.online.o->left.view());
-  if (layer.layer.online.down) {
-    const std::string name = model::name_of(config, layer_idx, Linear::kDownProj);
-    writer.write_f32(name + ".kronecker_rotation_m", layer.layer.online.down->left.view());
-    writer.write_f32(name + ".kronecker_rotation_n", layer.layer.online.down->right.view());
+  if (plan.job.online) {
+    if (const model::KroneckerTransform* heads = online.of(model::LinearGroup::kO))
+      writer.write_f32(model::name_of(config, layer_idx, Linear::kOProj) + ".heads_rotation",
+                       heads->left.view());
+    if (const model::KroneckerTransform* down = online.of(model::LinearGroup::kDown)) {
+      const std::string name = model::name_of(config, layer_idx, Linear::kDownProj);
+      writer.write_f32(name + ".kronecker_rotation_m", down->left.view());
+      writer.write_f32(name + ".kronecker_rotation_n", down->right.view());
+    }
   }
   for (const hf::Norm norm : hf::kAllNorms)
     if (weights[norm].size() != 0)
       writer.write_float(hf::name_of(config, layer_idx, norm) + ".weight", weights[norm].view());
+  for (const hf::Router router : hf::kAllRouters)
+    if (weights[router].size() != 0)
+      writer.write_float(hf::name_of(config, layer_idx, router) + ".weight",
+                         weights[router].view());
 }
 
 }  // namespace laos::pipeline

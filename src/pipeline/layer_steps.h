@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "autoround/train_layer.h"
+#include "hf/quantized_checkpoint.h"
 #include "model/activation_stats.h"
 #include "pipeline/division.h"
 #include "pipeline/float_pass.h"
@@ -27,12 +28,20 @@ struct LayerStates {
   const std::vector<int64_t>* present = nullptr;
 };
 
+// Attention's cache of a layer in int8: its scales, and what share of Σ x² the codes lose over the
+// calibration tokens.
+struct CacheCodes {
+  hf::CacheScales scales;
+  double key_error = 0, value_error = 0;
+};
+
 // A layer that is done.
 struct QuantizedLayer {
   FloatLayer layer;  // what is quantized stays in here as it was
   autoround::LayerCodes quantized = {};
   model::PerLinear<std::optional<quant::StaticRange>> ranges = {};
   std::vector<autoround::LayerReport> trained = {};  // by each autoround_quant
+  std::optional<CacheCodes> cache = {};              // nullopt: floats
 };
 
 // A float layer on its way through the steps that transform it.

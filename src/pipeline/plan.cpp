@@ -9,6 +9,8 @@
 #include "core/threads.h"
 #include "core/units.h"
 #include "hf/dataset.h"
+#include "hf/model_tensors.h"
+#include "hf/quantized_checkpoint.h"
 #include "hf/tokenizer.h"
 #include "pipeline/identity.h"
 #include "recipe/rewrite.h"
@@ -187,6 +189,16 @@ void warn_of_few_tokens(Plan& plan) {
       (leaves_out ? "; its refit, which few tokens make worse, is left out" : ""));
 }
 
+// What is not done to layers with experts is refused, so that none is done by half.
+void refuse_for_experts(const recipe::Processor& processor, Planning planning) {
+  if (planning.plan.checkpoint.config().num_experts == 0) return;
+  const auto* rotate = std::get_if<recipe::Rotate>(&processor.what);
+  if (rotate != nullptr && !rotate->options.online && !rotate->options.use_fitted) return;
+  planning.problems.add({.what = "this is not done yet for models with experts",
+                         .where = processor.location.text(),
+                         .fix = "of processors these models take quarot, without online"});
+}
+
 // The processors of prior and main stages.
 void plan_stages(Plan& plan, Problems& problems) {
   const hf::Config& config = plan.checkpoint.config();
@@ -195,6 +207,7 @@ void plan_stages(Plan& plan, Problems& problems) {
     if (const auto* found = std::get_if<recipe::Rotate>(&processor.what)) rotate = found;
   for (const recipe::Stage& stage : plan.recipe.prior) {
     for (const recipe::Processor& processor : stage.process) {
+      refuse_for_experts(processor, {plan, problems});
       const auto* fit = std::get_if<recipe::FitRotation>(&processor.what);
       LAOS_ASSERT(fit != nullptr);  // the recipe reader lets nothing else into `prior`
       require_hadamard(config.hidden_size, fit->options.block_size, "hidden_size",
@@ -213,6 +226,7 @@ void plan_stages(Plan& plan, Problems& problems) {
     }
   }
   for (const recipe::Processor& processor : plan.recipe.main.process) {
+    refuse_for_experts(processor, {plan, problems});
     std::visit(
         [&](const auto& what) {
           // The recipe reader lets no fit into `process`.
@@ -223,11 +237,19 @@ void plan_stages(Plan& plan, Problems& problems) {
         },
         processor.what);
   }
-  if (plan.recipe.save.size() != 1)
-    problems.add(
-        {.what = plan.recipe.save.empty() ? "nothing would be written" : "more than one saver",
-         .where = plan.recipe.path.string() + " spec.save",
-         .fix = "give one saver: save: [{type: ascendv1_saver}]"});
+  if (plan.recipe.kv_cache)
+    plan.steps.push_back(plan_step(*plan.recipe.kv_cache, {plan, problems}));
+  const std::vector<save::SaverOptions>& savers = plan.recipe.save;
+  if (savers.empty())
+    problems.add({.what = "nothing would be written",
+                  .where = plan.recipe.path.string() + " spec.save",
+                  .fix = "give a saver: save: [{type: ascendv1_saver}]"});
+  std::set<const save::Format*> formats;
+  for (const save::SaverOptions& saver : savers)
+    if (!formats.insert(saver.format).second)
+      problems.add({.what = "two savers of one format, " + std::string(saver.format->name()),
+                    .where = plan.recipe.path.string() + " spec.save",
+                    .fix = "give one saver a format"});
 }
 
 void check_scheme(const hf::Config& config, const PlannedLinear& planned, Problems& problems) {
@@ -266,11 +288,11 @@ void check_coverage(const std::set<std::string>& named, Plan& plan, Problems& pr
     layers.insert(linear.layer_idx);
   }
   if (layers.empty()) {
-    problems.add(
-        {.what = "no strategy includes a linear of the model: nothing would be quantized",
-         .where = where,
-         .fix =
-             "include them: [\"model.layers.*\"] names all of them; or leave the quantizer out"});
+    problems.add({.what = "no strategy includes a linear of the model: nothing would be quantized",
+                  .where = where,
+                  .fix = "include them: [\"" +
+                         std::string(hf::layers_name(plan.checkpoint.config())) +
+                         ".*\"] names all of them; or leave the quantizer out"});
     return;
   }
   // Every layer of a model with fewer layers, and nothing of those behind them.
@@ -320,18 +342,85 @@ std::vector<recipe::Strategy> strategies_of(const recipe::Processor& processor) 
       processor.what);
 }
 
+// Linears whose inputs a flatquant changes: those of 4 bits that it includes. Others stay as they
+// are.
+void plan_pairs(const std::vector<std::string>& names, Plan& plan, Problems& problems) {
+  const hf::Config& config = plan.checkpoint.config();
+  for (const recipe::Processor& processor : plan.recipe.main.process) {
+    const auto* pairs = std::get_if<recipe::Flatquant>(&processor.what);
+    if (pairs == nullptr) continue;
+    const recipe::Assignment assignment = assign({{.scheme = std::nullopt,
+                                                   .include = pairs->include,
+                                                   .exclude = pairs->exclude,
+                                                   .location = processor.location}},
+                                                 names, {plan, problems});
+    bool any = false;
+    std::map<std::pair<std::string, std::string>, int64_t> unfit;  // path and reason: how many
+    for (PlannedLinear& planned : plan.linears) {
+      if (!assignment.strategy_of.contains(planned.name) || !planned.scheme) continue;
+      quant::LinearScheme scheme = *planned.scheme;
+      if (scheme.act.is_static || scheme.act.bits != 4 || scheme.weight.bits != 4) continue;
+      any = true;
+      scheme.act.pair_blocks = hf::reads_residual(hf::group_of(planned.linear)) ? 1 : pairs->tp;
+      const int64_t in_features = model::in_features(config, planned.linear);
+      const std::string where = planned.name + ", asked for by " + processor.location.text();
+      if (scheme.weight.group_size != 0) {
+        problems.add({.what = "flatquant's linears have one scale an output row",
+                      .where = where,
+                      .fix = "give them scope: per_channel"});
+        continue;
+      }
+      if (in_features % scheme.act.pair_blocks != 0) {
+        problems.add({.what = "tp " + std::to_string(scheme.act.pair_blocks) +
+                              " does not divide the " + std::to_string(in_features) + " inputs",
+                      .where = where,
+                      .fix = "use another tp"});
+        continue;
+      }
+      const scheme::PairSizes sizes = scheme::pair_sizes(in_features / scheme.act.pair_blocks);
+      if (!sizes.refusal.empty() && pairs->keeps_unfit) {
+        unfit[{std::string(model::path_of(config, planned.linear)), sizes.refusal}]++;
+        continue;
+      }
+      if (!sizes.refusal.empty()) {
+        problems.add({.what = "the engine's operator takes no such matrices: " + sizes.refusal,
+                      .where = where,
+                      .fix = "add the linear to flatquant's `exclude`" +
+                             std::string(scheme.act.pair_blocks > 1 ? ", or use another tp" : "")});
+        continue;
+      }
+      planned.scheme = scheme;
+      planned.label = quant::label_of(scheme).value_or("");
+    }
+    for (const auto& [linear, count] : unfit)
+      plan.warnings.push_back(processor.location.text() + ": " + linear.first + " of " +
+                              std::to_string(count) + (count == 1 ? " layer" : " layers") +
+                              " stays without a transform, which loses much: " + linear.second);
+    if (!any)
+      plan.warnings.push_back(processor.location.text() +
+                              ": includes no linear of 4-bit weights and activations, so nothing "
+                              "is transformed");
+  }
+}
+
+// The savers of a recipe, or what stands for them where nothing is written.
+std::vector<save::SaverOptions> savers_of(const Plan& plan) {
+  return plan.recipe.save.empty() ? std::vector<save::SaverOptions>(1) : plan.recipe.save;
+}
+
 // Which quantizer and which of its strategies decides each linear: the first that matches.
 void plan_linears(Plan& plan, Problems& problems) {
   const hf::Config& config = plan.checkpoint.config();
   std::vector<std::string> names;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i)
-    for (const Linear l : model::kAllLinears) {
+    for (const Linear l : model::linears_in(config, i)) {
       names.push_back(model::name_of(config, i, l));
       plan.linears.push_back(
           {names.back(), i, l, std::nullopt, 0, scheme::kFloatLabel, "no strategy matches"});
     }
-  names.emplace_back("lm_head");  // patterns may name it, but it stays float
-  std::set<std::string> named;    // included by a strategy, whatever it decides
+  const std::string head = hf::lm_head_name(config);
+  names.push_back(head);        // patterns may name it, but it stays float
+  std::set<std::string> named;  // included by a strategy, whatever it decides
   bool has_quantizer = false;
   std::set<std::string> refusals;
   for (size_t step = 0; step < plan.recipe.main.process.size(); ++step) {
@@ -339,16 +428,13 @@ void plan_linears(Plan& plan, Problems& problems) {
     const auto* round = std::get_if<recipe::LinearQuant>(&processor.what);
     const std::vector<recipe::Strategy> strategies = strategies_of(processor);
     if (strategies.empty()) continue;
-    const recipe::Assignment assignment = recipe::assign(strategies, names);
-    plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(),
-                         assignment.warnings.end());
-    for (const Problem& problem : assignment.problems) problems.add(problem);
+    const recipe::Assignment assignment = assign(strategies, names, {plan, problems});
     has_quantizer = true;
     named.insert(assignment.excluded.begin(), assignment.excluded.end());
     for (const auto& [name, unused] : assignment.strategy_of) named.insert(name);
-    if (round == nullptr && assignment.strategy_of.contains("lm_head"))
-      plan.warnings.push_back("lm_head matches " +
-                              strategies[assignment.strategy_of.at("lm_head")].location.text() +
+    if (round == nullptr && assignment.strategy_of.contains(head))
+      plan.warnings.push_back(head + " matches " +
+                              strategies[assignment.strategy_of.at(head)].location.text() +
                               " but stays float: only linears of decoder layers are quantized");
     int64_t num_late = 0;
     for (PlannedLinear& planned : plan.linears) {
@@ -372,15 +458,19 @@ void plan_linears(Plan& plan, Problems& problems) {
       const scheme::Scheme* row = scheme::find(planned.label);
       if (row == nullptr) continue;
       const int64_t num_groups = planned.scheme->weight.group_size == 0 ? 1 : 2;
-      const std::string refusal = row->refused_by(scheme::Engine::kVllmAscend, num_groups);
-      if (!refusal.empty() && refusals.insert(refusal).second)
-        plan.warnings.push_back(strategy.location.text() + ": " + refusal);
+      for (const save::SaverOptions& saver : savers_of(plan)) {
+        const std::string refusal =
+            row->refused_by(scheme::first_engine_of(saver.format->id()), num_groups);
+        if (!refusal.empty() && refusals.insert(refusal).second)
+          plan.warnings.push_back(strategy.location.text() + ": " + refusal);
+      }
     }
     if (num_late > 0)
       plan.warnings.push_back(processor.location.text() + ": also matches " +
                               std::to_string(num_late) +
                               " linears that an earlier processor quantizes; the first stays");
   }
+  plan_pairs(names, plan, problems);
   if (has_quantizer)
     check_coverage(named, plan, problems);
   else
@@ -388,21 +478,27 @@ void plan_linears(Plan& plan, Problems& problems) {
                             ": no processor quantizes, so every linear stays float");
 }
 
-// Engines run a float32 model as bfloat16, but would read its static scales as those of float16.
+// Engines run a float32 model as bfloat16, but would read its static scales as those of float16;
+// and their pairs of matrices are of a model's 16-bit dtype.
 void plan_float_dtype(Plan& plan) {
   plan.float_dtype = plan.checkpoint.config().dtype;
-  const bool is_static = std::any_of(
-      plan.linears.begin(), plan.linears.end(),
-      [](const PlannedLinear& linear) { return linear.scheme && linear.scheme->act.is_static; });
-  if (plan.float_dtype != DType::kF32 || !is_static) return;
+  const auto has = [&](auto&& property) {
+    return std::any_of(plan.linears.begin(), plan.linears.end(), [&](const PlannedLinear& linear) {
+      return linear.scheme && property(linear.scheme->act);
+    });
+  };
+  const bool is_static = has([](const quant::ActSpec& act) { return act.is_static; });
+  const bool has_pairs = has([](const quant::ActSpec& act) { return act.pair_blocks > 0; });
+  if (plan.float_dtype != DType::kF32 || (!is_static && !has_pairs)) return;
   plan.float_dtype = DType::kBF16;
   for (PlannedLinear& linear : plan.linears)
     if (linear.scheme &&
         std::holds_alternative<recipe::LinearQuant>(plan.recipe.main.process[linear.step].what))
       linear.scheme->weight.scale_dtype = plan.float_dtype;
   plan.warnings.push_back(
-      "the model is float32 and has static activations, which engines run as bfloat16 only: its "
-      "float tensors are written as bfloat16");
+      std::string("the model is float32 and has ") +
+      (is_static ? "static activations" : "transformed activations") +
+      ", which engines run as bfloat16 only: its float tensors are written as bfloat16");
 }
 
 // Linears that engines fuse have one label. A problem for each way in which they do not, with the
@@ -496,6 +592,31 @@ void plan_fit_rows(PlannedFit& fit, const recipe::Location& location, Plan& plan
 
 }  // namespace
 
+recipe::Assignment assign(const std::vector<recipe::Strategy>& strategies,
+                          const std::vector<std::string>& names, Planning planning) {
+  recipe::Assignment assignment = recipe::assign(strategies, names);
+  std::vector<std::string>& warnings = planning.plan.warnings;
+  warnings.insert(warnings.end(), assignment.warnings.begin(), assignment.warnings.end());
+  for (const Problem& problem : assignment.problems) planning.problems.add(problem);
+  return assignment;
+}
+
+double transform_share(const Plan& plan) {
+  const hf::Config& config = plan.checkpoint.config();
+  double linears = 0, transforms = 0;
+  for (const PlannedLinear& planned : plan.linears) {
+    const int64_t in_features = model::in_features(config, planned.linear);
+    linears += static_cast<double>(model::out_features(config, planned.linear)) *
+               static_cast<double>(in_features);
+    const int64_t blocks = planned.pair_blocks();
+    const bool is_first = planned.linear == hf::linears_of(hf::group_of(planned.linear)).front();
+    if (blocks == 0 || !is_first) continue;
+    const scheme::PairSizes sizes = scheme::pair_sizes(in_features / blocks);
+    transforms += static_cast<double>(in_features * (sizes.left + sizes.right));
+  }
+  return transforms / linears;
+}
+
 const rotation::RotateOptions* Plan::rotate() const noexcept {
   for (const auto& step : steps)
     if (const rotation::RotateOptions* found = step->rotates()) return found;
@@ -535,7 +656,7 @@ void check_scratch(const Plan& plan) {
 // Batches are saved whole where that fits, and gone through in pieces where it does not.
 void plan_memory(Plan& plan) {
   const bool is_asked = plan.options.max_memory > 0;
-  const int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
+  int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
   const auto bytes = [&](bool saves) {
     for (const auto& step : plan.steps) step->save_memory(saves);
     return peak_ram_bytes(plan);
@@ -545,6 +666,7 @@ void plan_memory(Plan& plan) {
   // Pieces of small batches take more: gradients are added up.
   const int64_t needed = bytes(true) < whole ? peak_ram_bytes(plan) : bytes(false);
   if (needed <= limit || !plan.options.writes) return;
+  if (!is_asked && needed <= (limit = available_memory_bytes(needed))) return;
   throw Error(ErrorCode::kResource,
               {.what = "the run needs about " + bytes_text(needed) + " of memory, and " +
                        (is_asked ? "may take " : "this machine has ") + bytes_text(limit) +
@@ -558,40 +680,72 @@ void plan_memory(Plan& plan) {
 
 namespace {
 
-void choose_format(const std::string& name, recipe::Recipe& recipe) {
-  const std::span<const save::Format* const> all = save::formats();
-  const auto format =
-      std::ranges::find_if(all, [&](const save::Format* f) { return f->name() == name; });
-  LAOS_ASSERT(format != all.end());
-  for (save::SaverOptions& saver : recipe.save) saver.format = *format;
-  recipe.yaml = recipe::with_saver(recipe, std::string((*format)->saver_type()));
+void choose_formats(const std::vector<std::string>& names, recipe::Recipe& recipe) {
+  if (recipe.save.empty()) return;  // nothing is written, which the plan says
+  const save::SaverOptions first = recipe.save.front();
+  recipe.save.clear();
+  std::vector<std::string> types;
+  for (const std::string& name : names) {
+    save::SaverOptions& saver = recipe.save.emplace_back(first);
+    saver.format = &save::format_named(name);
+    types.emplace_back(saver.format->saver_type());
+  }
+  recipe.yaml = recipe::with_savers(recipe, types);
+}
+
+void choose_flatquant(const QuantOptions& options, recipe::Recipe& recipe) {
+  bool has_flatquant = false;
+  for (recipe::Processor& processor : recipe.main.process) {
+    auto* flatquant = std::get_if<recipe::Flatquant>(&processor.what);
+    if (flatquant == nullptr) continue;
+    has_flatquant = true;
+    if (options.clip) flatquant->options.clip = *options.clip;
+    if (options.tp) flatquant->tp = *options.tp;
+  }
+  if (!has_flatquant)
+    throw Error(ErrorCode::kUsage, {.what = "the recipe has no flatquant that they could change",
+                                    .where = "--tp, --no-clip",
+                                    .fix = "add --online, or leave them out"});
+  recipe.yaml = recipe::with_flatquant(recipe, options.clip, options.tp);
 }
 
 // Hours of work are not done again, or replaced by another model's, because a command was repeated.
-void refuse_finished(const QuantOptions& options, const save::Format& format) {
-  std::error_code error;
-  if (options.restart || !std::filesystem::exists(options.save_path / format.mark_file(), error) ||
+void refuse_finished(const QuantOptions& options, const save::CheckpointJob& job) {
+  if (options.restart || hf::format_of(job.save_path) != job.format->id() ||
       save::work_status(options.save_path).has_work)
     return;
   throw Error(ErrorCode::kUsage,
               {.what = "a finished checkpoint is here already",
-               .where = options.save_path.string(),
+               .where = job.save_path.string(),
                .fix = "choose another save path, or add --restart to make one anew in its place; "
                       "laos check tells how good this one is"});
 }
 
 }  // namespace
 
+recipe::Recipe recipe_of(const QuantOptions& options) {
+  recipe::Recipe recipe =
+      options.recipe_text.empty()
+          ? recipe::load_recipe(options.recipe_path)
+          : recipe::parse_recipe(options.recipe_text, options.recipe_path.string());
+  if (!options.formats.empty()) choose_formats(options.formats, recipe);
+  if (options.clip || options.tp) choose_flatquant(options, recipe);
+  if (options.int8_cache && !recipe.kv_cache) {
+    recipe.kv_cache =
+        recipe::KvCache{.location = {.file = "--kv-cache", .line = 0, .column = 0, .key = ""}};
+    recipe.yaml = recipe::with_int8_cache(recipe);
+  }
+  return recipe;
+}
+
 Plan make_plan(const QuantOptions& options) {
   Collector collector;
   std::optional<recipe::Recipe> recipe;
   std::optional<model::Checkpoint> checkpoint;
   std::optional<hf::Tokenizer> tokenizer;
-  collector.run([&] {
-    recipe = recipe::load_recipe(options.recipe_path);
-    if (!options.format.empty()) choose_format(options.format, *recipe);
-  });
-  collector.run([&] { checkpoint = model::Checkpoint::open(options.model_path); });
+  collector.run([&] { recipe = recipe_of(options); });
+  collector.run(
+      [&] { checkpoint = model::Checkpoint::open(options.model_path, options.families); });
   // A missing checkpoint is one problem, not three.
   if (checkpoint)
     collector.run([&] { tokenizer = hf::Tokenizer::load(options.model_path, options.bos); });
@@ -619,11 +773,11 @@ Plan make_plan(const QuantOptions& options) {
   collector.run([&] { plan_linears(plan, problems); });
   const hf::Config& config = plan.checkpoint.config();
 
-  const auto scheme_of = [&plan](const std::string& name) -> std::optional<quant::LinearScheme> {
-    const auto found =
-        std::find_if(plan.linears.begin(), plan.linears.end(),
-                     [&](const PlannedLinear& linear) { return linear.name == name; });
-    return found == plan.linears.end() ? std::nullopt : found->scheme;
+  std::map<std::string, size_t> linear_of;
+  for (size_t i = 0; i < plan.linears.size(); ++i) linear_of[plan.linears[i].name] = i;
+  const auto scheme_of = [&](const std::string& name) -> std::optional<quant::LinearScheme> {
+    const auto found = linear_of.find(name);
+    return found == linear_of.end() ? std::nullopt : plan.linears[found->second].scheme;
   };
   plan_float_dtype(plan);
   require_one_label(save::output_linears(config, scheme_of), plan, problems);
@@ -651,6 +805,9 @@ Plan make_plan(const QuantOptions& options) {
     const bool wanted = options.reads_dataset && plan.fits.empty();
     if (plan.reads_activations_from(0) || wanted)
       collector.run([&] { plan.samples = load(plan.recipe.main); });
+    else if (options.dataset && plan.fits.empty())
+      plan.warnings.push_back(
+          "nothing in the recipe looks at calibration data: " + *options.dataset + " is not read");
     std::set<const Samples*> checked;
     const auto check = [&](const std::shared_ptr<const Samples>& samples) {
       if (samples && checked.insert(samples.get()).second)
@@ -669,21 +826,33 @@ Plan make_plan(const QuantOptions& options) {
   };
   const bool has_job = collector.run([&] {
     const std::optional<save::OnlineLayout> online = online_layout(plan);
-    const save::SaverOptions saver =
-        plan.recipe.save.empty() ? save::SaverOptions{} : plan.recipe.save[0];
-    plan.job = {.save_path = options.save_path,
-                .model_directory = options.model_path,
-                .float_dtype = plan.float_dtype,
-                .tensors = save::output_tensors(config, plan.float_dtype, scheme_of,
-                                                online ? &*online : nullptr, *saver.format),
-                .max_shard_bytes = save::max_shard_bytes(saver),
-                .model_type = options.model_type,
-                .recipe_yaml = plan.recipe.yaml,
-                .online = online,
-                .global_rotation = plan.rotate() != nullptr && plan.rotate()->export_extra_info
-                                       ? config.hidden_size
-                                       : 0,
-                .format = saver.format};
+    const std::vector<save::SaverOptions> savers = savers_of(plan);
+    std::vector<save::CheckpointJob> jobs;
+    Collector refused;  // by all formats at once
+    for (const save::SaverOptions& saver : savers)
+      refused.run([&] {
+        const bool is_one = savers.size() == 1;
+        jobs.push_back(
+            {.save_path = is_one ? options.save_path : options.save_path / saver.format->name(),
+             .model_directory = options.model_path,
+             .float_dtype = plan.float_dtype,
+             .tensors = save::output_tensors(config, plan.float_dtype, scheme_of,
+                                             online ? &*online : nullptr, *saver.format,
+                                             plan.recipe.kv_cache.has_value()),
+             .max_shard_bytes = save::max_shard_bytes(saver),
+             .model_type = options.model_type,
+             .recipe_yaml = plan.recipe.yaml,
+             .online = online,
+             .global_rotation = plan.rotate() != nullptr && plan.rotate()->export_extra_info
+                                    ? config.hidden_size
+                                    : 0,
+             .format = saver.format,
+             .work_path = is_one ? std::filesystem::path() : options.save_path});
+      });
+    refused.throw_if_any();
+    plan.job = std::move(jobs.front());
+    plan.job.others.assign(std::make_move_iterator(jobs.begin() + 1),
+                           std::make_move_iterator(jobs.end()));
     // What has problems has no identity yet, and needs none.
     if (options.writes && collector.empty()) {
       plan.job.work = work_plan(plan);
@@ -695,11 +864,10 @@ Plan make_plan(const QuantOptions& options) {
   if (!options.scratch_path.empty() && collector.empty())
     refuse_or_note([&] { check_scratch(plan); });
   if (options.writes && has_job) {
-    refuse_or_note([&] { refuse_finished(options, *plan.job.format); });
-    refuse_or_note([&] {
-      save::check_output_path(plan.job,
-                              save::planned_bytes(plan.job) + save::planned_work_bytes(plan.job));
-    });
+    for (const save::CheckpointJob* job : save::all_jobs(plan.job))
+      refuse_or_note([&] { refuse_finished(options, *job); });
+    refuse_or_note(
+        [&] { save::check_output_path(plan.job, save::planned_bytes_of_all(plan.job)); });
   }
   collector.throw_if_any();
   refuse_or_note([&] { plan_memory(plan); });

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,11 +21,18 @@ namespace laos::pipeline {
 
 // What a user asks for.
 struct QuantOptions {
-  std::filesystem::path model_path;                      // Hugging Face checkpoint directory
-  std::filesystem::path save_path;                       // directory to write
-  std::filesystem::path recipe_path;                     // YAML
-  std::string model_type;                                // names the exported recipe
-  std::string format;                                    // save::Format::name; "": the recipe's
+  std::filesystem::path model_path;   // Hugging Face checkpoint directory
+  std::span<const hf::Family> families = hf::families();  // that it may be of
+  // Directory to write; where there are several formats, each is a directory in it, by its name.
+  std::filesystem::path save_path;
+  std::filesystem::path recipe_path;  // YAML
+  std::string recipe_text;            // what is in it; "": the file is read
+  std::string model_type;             // names the exported recipe
+  std::vector<std::string> formats = {};  // save::Format::name; none: those of the recipe's savers
+  // Of the recipe's flatquant, instead of what it says.
+  std::optional<bool> clip = {};
+  std::optional<int64_t> tp = {};
+  bool int8_cache = false;                               // as spec.kv_cache of the recipe
   std::optional<std::string> dataset;                    // overrides every dataset of the recipe
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last
   int64_t calib_seq_len = 2048;                          // tokens of a sample at most
@@ -66,6 +74,9 @@ struct PlannedLinear {
   size_t step = 0;                            // of Plan::steps, which quantizes it
   std::string label;
   std::string decided_by;  // location of the strategy, or "no strategy matches"
+
+  // Blocks of its inputs that share a pair of matrices, see quant::ActSpec; 0: there is none.
+  int64_t pair_blocks() const noexcept { return scheme ? scheme->act.pair_blocks : 0; }
 };
 
 // A prior stage: fits the rotation to activations of `samples`.
@@ -107,7 +118,7 @@ struct Plan {
   std::vector<Problem> refusals;  // of a dry run: what would have refused the run itself
 
   const PlannedLinear& linear(int64_t layer_idx, model::Linear l) const {
-    return linears[static_cast<size_t>(layer_idx * model::kNumLinears) + static_cast<size_t>(l)];
+    return linears[static_cast<size_t>(hf::index_of(checkpoint.config(), layer_idx, l))];
   }
   // Null: norms and basis stay as they are.
   const rotation::RotateOptions* rotate() const noexcept;
@@ -117,11 +128,19 @@ struct Plan {
   bool reads_activations_from(int64_t layer_idx) const;
 };
 
+// The recipe of a job, with what other options change of it. Throws Error as load_recipe, and
+// kUsage.
+recipe::Recipe recipe_of(const QuantOptions& options);
+
 // Reads recipe, checkpoint and datasets and decides everything. Throws Error with every problem
 // found in any of them, and writes nothing: recipe errors, a checkpoint that is not whole, pairs
 // that the format or its consumer refuse, dimensions without a rotation, missing or empty datasets,
 // an output that cannot be written.
 Plan make_plan(const QuantOptions& options);
+
+// Operations that the matrices in front of linears take when the model is served, over those of all
+// linears of the decoder layers.
+double transform_share(const Plan& plan);
 
 // Bytes of the files that hold hidden states while the plan runs.
 int64_t scratch_bytes(const Plan& plan);

@@ -18,6 +18,7 @@
 #include "linalg/onednn.h"
 #include "pipeline/division.h"
 #include "pipeline/identity.h"
+#include "pipeline/layer_steps.h"
 #include "quant/weight_stats.h"
 
 namespace laos::pipeline {
@@ -52,16 +53,18 @@ const Samples& samples_of(const Plan& plan) {
   return plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
 }
 
-eval::Windows windows_of(const Samples& samples, const std::string& source, int64_t window_tokens) {
+eval::Windows windows_of(const Samples& samples, const std::string& source,
+                         const HealthSize& size) {
   // Where there are fewer samples than windows, each may give several.
+  const int64_t window_tokens = size.window_tokens;
   const int64_t of_each =
-      std::max<int64_t>(1, kHealthWindows / std::max<int64_t>(1, std::ssize(samples)));
+      std::max<int64_t>(1, size.windows / std::max<int64_t>(1, std::ssize(samples)));
   Samples pieces;
   for (const std::vector<int32_t>& sample : samples)
     for (int64_t i = 0, begin = 0; i < of_each && (i == 0 || begin + 2 <= std::ssize(sample));
          ++i, begin += window_tokens)
       pieces.emplace_back(sample.begin() + begin, sample.end());
-  eval::Windows windows = eval::cut_beginnings(pieces, kHealthWindows, window_tokens);
+  eval::Windows windows = eval::cut_beginnings(pieces, size.windows, window_tokens);
   if (windows.empty())
     throw Error(ErrorCode::kData, {.what = "no sample has two tokens, which a health check needs",
                                    .where = source,
@@ -101,16 +104,21 @@ std::vector<eval::Continuation> continuations(const eval::EvalModel& model,
     prompts.emplace_back(window.begin(), middle);
     drafts.emplace_back(middle, window.end());
   }
-  const auto expected = eval::greedy_continuations(baseline, prompts, kContinuationTokens,
-                                                   std::move(drafts), on.passes);
+  auto expected = eval::greedy_continuations(baseline, prompts, kContinuationTokens,
+                                             std::move(drafts), on.size.passes);
   one_done();
-  const auto actual =
-      eval::greedy_continuations(model, prompts, kContinuationTokens, expected, on.passes);
+  auto actual =
+      eval::greedy_continuations(model, prompts, kContinuationTokens, expected, on.size.passes);
   one_done();
   std::vector<eval::Continuation> result;
-  for (size_t i = 0; i < prompts.size(); ++i)
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    // The passes may end one before the other; a shorter text would look like another one.
+    const size_t common = std::min(expected[i].size(), actual[i].size());
+    expected[i].resize(common);
+    actual[i].resize(common);
     result.push_back({text_of(tokenizer, prompts[i]), text_of(tokenizer, expected[i]),
                       text_of(tokenizer, actual[i])});
+  }
   return result;
 }
 
@@ -125,12 +133,12 @@ double cpu_seconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
-                           const autoround::LayerCodes& quantized,
-                           std::vector<autoround::LayerReport> trained, double seconds) {
+report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& quantized,
+                           double seconds) {
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  const model::LayerWeights& weights = quantized.layer.weights;
   report::Layer layer;
-  for (const model::Linear l : model::kAllLinears) {
+  for (const model::Linear l : model::linears_in(plan.checkpoint.config(), layer_idx)) {
     const PlannedLinear& planned = plan.linear(layer_idx, l);
     report::Linear& linear = layer.linears.emplace_back();
     linear.name = planned.name;
@@ -141,12 +149,18 @@ report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::Lay
     if (!planned.scheme) continue;
     linear.weight_bits = planned.scheme->weight.bits;
     linear.act_bits = planned.scheme->act.bits;
-    const quant::WeightStats stats = quant::weight_stats(weights[l].view(), quantized[l]);
+    if (hf::expert_of(l) < 0)
+      linear.transform = quantized.layer.transforms[static_cast<size_t>(hf::group_of(l))];
+    const quant::WeightStats stats = quant::weight_stats(weights[l].view(), quantized.quantized[l]);
     linear.weight_error = stats.error;
     linear.clipped = stats.clipped;
     linear.range = stats.range;
   }
-  layer.training = std::move(trained);
+  layer.training = quantized.trained;
+  if (quantized.cache) {
+    layer.key_error = quantized.cache->key_error;
+    layer.value_error = quantized.cache->value_error;
+  }
   layer.seconds = seconds;
   layer.peak_rss_bytes = peak_rss_bytes();
   return layer;
@@ -200,15 +214,11 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
 
 HealthText load_health_text(const std::filesystem::path& file, const std::filesystem::path& model,
                             const std::string& chat_format, const HealthSize& size, hf::Bos bos) {
-  HealthText text{.source = file.string(),
-                  .calibrated = false,
-                  .windows = {},
-                  .warnings = {},
-                  .passes = size.passes};
+  HealthText text{
+      .source = file.string(), .calibrated = false, .windows = {}, .warnings = {}, .size = size};
   hf::Dataset read = hf::load_dataset(
-      file, model,
-      {.seq_len = kHealthWindows * size.window_tokens, .chat_format = chat_format, .bos = bos});
-  text.windows = windows_of(read.samples, text.source, size.window_tokens);
+      file, model, {.seq_len = size.tokens(), .chat_format = chat_format, .bos = bos});
+  text.windows = windows_of(read.samples, text.source, size);
   text.warnings = std::move(read.warnings);
   return text;
 }
@@ -230,9 +240,9 @@ HealthText health_text(const Plan& plan) {
     const std::string source = plan.dataset_path.string();
     return {.source = source,
             .calibrated = calibrated,
-            .windows = windows_of(samples, source, size.window_tokens),
+            .windows = windows_of(samples, source, size),
             .warnings = {},
-            .passes = size.passes};
+            .size = size};
   }
   for (const std::filesystem::path& directory : plan.options.calib_directories)
     if (std::filesystem::exists(directory / "health.jsonl"))
@@ -261,7 +271,7 @@ report::Health check_checkpoint(const std::filesystem::path& directory,
   health.figures = eval::check_health(directory, *model, *exact, text.windows, rotation,
                                       [&](int64_t step) { progress.step(step, ""); });
   const auto one_done = [&] { progress.step(++done, ""); };
-  if (!std::isnan(health.figures.kl_mean))
+  if (!std::isnan(health.figures.kl_mean) && text.size.passes > 0)
     health.figures.continuations =
         continuations(*model, *exact, text, hf::Tokenizer::load(baseline), one_done);
   else

@@ -17,11 +17,11 @@ namespace laos::pipeline {
 // Processor time of all its threads so far.
 double cpu_seconds();
 
-// What run.json says of a decoder layer: `weights` are float as they were before they became
-// `quantized`, `trained` what each autoround_quant reports.
-report::Layer record_layer(const Plan& plan, int64_t layer_idx, const model::LayerWeights& weights,
-                           const autoround::LayerCodes& quantized,
-                           std::vector<autoround::LayerReport> trained, double seconds);
+struct QuantizedLayer;
+
+// What run.json says of a decoder layer that took so many seconds.
+report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& layer,
+                           double seconds);
 
 // The record of a run that is done; `health` is empty. `seconds` is that of the whole run.
 report::RunRecord record_of(const Plan& plan, const RunResult& result,
@@ -36,7 +36,7 @@ struct HealthText {
   bool calibrated = false;  // calibration saw it
   eval::Windows windows;
   std::vector<std::string> warnings = {};  // of the reading
-  int64_t passes = kMostContinuationPasses;
+  HealthSize size = {};
 };
 // Of a file that hf::load_dataset reads, with the tokenizer of `model`. Throws Error as that does;
 // kData when no sample has two tokens.

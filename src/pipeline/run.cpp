@@ -344,8 +344,7 @@ class QuantizeRun {
         LayerStates states{.inputs = &inputs_, .outputs = &outputs_};
         QuantizedLayer layer = run_steps(plan_, *pass_, progress_, i, states, needs_outputs);
         note = training_note(layer.trained);
-        records.push_back(record_layer(plan_, i, layer.layer.weights, layer.quantized,
-                                       std::move(layer.trained), watch.seconds()));
+        records.push_back(record_layer(plan_, i, layer, watch.seconds()));
         writer_->begin_layer(i);
         write_layer(plan_, i, layer, *writer_);
         writer_->finish_layer(report::to_json(records.back()));
@@ -373,14 +372,14 @@ class QuantizeRun {
       const bool head = p >= pieces;
       const int64_t begin = p % pieces * kHeadRows,
                     end = std::min(config_.vocab_size, begin + kHeadRows);
+      const std::string name = head ? hf::lm_head_name(config_) : hf::embed_tokens_name(config_);
       Mat<float> rows = model::rows_to_f32(head ? lm_head : embed_tokens, begin, end);
       if (rotation_) {
         if (head) rotation::fold_into_rows(gain, rows.view());
         rotation_->residual.apply_right(rows.view());
+        require_finite_rotated(rows, name);
       }
-      writer_->write_float_rows(
-          (head ? hf::lm_head_name(config_) : hf::embed_tokens_name(config_)) + ".weight", begin,
-          std::as_const(rows).view());
+      writer_->write_float_rows(name + ".weight", begin, std::as_const(rows).view());
       progress_.step(p + 1, "");
       stop_if_asked(progress_);
     }

@@ -149,7 +149,7 @@ class Writer {
 
   static void require_memory(const eval::GenerateMemory& memory) {
     const int64_t needed = memory.kv_cache + memory.activations,
-                  available = available_memory_bytes();
+                  available = available_memory_bytes(needed);
     if (needed <= available) return;
     throw Error(ErrorCode::kResource,
                 {.what = "the KV cache and activations take " + bytes_text(needed) + ", and " +
@@ -176,7 +176,7 @@ class Writer {
 
 SelfText write_self_text(const std::filesystem::path& model_path, const SelfTextOptions& options,
                          Progress& progress) {
-  if (hf::is_quantized(model_path))
+  if (hf::format_of(model_path).has_value())
     throw Error(ErrorCode::kUsage,
                 {.what = "this checkpoint is quantized: its text is not the model's",
                  .where = model_path.string(),

@@ -1,5 +1,6 @@
 #include "pipeline/step.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "pipeline/plan.h"
@@ -24,10 +25,17 @@ void Step::transform(const Plan&, FloatWork&) const {}
 
 void Step::quantize(const Plan&, LayerWork&) const {}
 
+bool Step::transforms_inputs(const Plan& plan, int64_t layer_idx) {
+  return plan.job.online.has_value() ||
+         std::ranges::any_of(
+             model::linears_in(plan.checkpoint.config(), layer_idx),
+             [&](model::Linear l) { return plan.linear(layer_idx, l).pair_blocks() > 0; });
+}
+
 autoround::LayerScheme Step::own_scheme(const Plan& plan, int64_t layer_idx,
                                         const Wants& wants) const {
   autoround::LayerScheme scheme;
-  for (const model::Linear l : model::kAllLinears) {
+  for (const model::Linear l : model::linears_in(plan.checkpoint.config(), layer_idx)) {
     const PlannedLinear& linear = plan.linear(layer_idx, l);
     if (linear.scheme && linear.step == index_ && (!wants || wants(*linear.scheme)))
       scheme[l] = linear.scheme;

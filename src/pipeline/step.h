@@ -1,4 +1,5 @@
-// What a plan does to every decoder layer: a step for each processor of the recipe, in its order.
+// What a plan does to every decoder layer: a step for each processor of the recipe, in its order,
+// and one for what the recipe says of the cache.
 #pragma once
 
 #include <cstdint>
@@ -72,6 +73,8 @@ class Step {
 
  protected:
   size_t index() const noexcept { return index_; }
+  // Whether some linear of a layer has a transform in front of it at run time.
+  static bool transforms_inputs(const Plan& plan, int64_t layer_idx);
   // The schemes of the linears that this step quantizes, or of those of them that it `wants`;
   // nullopt for all others.
   using Wants = std::function<bool(const quant::LinearScheme&)>;
@@ -88,6 +91,11 @@ struct Planning {
   Problems& problems;
 };
 
+// What strategies decide of `names`. What is odd about their patterns becomes a warning of the
+// plan, what is wrong a problem.
+recipe::Assignment assign(const std::vector<recipe::Strategy>& strategies,
+                          const std::vector<std::string>& names, Planning planning);
+
 // The step of each processor that stands in spec.process, each in its file of pipeline/steps/. They
 // report what is wrong with the model for them.
 std::unique_ptr<Step> plan_step(const recipe::Rotate& what, const recipe::Location& location,
@@ -96,12 +104,16 @@ std::unique_ptr<Step> plan_step(const recipe::IterSmooth& what, const recipe::Lo
                                 Planning planning);
 std::unique_ptr<Step> plan_step(const recipe::HeadRotation& what, const recipe::Location& location,
                                 Planning planning);
+std::unique_ptr<Step> plan_step(const recipe::Flatquant& what, const recipe::Location& location,
+                                Planning planning);
 std::unique_ptr<Step> plan_step(const recipe::LinearQuant& what, const recipe::Location& location,
                                 Planning planning);
 std::unique_ptr<Step> plan_step(const recipe::GptqQuant& what, const recipe::Location& location,
                                 Planning planning);
 std::unique_ptr<Step> plan_step(const recipe::AutoroundQuant& what,
                                 const recipe::Location& location, Planning planning);
+// That of spec.kv_cache, which comes last.
+std::unique_ptr<Step> plan_step(const recipe::KvCache& what, Planning planning);
 
 // Reports a dimension that has no Hadamard matrix of `block_size` (-1: of the whole dimension), as
 // a warning where another matrix stands in. `key` is what the recipe calls that size.

@@ -186,8 +186,7 @@ void Together::make_layer(int64_t layer_idx) {
       run_steps(plan_, pass_, own_progress_, layer_idx, states, /*wants_outputs=*/false);
   held_.erase(found);
   const std::string note = training_note(layer.trained);
-  report::Layer record = record_layer(plan_, layer_idx, layer.layer.weights, layer.quantized,
-                                      std::move(layer.trained), watch.seconds());
+  report::Layer record = record_layer(plan_, layer_idx, layer, watch.seconds());
   const std::string text = report::to_json(record);
   writer_.begin_layer(layer_idx);
   write_layer(plan_, layer_idx, layer, writer_);
@@ -248,7 +247,8 @@ std::vector<report::Rank> Together::rank_records(double seconds) {
   const cluster::Traffic traffic = cluster_.traffic();
   record_.seconds = seconds;
   record_.cpu_seconds = cpu_seconds();
-  record_.wait_seconds += traffic.wait_seconds;
+  // Waits for the plan are among these too, and no part of the run.
+  record_.wait_seconds = std::min(seconds, record_.wait_seconds + traffic.wait_seconds);
   record_.sent_bytes = traffic.sent_bytes;
   record_.received_bytes = traffic.received_bytes;
   record_.peak_rss_bytes = peak_rss_bytes();

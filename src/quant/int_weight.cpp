@@ -13,10 +13,11 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
-float token_scale(const float* x, int64_t n, const ActSpec& spec) noexcept {
+float token_scale(const float* x, int64_t n, const ActSpec& spec, float clip) noexcept {
   const kernels::Range range = kernels::range(x, n);
   const float peak = std::max(range.max, -range.min);
-  return peak > 0 ? peak / static_cast<float>(spec.q_max()) : 1.0f;
+  const float scale = clip * peak / static_cast<float>(spec.q_max());
+  return scale > 0 ? scale : 1.0f;
 }
 
 }  // namespace
@@ -60,22 +61,23 @@ Mat<float> dequantize(const IntWeight& weight) {
   return real;
 }
 
-QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec) {
+QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec, float clip) {
   QuantizedTokens tokens{Mat<int8_t>(x.rows, x.cols), Buffer<float>(x.rows)};
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      tokens.scale[i] = token_scale(x.row(i), x.cols, spec);
+      tokens.scale[i] = token_scale(x.row(i), x.cols, spec, clip);
       kernels::quantize(x.row(i), nullptr, tokens.scale[i], spec.q_max(), tokens.q.row(i), x.cols);
     }
   });
   return tokens;
 }
 
-void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat) {
+void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat,
+                          float clip) {
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      kernels::fake_quantize(x.row(i), nullptr, token_scale(x.row(i), x.cols, spec), spec.q_max(),
-                             x_hat.row(i), x.cols);
+      kernels::fake_quantize(x.row(i), nullptr, token_scale(x.row(i), x.cols, spec, clip),
+                             spec.q_max(), x_hat.row(i), x.cols);
   });
 }
 

@@ -31,14 +31,16 @@ IntWeight quantize_rtn(MatView<const float> weight, const WeightSpec& spec);
 // real [out_features, in_features] of an integer weight.
 Mat<float> dequantize(const IntWeight& weight);
 
-// Activations quantized per token, symmetric: scale = max|x| / q_max, 1 for a row of zeros.
+// Activations quantized per token, symmetric: scale = clip * max|x| / q_max, 1 for a row of zeros;
+// what lies beyond the largest code is that code.
 struct QuantizedTokens {
   Mat<int8_t> q;        // [num_tokens, in_features]
   Buffer<float> scale;  // [num_tokens]
 };
-QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec);
+QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec, float clip = 1);
 // x_hat = scale * q of the same. x_hat may be x.
-void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat);
+void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat,
+                          float clip = 1);
 
 // The fixed range of static activations: real = scale * (q - offset).
 struct StaticRange {

@@ -10,6 +10,7 @@ std::optional<std::string> label_of(const LinearScheme& scheme) {
   for (const scheme::Scheme& row : scheme::schemes())
     if (!row.is_float() && row.weight_bits == scheme.weight.bits &&
         row.act_bits == scheme.act.bits && row.activations == activations &&
+        row.transforms == (scheme.act.pair_blocks > 0) &&
         (row.allows_groups || scheme.weight.group_size == 0))
       return std::string(row.label);
   return std::nullopt;

@@ -22,13 +22,20 @@ struct WeightSpec {
   bool operator==(const WeightSpec&) const = default;
 };
 
+// What a static range is: that of all values, the mean of the samples' own ranges, or the share of
+// the first with the least squared error.
+enum class RangeFrom { kAll, kMean, kLeastError };
+
 // Activations of a linear: dynamic per-token symmetric, or one range for all tokens fixed at
 // calibration. bits 16 = not quantized.
 struct ActSpec {
   int bits = 8;             // 4, 8 or 16
   bool is_static = false;   // per tensor; 8 bits only
   bool symmetric = true;    // of a static range; a dynamic one is always symmetric
-  bool mean_range = false;  // a static range is the mean of the samples' ranges, not their union
+  RangeFrom range = RangeFrom::kAll;  // of a static range
+  // Dynamic ones that a pair of matrices changes first, and that are clipped: so many equal blocks
+  // of inputs share the pair. 0: they are quantized as they are.
+  int64_t pair_blocks = 0;
 
   int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
   bool operator==(const ActSpec&) const = default;

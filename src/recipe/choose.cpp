@@ -48,12 +48,12 @@ const QuantType& quant_type_named(const std::string& name) {
   std::vector<std::string> names;
   for (const QuantType& type : kQuantTypes) {
     if (type.name == name) return type;
-    names.push_back(type.name);
+    names.emplace_back(type.name);
   }
   const std::string nearest = nearest_name(name, names);
   throw Error(ErrorCode::kUsage,
               {.what = "unknown quant type `" + name + "`",
-               .where = "--quant_type",
+               .where = "--quant-type",
                .fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") +
                       "known: " + listed(names)});
 }
@@ -174,7 +174,8 @@ std::string note_of(const RecipeQuery& query, const std::string& taken) {
   if (query.model_type.empty())
     return is_architecture ? "no recipe is for this model alone: " + any : known;
   return "no recipe is for model type `" + query.model_type +
-         "`: " + (is_architecture ? any : known + ", whose recipe is taken");
+         "`: " + (is_architecture ? any : known + ", whose recipe is taken") +
+         "; --config-path names another, laos recipes lists them";
 }
 
 }  // namespace
@@ -207,6 +208,12 @@ std::vector<RecipeEntry> list_recipes(const std::vector<std::filesystem::path>& 
 std::string profile_of(const Metadata& metadata) {
   const auto found = metadata.label.find("profile");
   return found == metadata.label.end() ? "" : found->second;
+}
+
+std::vector<std::string> all_quant_types() {
+  std::vector<std::string> types;
+  for (const QuantType& type : kQuantTypes) types.emplace_back(type.name);
+  return types;
 }
 
 std::vector<std::string> quant_types_of(const Metadata& metadata) {
@@ -251,7 +258,7 @@ std::optional<Problem> wrong_model_type(const std::vector<ModelType>& types,
   return Problem{
       .what = "model type `" + model_type + "` is a " + describe(named->facts) +
               ", but config.json says " + describe(facts),
-      .where = "--model_type",
+      .where = "--model-type",
       .fix = right.empty() ? "leave it out" : "write " + right.front() + ", or leave it out"};
 }
 
@@ -284,7 +291,7 @@ RecipeChoice choose_recipe(const std::vector<std::filesystem::path>& directories
   for (const auto& [path, metadata] : recipes)
     if (says(metadata.label, wanted) && profile_of(metadata) == query.profile &&
         path.parent_path().filename() == kDefaultFolder)
-      others += path.string() + " is for any model: give it as --config_path to take it; ";
+      others += path.string() + " is for any model: give it as --config-path to take it; ";
 
   std::map<std::string, std::set<std::string>> types_of;  // quant types by model type
   for (const auto& [path, metadata] : recipes) {
@@ -295,25 +302,29 @@ RecipeChoice choose_recipe(const std::vector<std::filesystem::path>& directories
     }
   }
   std::vector<std::string> models;
-  std::string existing;
-  for (const auto& [model, types] : types_of) {
-    models.push_back(model);
-    existing += (existing.empty() ? "" : "; ") + model + " (" + listed(types) + ")";
-  }
+  for (const auto& [model, types] : types_of) models.push_back(model);
   std::string searched;
   for (const std::filesystem::path& directory : directories) {
     searched += (searched.empty() ? "" : ", ") + directory.string();
   }
-  const std::string nearest =
-      types_of.contains(query.model_type) ? "" : nearest_name(query.model_type, models);
-  std::string fix = (nearest.empty() ? "" : "did you mean `" + nearest + "`? ") + others;
-  fix += existing.empty() ? "there are no recipes in these directories"
-                          : "there are recipes for: " + existing;
+  std::string fix;
+  bool is_known = false;  // a model type with recipes of other quant types
+  for (const std::string& model_type : asked_for)
+    if (const auto found = types_of.find(model_type); found != types_of.end()) {
+      is_known = true;
+      fix += "for " + model_type + " there are " + listed(found->second) + "; ";
+    }
+  if (!is_known) {
+    const std::string nearest = nearest_name(query.model_type, models);
+    if (!nearest.empty()) fix += "did you mean `" + nearest + "`? ";
+    fix += models.empty() ? "there are no recipes in these directories; "
+                          : "there are recipes for " + listed(models) + " (see laos recipes); ";
+  }
   throw Error(ErrorCode::kUsage, {.what = "no recipe for model type `" + asked_for.front() +
                                           "` and quant type `" + query.quant_type + "`" +
                                           (query.profile.empty() ? "" : " --" + query.profile),
                                   .where = searched,
-                                  .fix = fix + "; or name a recipe file with --config_path"});
+                                  .fix = fix + others + "or name a recipe with --config-path"});
 }
 
 }  // namespace laos::recipe

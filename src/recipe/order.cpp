@@ -20,6 +20,7 @@ void check_order(Report& report, const Value& spec, const Recipe& recipe, bool h
   const Processor* rotate = nullptr;
   const Processor* quantizer = nullptr;
   const Processor* heads = nullptr;
+  const Processor* pairs = nullptr;
   for (const Processor& processor : recipe.main.process) {
     if (processor_kind(processor.type).quantizes) {
       if (quantizer == nullptr) quantizer = &processor;
@@ -37,6 +38,23 @@ void check_order(Report& report, const Value& spec, const Recipe& recipe, bool h
                                        " stands behind a quantizer: it would change weights that "
                                        "are quantized already",
                      "move it in front of " + quantizer->location.key);
+    }
+    if (std::holds_alternative<Flatquant>(processor.what)) {
+      if (pairs != nullptr)
+        report.problem(processor.location,
+                       "a second flatquant would transform what is transformed already",
+                       "name all linears in one");
+      else if (rotate != nullptr && std::get<Rotate>(rotate->what).options.online)
+        report.problem(processor.location,
+                       "flatquant stands behind an online rotation: engines apply one of the two",
+                       "write online: false in " + rotate->location.key);
+      pairs = &processor;
+    } else if (pairs != nullptr && quantizer == nullptr) {
+      report.problem(processor.location,
+                     processor.type +
+                         " stands behind flatquant: it would change what that was "
+                         "fitted to",
+                     "move it in front of " + pairs->location.key);
     }
     if (is_rotation) rotate = &processor;
     if (std::holds_alternative<HeadRotation>(processor.what)) heads = &processor;

@@ -13,8 +13,8 @@ namespace {
 // In the order in which messages list them.
 const std::vector<ProcessorKind>& processor_table() {
   static const std::vector<ProcessorKind> kTable = {
-      adapt_rotation_kind(), quarot_kind(),     head_rotation_kind(),   iter_smooth_kind(),
-      linear_quant_kind(),   gptq_quant_kind(), autoround_quant_kind(),
+      adapt_rotation_kind(), quarot_kind(),       head_rotation_kind(), iter_smooth_kind(),
+      flatquant_kind(),      linear_quant_kind(), gptq_quant_kind(),    autoround_quant_kind(),
   };
   return kTable;
 }
@@ -30,7 +30,6 @@ const std::vector<std::string> kOtherProcessors = {"smooth_quant",
                                                    "dynamic_cache",
                                                    "fa3_quant",
                                                    "float_sparse",
-                                                   "flatquant",
                                                    "svd_res",
                                                    "unary_analysis",
                                                    "binary_analysis",

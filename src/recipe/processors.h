@@ -41,6 +41,7 @@ ProcessorKind adapt_rotation_kind();
 ProcessorKind quarot_kind();
 ProcessorKind head_rotation_kind();
 ProcessorKind iter_smooth_kind();
+ProcessorKind flatquant_kind();
 ProcessorKind linear_quant_kind();
 ProcessorKind gptq_quant_kind();
 ProcessorKind autoround_quant_kind();

@@ -25,7 +25,8 @@ const MapSchema kLabelKeys = {
     "metadata.label",
     {"w_bit", "a_bit", "is_sparse", "kv_cache", "fa_bit", "fa_quant", "profile"},
     /*open=*/true};
-const MapSchema kSpecKeys = {"spec", {"runner", "prior", "process", "save", "dataset"}};
+const MapSchema kSpecKeys = {"spec", {"runner", "prior", "process", "save", "dataset", "kv_cache"}};
+const MapSchema kCacheKeys = {"spec.kv_cache", {"dtype"}};
 const MapSchema kPriorKeys = {"spec.prior[]", {"process", "dataset"}};
 
 enum class Depth { kMetadata, kWhole };
@@ -142,6 +143,11 @@ class RecipeReader {
       for (size_t i = 0; i < save->node->items.size(); ++i)
         if (const auto saver = read_saver(report_, save->item(i))) recipe.save.push_back(*saver);
     }
+    if (const auto cache = spec.find("kv_cache"); cache && require_map(report_, *cache)) {
+      const MapReader reader(report_, *cache, kCacheKeys);
+      if (const auto dtype = reader.require("dtype")) read_choice(report_, *dtype, {"int8"});
+      recipe.kv_cache = KvCache{.location = report_.locate(*cache)};
+    }
     const auto save = spec.find("save");
     if (!save || (save->node->is_list() && save->node->items.empty())) {
       report_.warn(value, "`save` is empty, so nothing will be written");
@@ -208,8 +214,8 @@ Recipe parse(const std::string& text, const std::string& name, Depth depth) {
 }  // namespace
 
 std::vector<std::string> known_keys() {
-  std::vector<const MapSchema*> schemas = {&kTopKeys, &kMetadataKeys, &kLabelKeys, &kSpecKeys,
-                                           &kPriorKeys};
+  std::vector<const MapSchema*> schemas = {&kTopKeys,  &kMetadataKeys, &kLabelKeys,
+                                           &kSpecKeys, &kPriorKeys,    &kCacheKeys};
   for (const auto& more : {processor_schemas(), strategy_schemas(), saver_schemas()})
     schemas.insert(schemas.end(), more.begin(), more.end());
   std::vector<std::string> names;

@@ -15,6 +15,7 @@
 
 #include "autoround/options.h"
 #include "core/error.h"
+#include "flatquant/options.h"
 #include "gptq/options.h"
 #include "quant/scheme.h"
 #include "rotation/options.h"
@@ -60,6 +61,13 @@ struct IterSmooth {
 struct HeadRotation {
   rotation::HeadFitOptions options;
 };
+inline constexpr int64_t kMaxTensorParallel = 1024;
+struct Flatquant {
+  flatquant::FlatquantOptions options;
+  int64_t tp = 1;            // ranks that share the inputs of o_proj and down_proj
+  bool keeps_unfit = false;  // linears of sizes that engines cannot transform stay without
+  std::vector<Pattern> include, exclude;  // of linears
+};
 struct LinearQuant {
   Strategy strategy;                      // scale_dtype is not set: it is the checkpoint's dtype
   std::optional<gptq::GptqOptions> gptq;  // nullopt: round to nearest
@@ -74,11 +82,16 @@ struct AutoroundQuant {
 };
 
 struct Processor {
-  std::variant<FitRotation, Rotate, IterSmooth, HeadRotation, LinearQuant, GptqQuant,
+  std::variant<FitRotation, Rotate, IterSmooth, HeadRotation, Flatquant, LinearQuant, GptqQuant,
                AutoroundQuant>
       what;
   Location location;
   std::string type;  // as the recipe names it: "gptq_quant"
+};
+
+// spec.kv_cache: attention's cache in int8, with a fixed scale a channel.
+struct KvCache {
+  Location location;
 };
 
 // A pass over the model: its processors in order and the dataset it calibrates on.
@@ -107,6 +120,7 @@ struct Recipe {
   std::vector<Stage> prior;
   Stage main;
   std::vector<save::SaverOptions> save;  // empty: nothing is written
+  std::optional<KvCache> kv_cache;       // nullopt: the cache holds floats
   std::vector<std::string> warnings;     // accepted, but probably not meant; each with its location
   // The whole document as it is written beside the checkpoint: aliases replaced by what they stand
   // for, keys in their order, the user's own top-level keys included.
@@ -157,6 +171,8 @@ RecipeEntry load_entry(const std::filesystem::path& path);
 // cannot be read, Error(kIo) for a directory that cannot be listed.
 std::vector<RecipeEntry> list_recipes(const std::vector<std::filesystem::path>& directories);
 
+// Every quant type that a recipe's label can say.
+std::vector<std::string> all_quant_types();
 // The quant types that a recipe's label says: one, or none when it has no such label.
 std::vector<std::string> quant_types_of(const Metadata& metadata);
 // label.profile, an extension of laos: "" for a published scheme.

@@ -154,17 +154,57 @@ std::string with_strategies(const Recipe& recipe,
   return emit_document(root);
 }
 
-std::string with_saver(const Recipe& recipe, const std::string& type) {
+namespace {
+
+// The YAML of `recipe` with what `edit` makes of its spec.
+template <class Edit>
+std::string with_spec(const Recipe& recipe, const Edit& edit) {
   std::vector<Problem> duplicates;
   DocumentNode root = parse_document(recipe.yaml, recipe.path.string(), duplicates);
-  if (DocumentNode* spec = find(root, "spec"))
-    if (DocumentNode* savers = find(*spec, "save"))
-      for (DocumentNode& saver : savers->items) set(saver, "type", scalar(type));
+  if (DocumentNode* spec = find(root, "spec")) edit(*spec);
   return emit_document(root);
 }
 
-std::vector<std::string> layer_patterns(const std::set<int64_t>& layers,
-                                        const std::string& module) {
+void set_flatquant(DocumentNode& processors, std::optional<bool> clip, std::optional<int64_t> tp) {
+  for (DocumentNode& processor : processors.items) {
+    const DocumentNode* type = processor.find("type");
+    if (type == nullptr) continue;
+    if (DocumentNode* configs = find(processor, "configs"); configs && type->text == "group")
+      set_flatquant(*configs, clip, tp);
+    if (type->text != "flatquant") continue;
+    if (clip) set(processor, "clip", scalar(*clip ? "true" : "false"));
+    if (tp) set(processor, "tp", scalar(std::to_string(*tp)));
+  }
+}
+
+}  // namespace
+
+std::string with_savers(const Recipe& recipe, const std::vector<std::string>& types) {
+  return with_spec(recipe, [&](DocumentNode& spec) {
+    DocumentNode* savers = find(spec, "save");
+    if (savers == nullptr || savers->items.empty()) return;
+    savers->items.assign(types.size(), DocumentNode(savers->items.front()));
+    for (size_t i = 0; i < types.size(); ++i) set(savers->items[i], "type", scalar(types[i]));
+  });
+}
+
+std::string with_flatquant(const Recipe& recipe, std::optional<bool> clip,
+                           std::optional<int64_t> tp) {
+  return with_spec(recipe, [&](DocumentNode& spec) {
+    if (DocumentNode* process = find(spec, "process")) set_flatquant(*process, clip, tp);
+  });
+}
+
+std::string with_int8_cache(const Recipe& recipe) {
+  return with_spec(recipe, [](DocumentNode& spec) {
+    DocumentNode cache;
+    set(cache, "dtype", scalar("int8"));
+    set(spec, "kv_cache", std::move(cache));
+  });
+}
+
+std::vector<std::string> layer_patterns(std::string_view prefix, const std::set<int64_t>& layers,
+                                        std::string_view module) {
   // Patterns have 200 characters at most.
   constexpr size_t kMaxLayersText = 120;
   std::vector<std::string> runs;
@@ -189,7 +229,9 @@ std::vector<std::string> layer_patterns(const std::set<int64_t>& layers,
       text += "," + runs[i];
       several = true;
     }
-    patterns.push_back("model.layers." + (several ? "{" + text + "}" : text) + "." + module);
+    std::string pattern(prefix);
+    pattern += "." + (several ? "{" + text + "}" : text) + ".";
+    patterns.push_back(pattern.append(module));
   }
   return patterns;
 }

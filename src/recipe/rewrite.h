@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "recipe/recipe.h"
@@ -28,11 +29,19 @@ std::string with_strategies(const Recipe& recipe,
                             const std::string& config_id,
                             const std::optional<std::string>& dataset = std::nullopt);
 
-// The YAML of `recipe` with savers of another type.
-std::string with_saver(const Recipe& recipe, const std::string& type);
+// The YAML of `recipe` with savers of these types instead of its own, each like its first.
+std::string with_savers(const Recipe& recipe, const std::vector<std::string>& types);
 
-// Patterns that match "model.layers.I." + module for exactly the `layers`: as
-// "model.layers.{{0..3},7}.mlp.down_proj". None for no layers.
-std::vector<std::string> layer_patterns(const std::set<int64_t>& layers, const std::string& module);
+// The YAML of `recipe` with these options of its flatquant; nullopt leaves one as it is.
+std::string with_flatquant(const Recipe& recipe, std::optional<bool> clip,
+                           std::optional<int64_t> tp);
+
+// The YAML of `recipe`, which has none, with a spec.kv_cache of int8.
+std::string with_int8_cache(const Recipe& recipe);
+
+// Patterns that match PREFIX.I.MODULE for exactly the `layers` I: as
+// "model.layers.{{0..3},7}.mlp.down_proj" of the prefix "model.layers". None for no layers.
+std::vector<std::string> layer_patterns(std::string_view prefix, const std::set<int64_t>& layers,
+                                        std::string_view module);
 
 }  // namespace laos::recipe

@@ -1,5 +1,7 @@
 #include "recipe/savers.h"
 
+#include <algorithm>
+
 #include "save/format.h"
 
 namespace laos::recipe {
@@ -16,8 +18,16 @@ std::vector<std::string> supported_savers() {
 
 const std::vector<std::string> kOtherSavers = {"mindie_format_saver", "compressed_tensors"};
 const std::vector<std::string> kSaverKeys = {"type", "part_file_size", "ext", "save_directory"};
-const MapSchema kAscendV1Keys = {"ascendv1_saver", kSaverKeys};
-const MapSchema kCompressedTensorsKeys = {"compressed_tensors_saver", kSaverKeys};
+
+// One for each format, in their order.
+const std::vector<MapSchema>& schemas() {
+  static const std::vector<MapSchema> all = [] {
+    std::vector<MapSchema> made;
+    for (const std::string& type : supported_savers()) made.push_back({type, kSaverKeys});
+    return made;
+  }();
+  return all;
+}
 
 }  // namespace
 
@@ -25,14 +35,17 @@ bool is_saver(const std::string& type) {
   return contains(supported_savers(), type) || contains(kOtherSavers, type);
 }
 
-std::vector<const MapSchema*> saver_schemas() { return {&kAscendV1Keys, &kCompressedTensorsKeys}; }
+std::vector<const MapSchema*> saver_schemas() {
+  std::vector<const MapSchema*> pointers;
+  for (const MapSchema& schema : schemas()) pointers.push_back(&schema);
+  return pointers;
+}
 
 std::optional<save::SaverOptions> read_saver(Report& report, const Value& value) {
   if (!require_map(report, value)) return std::nullopt;
   const auto type = read_type(report, value, "saver", supported_savers(), kOtherSavers);
   if (!type) return std::nullopt;
-  const MapReader reader(report, value,
-                         *type == kAscendV1Keys.title ? kAscendV1Keys : kCompressedTensorsKeys);
+  const MapReader reader(report, value, *std::ranges::find(schemas(), *type, &MapSchema::title));
   save::SaverOptions options;
   for (const save::Format* format : save::formats())
     if (format->saver_type() == *type) options.format = format;

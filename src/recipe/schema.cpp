@@ -1,10 +1,11 @@
 #include "recipe/schema.h"
 
-#include "core/words.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "core/utf8.h"
+#include "core/words.h"
 
 namespace laos::recipe {
 
@@ -96,12 +97,6 @@ void must_be(Report& report, const Value& value, const std::string& expected,
       value, last_step(value.key) + " must be " + expected + ", not " + describe(*value.node), fix);
 }
 
-size_t num_characters(const std::string& text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
-}
-
 }  // namespace
 
 // ----------------------------------------------------------------------------------------- readers
@@ -174,7 +169,7 @@ std::optional<bool> read_bool(Report& report, const Value& value) {
   return std::nullopt;
 }
 
-std::optional<std::string> read_text(Report& report, const Value& value, size_t max_characters) {
+std::optional<std::string> read_text(Report& report, const Value& value, int64_t max_characters) {
   const DocumentNode& node = *value.node;
   if (node.kind != DocumentNode::Kind::kScalar || node.scalar.kind != ScalarKind::kText) {
     const bool is_bare_scalar = node.kind == DocumentNode::Kind::kScalar && !node.is_null();
@@ -182,7 +177,7 @@ std::optional<std::string> read_text(Report& report, const Value& value, size_t 
             is_bare_scalar ? "put it in quotes: \"" + printable(node.text) + "\"" : "write text");
     return std::nullopt;
   }
-  if (const size_t length = num_characters(node.text); length > max_characters) {
+  if (const int64_t length = num_characters(node.text); length > max_characters) {
     report.problem(value,
                    last_step(value.key) + " has " + std::to_string(length) +
                        " characters, the limit is " + std::to_string(max_characters),
@@ -247,7 +242,7 @@ std::optional<std::string> read_type(Report& report, const Value& value, const s
   return std::nullopt;
 }
 
-std::vector<std::string> read_texts(Report& report, const Value& value, size_t max_characters) {
+std::vector<std::string> read_texts(Report& report, const Value& value, int64_t max_characters) {
   std::vector<std::string> texts;
   if (!require_list(report, value)) return texts;
   for (size_t i = 0; i < value.node->items.size(); ++i) {

@@ -23,7 +23,7 @@ struct MapSchema {
 };
 
 // Characters that a text may have at most.
-inline constexpr size_t kMaxNameCharacters = 200, kMaxDatasetCharacters = 4096;
+inline constexpr int64_t kMaxNameCharacters = 200, kMaxDatasetCharacters = 4096;
 
 // A node and the key that leads to it: "spec.process[1].iters".
 struct Value {
@@ -70,7 +70,7 @@ std::optional<int64_t> read_integer(Report& report, const Value& value, int64_t 
 std::optional<double> read_number(Report& report, const Value& value, double min);
 std::optional<bool> read_bool(Report& report, const Value& value);
 // At most `max_characters` UTF-8 characters.
-std::optional<std::string> read_text(Report& report, const Value& value, size_t max_characters);
+std::optional<std::string> read_text(Report& report, const Value& value, int64_t max_characters);
 std::optional<std::string> read_choice(Report& report, const Value& value,
                                        const std::vector<std::string>& allowed);
 // True for a list; a problem otherwise.
@@ -79,7 +79,7 @@ bool require_list(Report& report, const Value& value);
 bool require_map(Report& report, const Value& value);
 
 // The texts of a list; those that do not fit are left out.
-std::vector<std::string> read_texts(Report& report, const Value& value, size_t max_characters);
+std::vector<std::string> read_texts(Report& report, const Value& value, int64_t max_characters);
 // The text at `type` of a mapping, when it is one of those supported; a problem otherwise. `kind`
 // ("processor") is for messages; `other` are types of the format that laos does not run.
 std::optional<std::string> read_type(Report& report, const Value& value, const std::string& kind,

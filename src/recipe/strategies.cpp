@@ -33,7 +33,8 @@ struct SupportedPair {
 std::vector<SupportedPair> list_pairs() {
   std::vector<SupportedPair> pairs;
   for (const scheme::Scheme& row : scheme::schemes()) {
-    if (row.is_float() || row.activations == scheme::Activations::kEither) continue;
+    if (row.is_float() || row.transforms || row.activations == scheme::Activations::kEither)
+      continue;
     const bool is_static = row.activations == scheme::Activations::kStatic;
     const bool is_float = row.activations == scheme::Activations::kFloat;
     for (const bool groups : {false, true})
@@ -60,7 +61,7 @@ struct Side {
   bool symmetric = true;
   int64_t group_size = 0;
   DType scale_dtype = DType::kBF16;
-  bool mean_range = false;
+  quant::RangeFrom range = quant::RangeFrom::kAll;
 };
 
 // The side `act` has when a qconfig leaves it out.
@@ -75,7 +76,7 @@ quant::LinearScheme scheme_of(const Side& weight, const Side& act) {
   if (act.dtype == "int8" && act.scope == "per_tensor") {
     scheme.act.is_static = true;
     scheme.act.symmetric = act.symmetric;
-    scheme.act.mean_range = act.mean_range;
+    scheme.act.range = act.range;
   }
   return scheme;
 }
@@ -125,8 +126,9 @@ bool read_ext(Report& report, const MapReader& side_reader, bool is_weight, bool
     if (name == "float16") side.scale_dtype = DType::kF16;
     if (name == "float32") side.scale_dtype = DType::kF32;
   }
-  if (const auto aggregation = reader.find("aggregation_type"))
-    side.mean_range = read_choice(report, *aggregation, {"max", "mean"}) == "mean";
+  if (const auto aggregation = reader.find("aggregation_type");
+      aggregation && read_choice(report, *aggregation, {"max", "mean"}) == "mean")
+    side.range = quant::RangeFrom::kMean;
   const auto group_size = reader.find("group_size");
   if (!group_size) return false;
   side.group_size =
@@ -169,11 +171,14 @@ std::optional<Side> read_side(Report& report, const Value& value, bool is_weight
   side.scope = *scope_name;
   if (side.dtype == "float") return side;
   // autoround ignores `method`, as ever.
-  if (quantizer == Quantizer::kLinear && method && side.method != "minmax" &&
+  const bool is_histogram = !is_weight && side.scope == "per_tensor" && side.method == "histogram";
+  if (is_histogram) side.range = quant::RangeFrom::kLeastError;
+  if (quantizer == Quantizer::kLinear && method && side.method != "minmax" && !is_histogram &&
       !(is_weight && side.method == "gptq")) {
-    report.problem(
-        *method, "`method: " + printable(side.method) + "` is not supported",
-        is_weight ? "write `method: minmax` or `method: gptq`" : "write `method: minmax`");
+    report.problem(*method, "`method: " + printable(side.method) + "` is not supported",
+                   is_weight
+                       ? "write `method: minmax` or `method: gptq`"
+                       : "write `method: minmax`, or `method: histogram` with `scope: per_tensor`");
   }
   const bool may_be_asymmetric =
       quantizer == Quantizer::kLinear && !is_weight && side.scope == "per_tensor";

@@ -152,8 +152,8 @@ class Page {
         "'unsafe-inline'; img-src data:\">\n"
         "<link rel=\"icon\" href=\"data:,\">\n<title>" +
         escaped(title) + "</title>\n<style>" + kStyle + "</style></head>\n<body><main>\n";
-    page += header() + health() + beside() + layers_apart() + bits() + training() + outliers() +
-            weights() + time_and_memory() + ranks() + recipe() + environment();
+    page += header() + health() + beside() + layers_apart() + bits() + cache() + training() +
+            outliers() + weights() + time_and_memory() + ranks() + recipe() + environment();
     page += "<footer>laos " + escaped(r_.laos_version) +
             ". The figures of this page stand in <code>run.json</code> beside it; <code>laos "
             "report DIR</code> makes it again.</footer>\n</main></body></html>\n";
@@ -345,11 +345,13 @@ class Page {
           map.row_names.push_back(short_module(linear.name));
         }
         map.rows[l].resize(i);
-        map.rows[l].push_back({style_of(linear.label), linear.name + ": " + linear.label});
+        const std::string label =
+            linear.label + (linear.transform.empty() ? "" : ", " + linear.transform);
+        map.rows[l].push_back({style_of(linear.label), linear.name + ": " + label});
         totals[linear.label] += static_cast<double>(linear.parameters);
         sum += static_cast<double>(linear.parameters * linear.weight_bits);
         size += static_cast<double>(linear.parameters);
-        table.row({escaped(linear.name), escaped(linear.label), std::to_string(linear.parameters),
+        table.row({escaped(linear.name), escaped(label), std::to_string(linear.parameters),
                    percent(linear.weight_error), percent(linear.clipped),
                    short_number(linear.range), escaped(linear.decided_by)});
       }
@@ -360,6 +362,25 @@ class Page {
     if (map.legend.size() == 1) map.legend.push_back({"", "", {}});
     return heading("Bits per layer") + plots(to_figure(map) + to_figure(average)) +
            table.folded("Table: every linear, why, and what rounding did to it");
+  }
+
+  std::string cache() const {
+    Series keys{"keys", "s1", {}}, values{"values", "s2", {}};
+    Table table({{"layer"}, {"keys"}, {"values"}});
+    for (size_t i = 0; i < r_.layers.size(); ++i) {
+      const Layer& layer = r_.layers[i];
+      keys.values.push_back(100 * layer.key_error);
+      values.values.push_back(100 * layer.value_error);
+      table.row({std::to_string(i), percent(layer.key_error), percent(layer.value_error)});
+    }
+    if (std::all_of(keys.values.begin(), keys.values.end(), [](double v) { return v != v; }))
+      return "";
+    return heading("Cache in int8") +
+           plots(to_figure(Chart{.title = "What the codes of the cache lose",
+                                 .x_label = "layer",
+                                 .y_label = "% of the squares of keys and of values",
+                                 .series = {keys, values}})) +
+           table.folded("Table: error of the cache per layer");
   }
 
   std::string training() const {

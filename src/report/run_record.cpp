@@ -53,6 +53,7 @@ void fields(F& field, Linear& l) {
   field("name", l.name);
   field("label", l.label);
   field("decided_by", l.decided_by);
+  field("transform", l.transform);
   field("parameters", l.parameters);
   field("weight_bits", l.weight_bits);
   field("act_bits", l.act_bits);
@@ -73,6 +74,8 @@ void fields(F& field, Layer& l) {
   field("peak_rss_bytes", l.peak_rss_bytes);
   field("linears", l.linears);
   field("training", l.training);
+  field("key_error", l.key_error);
+  field("value_error", l.value_error);
 }
 template <class F>
 void fields(F& field, Rank& r) {
@@ -125,6 +128,13 @@ void fields(F& field, eval::Continuation& c) {
 template <class F>
 void fields(F& field, Health& h) {
   eval::Health& f = h.figures;
+  if constexpr (F::kWrites) {
+    // For those who read the file; laos itself judges by the figures.
+    eval::Judgement judgement = eval::judge(f);
+    std::string verdict = eval::name_of(judgement.verdict);
+    field("verdict", verdict);
+    field("reasons", judgement.reasons);
+  }
   field("source", h.source);
   field("tokens_sha256", h.tokens_sha256);
   field("calibrated", h.calibrated);
@@ -170,6 +180,7 @@ template <class T>
 struct IsOptional<std::optional<T>> : std::true_type {};
 
 struct Writer {
+  static constexpr bool kWrites = true;
   Json json = Json::object();
 
   template <class T>
@@ -200,6 +211,7 @@ struct Writer {
 };
 
 struct Reader {
+  static constexpr bool kWrites = false;
   const Json& json;
   const std::string& path;  // of `json` in the document, for messages
 
@@ -279,6 +291,7 @@ std::string verdict_text(const Health& health) {
 std::string to_json(const RunRecord& record) { return text_of(record); }
 std::string to_json(const Layer& layer) { return text_of(layer); }
 std::string to_json(const Rank& rank) { return text_of(rank); }
+std::string to_json(const Health& health) { return text_of(health); }
 
 RunRecord run_record_from_json(const std::string& text, const std::string& name) {
   auto record = value_of<RunRecord>(text, name);

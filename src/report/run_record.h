@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,9 +44,10 @@ struct Recipe {
 
 // A linear of a decoder layer.
 struct Linear {
-  std::string name;        // "model.layers.3.mlp.up_proj"
-  std::string label;       // "W4A4_DYNAMIC", ..., "FLOAT"
-  std::string decided_by;  // place in the recipe
+  std::string name;            // "model.layers.3.mlp.up_proj"
+  std::string label;           // "W4A4_DYNAMIC", ..., "FLOAT"
+  std::string decided_by;      // place in the recipe
+  std::string transform = "";  // in front of it while it runs, and the errors that chose it
   int64_t parameters = 0;
   int64_t weight_bits = 16, act_bits = 16;
   // NaN where the linear stays float.
@@ -59,6 +61,10 @@ struct Layer {
   int64_t peak_rss_bytes = 0;  // of the process, until then
   std::vector<Linear> linears;
   std::vector<autoround::LayerReport> training;  // of each autoround_quant, in turn
+  // Σ (x - x̂)² / Σ x² of cached keys and values over the calibration tokens; NaN where the cache
+  // holds floats.
+  double key_error = std::numeric_limits<double>::quiet_NaN();
+  double value_error = std::numeric_limits<double>::quiet_NaN();
 };
 
 // What a process of a job of several did.
@@ -119,6 +125,7 @@ struct RunRecord {
 std::string to_json(const RunRecord& record);
 std::string to_json(const Layer& layer);
 std::string to_json(const Rank& rank);
+std::string to_json(const Health& health);
 // The inverse; absent keys keep their defaults and unknown ones are passed over, so that other
 // versions' records can be read. Throws Error(kFormat) naming `name`: not JSON, wrong types,
 // another format.

@@ -39,7 +39,7 @@ struct RotateOptions {
   bool online = false;      // also rotate the inputs of o_proj and down_proj at run time
   std::vector<int64_t> down_online_layers;  // where that of down_proj is
   int64_t max_tp_size = 4;         // tensor parallel ranks that online rotations must not mix
-  bool export_extra_info = false;  // save the global rotation for draft models
+  bool export_extra_info = true;  // save the global rotation, for draft models
 };
 
 // head_rotation: fit a rotation of each value head to what o_proj reads.

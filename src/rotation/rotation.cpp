@@ -12,6 +12,17 @@ namespace laos::rotation {
 using linalg::Trans;
 using model::Linear;
 
+namespace {
+
+std::vector<Linear> linears_there(const model::LayerWeights& weights) {
+  std::vector<Linear> linears;
+  for (int64_t i = 0; i < weights.linears.size(); ++i)
+    if (weights[static_cast<Linear>(i)].size() != 0) linears.push_back(static_cast<Linear>(i));
+  return linears;
+}
+
+}  // namespace
+
 void fold_into_rows(const Mat<float>& gain, MatView<float> rows) {
   LAOS_ASSERT(gain.size() == rows.cols);
   parallel_for_ranges(rows.rows, 16, [&](int64_t begin, int64_t end) {
@@ -21,10 +32,14 @@ void fold_into_rows(const Mat<float>& gain, MatView<float> rows) {
 }
 
 void fold_norms(model::LayerWeights& weights) {
-  for (const Linear l : model::linears_of(model::LinearGroup::kQkv))
-    fold_into_rows(weights.input_layernorm, weights[l].view());
-  for (const Linear l : model::linears_of(model::LinearGroup::kGateUp))
-    fold_into_rows(weights.post_attention_layernorm, weights[l].view());
+  for (const Linear l : linears_there(weights))
+    if (hf::reads_residual(hf::group_of(l)))
+      fold_into_rows(hf::is_attention(hf::group_of(l)) ? weights.input_layernorm
+                                                       : weights.post_attention_layernorm,
+                     weights[l].view());
+  for (const hf::Router router : hf::kAllRouters)
+    if (weights[router].size() != 0)
+      fold_into_rows(weights.post_attention_layernorm, weights[router].view());
   std::fill_n(weights.input_layernorm.data(), weights.input_layernorm.size(), 1.0f);
   std::fill_n(weights.post_attention_layernorm.data(), weights.post_attention_layernorm.size(),
               1.0f);
@@ -88,12 +103,12 @@ std::optional<std::pair<int64_t, int64_t>> kronecker_factors(int64_t intermediat
 
 namespace {
 
-model::OnlineRotation make_online(const hf::Config& config, int64_t max_tp_size) {
-  model::OnlineRotation online;
-  auto heads = std::make_shared<model::KroneckerRotation>();
+model::OnlineTransforms make_online(const hf::Config& config, int64_t max_tp_size) {
+  model::OnlineTransforms online;
+  auto heads = std::make_shared<model::KroneckerTransform>();
   heads->left = linalg::RandomHadamard(config.num_attention_heads, max_tp_size).dense();
   heads->cols = config.head_dim;
-  online.o = std::move(heads);
+  online[model::LinearGroup::kO] = std::move(heads);
 
   const auto factors = kronecker_factors(config.intermediate_size);
   if (!factors)
@@ -102,11 +117,11 @@ model::OnlineRotation make_online(const hf::Config& config, int64_t max_tp_size)
                          " has no two Hadamard factors of at most 256",
                  .where = "config.json",
                  .fix = "use online: false"});
-  auto down = std::make_shared<model::KroneckerRotation>();
+  auto down = std::make_shared<model::KroneckerTransform>();
   down->left = linalg::RandomHadamard(factors->first, max_tp_size).dense();
   down->right = linalg::RandomHadamard(factors->second).dense();
   down->cols = factors->second;
-  online.down = std::move(down);
+  online[model::LinearGroup::kDown] = std::move(down);
   return online;
 }
 
@@ -127,33 +142,33 @@ ModelRotation make_rotation(const hf::Config& config, const RotateOptions& optio
   return rotation;
 }
 
-model::OnlineRotation ModelRotation::online_of(int64_t layer_idx) const {
-  model::OnlineRotation of_layer = online;
+model::OnlineTransforms ModelRotation::online_of(int64_t layer_idx) const {
+  model::OnlineTransforms of_layer = online;
   if (std::find(down_online_layers.begin(), down_online_layers.end(), layer_idx) ==
       down_online_layers.end())
-    of_layer.down = nullptr;
+    of_layer[model::LinearGroup::kDown] = nullptr;
   return of_layer;
 }
 
-void rotate_online(const model::OnlineRotation& online, model::LayerWeights& weights) {
-  if (online.o)
-    online.o->apply(std::as_const(weights[Linear::kOProj]).view(), weights[Linear::kOProj].view());
-  if (online.down)
-    online.down->apply(std::as_const(weights[Linear::kDownProj]).view(),
-                       weights[Linear::kDownProj].view());
+void rotate_online(const model::OnlineTransforms& online, model::LayerWeights& weights) {
+  for (const model::LinearGroup group : model::kAllLinearGroups)
+    if (const model::KroneckerTransform* transform = online.of(group))
+      for (const Linear l : model::linears_of(group))
+        transform->apply(std::as_const(weights[l]).view(), weights[l].view());
 }
 
 void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
                   model::LayerWeights& weights) {
-  for (const model::LinearGroup group : model::kAllLinearGroups)
-    for (const Linear l : model::linears_of(group)) {
-      if (hf::reads_residual(group)) {
-        rotation.residual.apply_right(weights[l].view());
-        continue;
-      }
-      rotation.residual.apply_left_transposed(weights[l].view());
-      if (weights.biases[l].size() != 0) rotation.residual.apply_right(weights.biases[l].view());
+  for (const Linear l : linears_there(weights)) {
+    if (hf::reads_residual(hf::group_of(l))) {
+      rotation.residual.apply_right(weights[l].view());
+      continue;
     }
+    rotation.residual.apply_left_transposed(weights[l].view());
+    if (weights.biases[l].size() != 0) rotation.residual.apply_right(weights.biases[l].view());
+  }
+  for (const hf::Router router : hf::kAllRouters)
+    if (weights[router].size() != 0) rotation.residual.apply_right(weights[router].view());
   const int64_t hd = config.head_dim;
   Mat<float>& v_bias = weights.biases[Linear::kVProj];
   for (int64_t h = 0; h < config.num_key_value_heads; ++h) {

@@ -8,13 +8,13 @@
 
 #include "linalg/hadamard.h"
 #include "model/checkpoint.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 #include "rotation/options.h"
 
 namespace laos::rotation {
 
 // W <- W diag(gain) for the linears behind each norm (input_layernorm: q, k, v;
-// post_attention_layernorm: gate, up), then gains <- 1. q_norm and k_norm stay.
+// post_attention_layernorm: gate, up and routers), then gains <- 1. q_norm and k_norm stay.
 void fold_norms(model::LayerWeights& weights);
 
 // W <- W diag(gain) for rows [n, hidden_size] of lm_head; gain [1, hidden_size] is the final
@@ -49,11 +49,11 @@ std::optional<std::pair<int64_t, int64_t>> kronecker_factors(int64_t intermediat
 struct ModelRotation {
   Rotation residual;
   Rotation head;
-  model::OnlineRotation online = {};  // both null unless options.online
+  model::OnlineTransforms online = {};  // both null unless options.online
   std::vector<int64_t> down_online_layers = {};
 
   // The part of `online` that layer `layer_idx` has.
-  model::OnlineRotation online_of(int64_t layer_idx) const;
+  model::OnlineTransforms online_of(int64_t layer_idx) const;
 };
 
 // The Hadamard rotations of `options`, or `fitted` [hidden_size, hidden_size] as R when it is
@@ -63,12 +63,12 @@ struct ModelRotation {
 ModelRotation make_rotation(const hf::Config& config, const RotateOptions& options,
                             std::optional<Mat<float>> fitted);
 
-// Rotates a layer whose norms are folded: q, k, v, gate, up <- W R; o, down <- Rᵀ W; then v <- Uᵀ v
-// per KV head and o <- o U per query head. A bias, which is a row of outputs, turns with them: b R
-// of o and down, b U per head of v.
+// Rotates a layer whose norms are folded: q, k, v, gate, up and routers <- W R; o, down <- Rᵀ W;
+// then v <- Uᵀ v per KV head and o <- o U per query head. A bias, which is a row of outputs, turns
+// with them: b R of o and down, b U per head of v.
 void rotate_layer(const hf::Config& config, const ModelRotation& rotation,
                   model::LayerWeights& weights);
 // Makes up in the weights for rotating the inputs of o_proj and down_proj.
-void rotate_online(const model::OnlineRotation& online, model::LayerWeights& weights);
+void rotate_online(const model::OnlineTransforms& online, model::LayerWeights& weights);
 
 }  // namespace laos::rotation

@@ -13,12 +13,15 @@ namespace {
 namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
+using Dims = scheme::LinearPart::Dims;
+
 scheme::LinearSizes sizes_of(const OutputLinear& linear) {
   const int64_t group_size = linear.scheme ? linear.scheme->weight.group_size : 0;
   return {.out_features = linear.out_features,
           .in_features = linear.in_features,
           .num_groups = group_size == 0 ? 1 : linear.in_features / group_size,
-          .num_slices = hf::num_slices(linear.name)};
+          .num_slices = hf::num_slices(linear.name),
+          .num_blocks = linear.scheme ? std::max<int64_t>(linear.scheme->act.pair_blocks, 1) : 1};
 }
 
 // Engines that run f16 models read the f32 bits of deq_scale as integers of 64 bits.
@@ -50,8 +53,17 @@ std::vector<float> scale_bias(const quant::IntWeight& weight, int64_t num_slices
   return bias;
 }
 
+// Of a matrix whose rows stand end to end.
+std::span<const float> elements(MatView<const float> matrix) {
+  LAOS_ASSERT(matrix.stride == matrix.cols);
+  return {matrix.data, static_cast<size_t>(matrix.rows * matrix.cols)};
+}
+
 class AscendV1 : public Format {
  public:
+  scheme::CheckpointFormat id() const noexcept override {
+    return scheme::CheckpointFormat::kAscendV1;
+  }
   std::string_view name() const noexcept override { return "ascendv1"; }
   std::string_view title() const noexcept override { return "AscendV1"; }
   std::string_view saver_type() const noexcept override { return "ascendv1_saver"; }
@@ -62,6 +74,7 @@ class AscendV1 : public Format {
     return weights.filename().string().starts_with(hf::kAscendV1Stem);
   }
   bool holds_online_rotations() const noexcept override { return true; }
+  bool holds_cache_scales() const noexcept override { return true; }
 
   void plan_linear(const OutputLinear& linear, const std::string& label,
                    const scheme::Scheme* scheme, DType float_dtype,
@@ -84,9 +97,12 @@ class AscendV1 : public Format {
                          linear.name,
                          linear.scheme->weight.group_size});
     };
-    for (const scheme::LinearPart& part : scheme->parts)
-      add(part.suffix, part.suffix == "deq_scale" ? deq_scale_dtype(float_dtype) : part.dtype,
-          part.shape(sizes));
+    for (const scheme::LinearPart& part : scheme->parts) {
+      DType dtype = part.dtype;
+      if (part.suffix == "deq_scale") dtype = deq_scale_dtype(float_dtype);
+      if (part.dims == Dims::kLeft || part.dims == Dims::kRight) dtype = float_dtype;
+      add(part.suffix, dtype, part.shape(sizes));
+    }
     if (linear.has_bias)
       tensors.push_back(
           {{linear.name + ".bias", DType::kF32, {linear.out_features}}, scheme::kFloatLabel});
@@ -115,6 +131,12 @@ class AscendV1 : public Format {
     }
     sink.write("weight_scale", weight.scale);
     sink.write("weight_offset", std::vector<float>(weight.scale.size(), 0.0f));
+    if (values.transform != nullptr) {
+      const InputTransform& transform = *values.transform;
+      sink.write_float("left_trans", elements(transform.left));
+      sink.write_float("right_trans", elements(transform.right));
+      sink.write("clip_ratio", std::vector<float>{transform.clip});
+    }
     if (sink.scheme.packs_rows())
       sink.write("scale_bias", scale_bias(weight, hf::num_slices(sink.name)));
   }
@@ -135,8 +157,10 @@ std::string description_json(const CheckpointJob& job) {
   OrderedJson description = OrderedJson::object();
   std::vector<std::string> labels;
   int64_t group_size = 0;
+  bool has_cache_scales = false;
   for (const OutputTensor& tensor : job.tensors) {
     if (tensor.label.empty()) continue;
+    has_cache_scales = has_cache_scales || tensor.label == hf::kCacheLabel;
     description[tensor.spec.name] = tensor.label;
     labels.push_back(tensor.label);
     const bool is_scale = tensor.spec.name.ends_with(".weight_scale");
@@ -144,6 +168,7 @@ std::string description_json(const CheckpointJob& job) {
   }
   description["version"] = "1.0.0";
   description["model_quant_type"] = scheme::model_quant_type(labels);
+  if (has_cache_scales) description[hf::kCacheTypeField] = hf::kCacheLabel;
   description["metadata"] = OrderedJson::object();
   if (job.online) {
     OrderedJson heads = OrderedJson::array(), down = OrderedJson::array();

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cmath>
 #include <map>
+#include <set>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -33,6 +34,7 @@ constexpr int64_t kPieceBytes = int64_t{16} << 20;  // of converted floats in me
 constexpr const char* kLayerPart = "layer";
 constexpr const char* kOptionalDirectory = "optional";
 constexpr const char* kRotationStem = "quarot";
+constexpr const char* kTemplatesDirectory = "additional_chat_templates";  // transformers' name
 
 [[noreturn]] void refuse_usage(const std::string& what, const fs::path& where,
                                const std::string& fix) {
@@ -58,11 +60,11 @@ io::ShardPlan shard_plan(const CheckpointJob& job) {
 
 // --- the model directory -------------------------------------------------------------------------
 
-// Whether the directory entry is a file of this model. Throws Error(kIo) for a link to elsewhere.
-bool is_file_of_model(const fs::path& path) {
+// Whether `path` is a file of this model. Throws Error(kIo) for a link to elsewhere.
+bool is_file_of_model(const fs::path& path, const fs::path& model_directory) {
   std::error_code error;
   const bool is_other = fs::exists(path, error) && !fs::is_regular_file(path, error);
-  if (!is_other) io::require_own_file(path);
+  if (!is_other) io::require_own_file(path, model_directory);
   return !is_other;
 }
 
@@ -77,21 +79,36 @@ constexpr std::array<std::string_view, 8> kNotCopied = {kConfigFile,
                                                         "run.json",
                                                         "check.json"};
 
+std::vector<fs::path> entries_of(const fs::path& directory) {
+  std::vector<fs::path> paths;
+  std::error_code error;
+  fs::directory_iterator entries(directory, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error))
+    paths.push_back(entries->path());
+  if (error) fail_io("cannot list the model directory", directory, error.value());
+  return paths;
+}
+
 // Names of the files that go with the weights unchanged, sorted: tokenizer, configuration, code. An
 // index of the float shards does not, since it names files that are not there.
 std::vector<std::string> copied_files(const fs::path& model_directory) {
   std::vector<std::string> names;
-  std::error_code error;
-  fs::directory_iterator entries(model_directory, error);
-  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-    const std::string name = entries->path().filename().string();
+  for (const fs::path& path : entries_of(model_directory)) {
+    const std::string name = path.filename().string();
     const bool has_suffix = name.ends_with(".json") || name.ends_with(".py") ||
                             name.ends_with(".txt") || name.ends_with(".jinja");
     if (!has_suffix || name.ends_with("index.json")) continue;
     if (std::ranges::find(kNotCopied, name) != kNotCopied.end()) continue;
-    if (is_file_of_model(entries->path())) names.push_back(name);
+    if (is_file_of_model(path, model_directory)) names.push_back(name);
   }
-  if (error) fail_io("cannot list the model directory", model_directory, error.value());
+  std::error_code error;
+  const fs::path templates = model_directory / kTemplatesDirectory;
+  if (fs::is_directory(templates, error)) {
+    io::require_own_file(templates);
+    for (const fs::path& path : entries_of(templates))
+      if (path.extension() == ".jinja" && is_file_of_model(path, model_directory))
+        names.push_back((kTemplatesDirectory / path.filename()).string());
+  }
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -100,6 +117,21 @@ std::string config_text(const CheckpointJob& job) {
   const fs::path path = job.model_directory / kConfigFile;
   io::require_own_file(path);
   return exported_config(io::read_text(path, hf::kMaxConfigBytes), path, job);
+}
+
+// Files that an earlier run wrote here and this one does not: readers would take them for this
+// one's, as the chat template of another model.
+void remove_older(const fs::path& save_path, const std::vector<std::string>& names) {
+  std::error_code ignored;
+  for (const std::string& name : names_in_manifest(save_path)) {
+    const fs::path file = save_path / name, inner = fs::path(name).parent_path();
+    if (std::ranges::find(names, name) != names.end() ||
+        !fs::is_regular_file(fs::symlink_status(file, ignored)) ||
+        (!inner.empty() && fs::is_symlink(fs::symlink_status(save_path / inner, ignored))))
+      continue;
+    remove_file(file);
+    if (!inner.empty()) fs::remove(save_path / inner, ignored);  // if empty
+  }
 }
 
 // --- the output directory ------------------------------------------------------------------------
@@ -127,7 +159,21 @@ void check_model_type(const std::string& model_type) {
   });
   if (model_type.empty() || model_type.size() > 200 || !is_plain)
     refuse_usage("the model type must be a name of 1 to 200 characters without slashes",
-                 "--model_type", "write for example Qwen3-8B");
+                 "--model-type", "write for example Qwen3-8B");
+}
+
+// Below the output directory, that files of these names stand in.
+std::set<fs::path> directories_of(const std::vector<std::string>& names) {
+  std::set<fs::path> directories;
+  for (const fs::path name : names)
+    if (name.has_parent_path()) directories.insert(name.parent_path());
+  return directories;
+}
+
+void make_directory(const fs::path& path) {
+  std::error_code error;
+  fs::create_directory(path, error);
+  if (error) fail_io("cannot create the directory", path, error.value());
 }
 
 void rename_file(const fs::path& from, const fs::path& to) {
@@ -165,18 +211,40 @@ int64_t planned_bytes(const CheckpointJob& job) {
   return bytes;
 }
 
-int64_t planned_work_bytes(const CheckpointJob& job) {
-  int64_t bytes = job.work.other_bytes;  // then each tensor once more, and its place in a header
-  for (const OutputTensor& tensor : job.tensors)
-    if (tensor.spec.name.starts_with("model.layers."))
-      bytes += tensor.spec.size_bytes() + std::ssize(tensor.spec.name) + 100;
-  return job.work.parts.empty() ? 0 : bytes;
+int64_t planned_bytes_of_all(const CheckpointJob& job) {
+  int64_t bytes = job.work.parts.empty() ? 0 : job.work.other_bytes;
+  for (const CheckpointJob* each : all_jobs(job)) {
+    bytes += planned_bytes(*each);
+    if (job.work.parts.empty()) continue;
+    // Each tensor once more, and its place in a header.
+    for (const OutputTensor& tensor : each->tensors)
+      if (tensor.layer_idx >= 0)
+        bytes += tensor.spec.size_bytes() + std::ssize(tensor.spec.name) + 100;
+  }
+  return bytes;
 }
 
-void check_output_path(const CheckpointJob& job, int64_t bytes_needed) {
+namespace {
+
+// Of a directory beside others: it is put together there, and no part is kept.
+WorkPlan staging_plan(const CheckpointJob& job) {
+  WorkPlan plan;
+  plan.restart = job.work.restart;
+  return plan;
+}
+
+const fs::path& work_path(const CheckpointJob& job) {
+  return job.work_path.empty() ? job.save_path : job.work_path;
+}
+
+// Throws what check_output_path does of one directory, but for the space on its disk.
+void check_directory(const CheckpointJob& job, const WorkPlan& work) {
   check_model_type(job.model_type);
   if (job.save_path.empty())
-    refuse_usage("the save path is empty", "--save_path", "name a directory");
+    refuse_usage("the save path is empty", "--save-path", "name a directory");
+  if (*job.save_path.begin() == "~")
+    refuse_usage("the save path begins with ~, which the shell has not expanded", job.save_path,
+                 "write the path out: a shell expands ~ only where a word begins with it");
   const fs::path save_path = real_path(job.save_path);
   const fs::path existing = nearest_existing(save_path);
   const fs::file_status status = status_of(existing);
@@ -190,6 +258,7 @@ void check_output_path(const CheckpointJob& job, int64_t bytes_needed) {
   std::vector<std::string> names = copied_files(job.model_directory);
   names.insert(names.end(), {kConfigFile, kManifestFile, std::string(job.format->mark_file()),
                              std::string(job.format->index_file()), recipe_file(job.model_type)});
+  if (job.global_rotation > 0) names.emplace_back(kRotationFile);
   config_text(job);
   if (existing == save_path) {
     check_no_foreign_weights(save_path, *job.format);
@@ -197,18 +266,41 @@ void check_output_path(const CheckpointJob& job, int64_t bytes_needed) {
       if (fs::is_directory(save_path / name, error))
         refuse_usage("a directory is in the place of an output file", save_path / name,
                      "choose an empty directory");
-    if (job.global_rotation > 0 && fs::exists(save_path / kOptionalDirectory, error) &&
-        !fs::is_directory(save_path / kOptionalDirectory, error))
-      refuse_usage("a file is in the place of an output directory", save_path / kOptionalDirectory,
-                   "choose an empty directory");
+    for (const fs::path& directory : directories_of(names))
+      if (fs::exists(save_path / directory, error) &&
+          !fs::is_directory(save_path / directory, error))
+        refuse_usage("a file is in the place of an output directory", save_path / directory,
+                     "choose an empty directory");
   }
 
   if (::access(existing.c_str(), W_OK | X_OK) != 0)
     fail_io("cannot write into the directory", existing, errno);
-  check_work(save_path, job.work);
+  check_work(save_path, work);
+}
+
+}  // namespace
+
+void check_output_path(const CheckpointJob& job, int64_t bytes_needed) {
+  const std::vector<const CheckpointJob*> jobs = all_jobs(job);
+  const bool is_one = work_path(job) == job.save_path;
+  int64_t kept_bytes = 0;
+  for (const CheckpointJob* each : jobs) {
+    check_directory(*each, is_one ? job.work : staging_plan(job));
+    kept_bytes += work_bytes(each->save_path);
+  }
+  if (!is_one) {
+    check_work(work_path(job), job.work);
+    kept_bytes += work_bytes(work_path(job));
+    const fs::path above = real_path(work_path(job));
+    if (fs::exists(status_of(above)) && !hf::top_level_safetensors(above).empty())
+      refuse_usage("each format gets a directory in the save path, which holds weights itself",
+                   hf::top_level_safetensors(above).front(), "choose an empty directory");
+  }
+  const fs::path existing = nearest_existing(real_path(work_path(job)));
+  std::error_code error;
   const fs::space_info space = fs::space(existing, error);
   if (error) return;
-  const auto left_there = static_cast<uintmax_t>(work_bytes(save_path));
+  const auto left_there = static_cast<uintmax_t>(kept_bytes);
   if (static_cast<uintmax_t>(std::max<int64_t>(bytes_needed, 0)) > space.available + left_there)
     throw Error(ErrorCode::kResource,
                 {.what = "the output, and what is kept of the run until it is done, need " +
@@ -220,92 +312,102 @@ void check_output_path(const CheckpointJob& job, int64_t bytes_needed) {
 
 // --- the writer ----------------------------------------------------------------------------------
 
-CheckpointWriter::CheckpointWriter(CheckpointJob job) : job_(std::move(job)) {
-  check_output_path(job_, planned_bytes(job_) + planned_work_bytes(job_));
-  index_tensors();
-  work_ = std::make_unique<WorkDirectory>(job_.save_path, job_.work);
-  weights_ = std::make_unique<io::ShardedWriter>(work_->directory(), shard_plan(job_));
-  if (job_.global_rotation > 0) {
+// One directory of a job. Its tensors stand in the files of finished layers with `prefix` before
+// their names.
+class CheckpointWriter::Directory {
+ public:
+  Directory(const CheckpointJob& job, std::string prefix) : job_(job), prefix_(std::move(prefix)) {
+    for (size_t i = 0; i < job_.tensors.size(); ++i) {
+      const OutputTensor& tensor = job_.tensors[i];
+      const bool is_new = index_of_.emplace(tensor.spec.name, i).second;
+      LAOS_ASSERT(is_new);
+      if (!tensor.linear.empty()) label_of_[tensor.linear] = tensor.label;
+    }
+  }
+
+  const CheckpointJob& job() const noexcept { return job_; }
+
+  // From here on what is written goes into the checkpoint, which is put together beside the parts
+  // of `work` or, where that is null, in a work directory of its own.
+  void stage(WorkDirectory* work, const WorkPlan& own_plan) {
+    if (work == nullptr) {
+      own_work_ = std::make_unique<WorkDirectory>(job_.save_path, own_plan);
+      work = own_work_.get();
+    }
+    work_ = work;
+    weights_ = std::make_unique<io::ShardedWriter>(work_->directory(), shard_plan(job_));
+    if (job_.global_rotation == 0) return;
     const fs::path directory = work_->directory() / kOptionalDirectory;
-    std::error_code error;
-    fs::create_directory(directory, error);
-    if (error) fail_io("cannot create the directory", directory, error.value());
+    make_directory(directory);
     rotation_ = std::make_unique<io::ShardedWriter>(directory, rotation_plan(job_));
   }
-}
 
-CheckpointWriter::CheckpointWriter(CheckpointJob job, const std::string& state)
-    : job_(std::move(job)), work_(WorkDirectory::join(job_.save_path, state)) {
-  index_tensors();
-}
-
-CheckpointWriter::~CheckpointWriter() = default;
-
-void CheckpointWriter::index_tensors() {
-  for (size_t i = 0; i < job_.tensors.size(); ++i) {
-    const bool is_new = index_of_.emplace(job_.tensors[i].spec.name, i).second;
-    LAOS_ASSERT(is_new);
-    if (!job_.tensors[i].linear.empty()) label_of_[job_.tensors[i].linear] = job_.tensors[i].label;
+  // Appends the tensors of a layer as they stand in its file.
+  void append_tensors_of(int64_t layer_idx, std::vector<io::TensorSpec>& specs) const {
+    for (const OutputTensor& tensor : job_.tensors)
+      if (tensor.layer_idx == layer_idx)
+        specs.push_back({prefix_ + tensor.spec.name, tensor.spec.dtype, tensor.spec.shape});
   }
-}
-
-std::vector<io::TensorSpec> CheckpointWriter::tensors_of(int64_t layer_idx) const {
-  const std::string prefix = "model.layers." + std::to_string(layer_idx) + ".";
-  std::vector<io::TensorSpec> specs;
-  for (const OutputTensor& tensor : job_.tensors)
-    if (tensor.spec.name.starts_with(prefix)) specs.push_back(tensor.spec);
-  return specs;
-}
-
-void CheckpointWriter::write_part(const std::string& name, int64_t offset,
-                                  std::span<const std::byte> bytes) {
-  LAOS_ASSERT(weights_ || layer_);
-  if (weights_) weights_->write_part(name, offset, bytes);
-  if (layer_) layer_->write_part(name, offset, bytes);
-}
-
-void CheckpointWriter::begin_layer(int64_t layer_idx) {
-  LAOS_ASSERT(layer_ == nullptr);
-  layer_idx_ = layer_idx;
-  layer_ = std::make_unique<io::ShardedWriter>(
-      work_->create(part_name(kLayerPart, layer_idx), tensors_of(layer_idx)));
-}
-
-void CheckpointWriter::finish_layer(const std::string& note) {
-  LAOS_ASSERT(layer_ != nullptr);
-  work_->finish(part_name(kLayerPart, layer_idx_), std::move(*layer_), note);
-  layer_.reset();
-}
-
-std::optional<std::string> CheckpointWriter::restore_layer(int64_t layer_idx) {
-  const std::string part = part_name(kLayerPart, layer_idx);
-  const std::string* note = work_->find(part);
-  if (note == nullptr) return std::nullopt;
-  const io::TensorFiles files = io::TensorFiles::open_files({work_->file_of(part)});
-  const std::vector<io::TensorSpec> specs = tensors_of(layer_idx);
-  // Same identity, same tensors.
-  LAOS_ASSERT(files.tensors().size() == specs.size());
-  for (const io::TensorSpec& spec : specs) {
-    const TensorView& tensor = files.at(spec.name);
-    LAOS_ASSERT(tensor.dtype == spec.dtype && tensor.shape == spec.shape);
-    weights_->write(spec.name, std::span(tensor.data, static_cast<size_t>(tensor.size_bytes())));
+  // From here on what is written goes into this file as well; null: no longer.
+  void set_layer(io::ShardedWriter* layer) noexcept { layer_ = layer; }
+  // Writes what append_tensors_of names.
+  void restore(int64_t layer_idx, const io::TensorFiles& files) {
+    for (const OutputTensor& output : job_.tensors) {
+      if (output.layer_idx != layer_idx) continue;
+      const TensorView& tensor = files.at(prefix_ + output.spec.name);
+      // Same identity, same tensors.
+      LAOS_ASSERT(tensor.dtype == output.spec.dtype && tensor.shape == output.spec.shape);
+      weights_->write(output.spec.name,
+                      std::span(tensor.data, static_cast<size_t>(tensor.size_bytes())));
+    }
   }
-  return *note;
-}
 
-const OutputTensor& CheckpointWriter::find(const std::string& name) const {
-  const auto found = index_of_.find(name);
-  LAOS_ASSERT(found != index_of_.end());
-  return job_.tensors[found->second];
-}
+  void write_float_rows(const std::string& name, int64_t row_begin, MatView<const float> values);
+  void write_f32(const std::string& name, MatView<const float> values);
+  void write_cache_scales(const std::string& linear_name, std::span<const float> scales);
+  void write_global_rotation(MatView<const float> rotation);
+  void write_linear(const std::string& linear_name, const LinearValues& values);
+  const Shape& shape_of(const std::string& name) const { return find(name).spec.shape; }
 
-void CheckpointWriter::write_float(const std::string& name, MatView<const float> values) {
-  LAOS_ASSERT(values.rows * values.cols == num_elements(find(name).spec.shape));
-  write_float_rows(name, 0, values);
-}
+  // Writes and syncs all files where they are put together, in names_.
+  void complete();
+  // The files appear. Only after complete().
+  void publish();
+  // What publish() has made stays, and nothing else.
+  void close() {
+    weights_.reset();
+    rotation_.reset();
+    if (own_work_) own_work_->finish_all();
+    own_work_.reset();
+  }
 
-void CheckpointWriter::write_float_rows(const std::string& name, int64_t row_begin,
-                                        MatView<const float> values) {
+ private:
+  const OutputTensor& find(const std::string& name) const {
+    const auto found = index_of_.find(name);
+    LAOS_ASSERT(found != index_of_.end());
+    return job_.tensors[found->second];
+  }
+  void write_part(const std::string& name, int64_t offset, std::span<const std::byte> bytes) {
+    LAOS_ASSERT(weights_ || layer_ != nullptr);
+    if (weights_) weights_->write_part(name, offset, bytes);
+    if (layer_ != nullptr) layer_->write_part(prefix_ + name, offset, bytes);
+  }
+
+  const CheckpointJob& job_;
+  std::string prefix_;
+  WorkDirectory* work_ = nullptr;  // null in a process that joined
+  std::unique_ptr<WorkDirectory> own_work_;
+  // Destroyed before own_work_, whose directory they are in.
+  std::unique_ptr<io::ShardedWriter> weights_;   // null in a process that joined
+  std::unique_ptr<io::ShardedWriter> rotation_;  // null when the job has none
+  io::ShardedWriter* layer_ = nullptr;
+  std::map<std::string, size_t> index_of_;       // tensor name -> job_.tensors
+  std::map<std::string, std::string> label_of_;  // quantized linear -> its scheme's
+  std::vector<std::string> names_;               // of the files to publish, in order of appearance
+};
+
+void CheckpointWriter::Directory::write_float_rows(const std::string& name, int64_t row_begin,
+                                                   MatView<const float> values) {
   const OutputTensor& tensor = find(name);
   const Shape& shape = tensor.spec.shape;
   LAOS_ASSERT(tensor.label == scheme::kFloatLabel && !shape.empty() && shape.size() <= 2);
@@ -329,7 +431,7 @@ void CheckpointWriter::write_float_rows(const std::string& name, int64_t row_beg
   }
 }
 
-void CheckpointWriter::write_f32(const std::string& name, MatView<const float> values) {
+void CheckpointWriter::Directory::write_f32(const std::string& name, MatView<const float> values) {
   const OutputTensor& tensor = find(name);
   LAOS_ASSERT(tensor.label.empty() && tensor.spec.dtype == DType::kF32);
   LAOS_ASSERT((tensor.spec.shape == Shape{values.rows, values.cols}) &&
@@ -338,7 +440,19 @@ void CheckpointWriter::write_f32(const std::string& name, MatView<const float> v
              std::as_bytes(std::span(values.data, static_cast<size_t>(values.rows * values.cols))));
 }
 
-void CheckpointWriter::write_global_rotation(MatView<const float> rotation) {
+void CheckpointWriter::Directory::write_cache_scales(const std::string& linear_name,
+                                                     std::span<const float> scales) {
+  const std::vector<float> offsets(scales.size(), 0.0f);
+  for (const float scale : scales) LAOS_ASSERT(std::isfinite(scale) && scale > 0);
+  for (const auto& [suffix, values] :
+       {std::pair(hf::kCacheScaleSuffix, scales), {hf::kCacheOffsetSuffix, std::span(offsets)}}) {
+    const std::string name = linear_name + "." + suffix;
+    LAOS_ASSERT((find(name).spec.shape == Shape{std::ssize(values)}));
+    write_part(name, 0, std::as_bytes(values));
+  }
+}
+
+void CheckpointWriter::Directory::write_global_rotation(MatView<const float> rotation) {
   LAOS_ASSERT(rotation_ != nullptr && rotation.rows == job_.global_rotation &&
               rotation.cols == rotation.rows && rotation.stride == rotation.cols);
   rotation_->write(
@@ -346,14 +460,16 @@ void CheckpointWriter::write_global_rotation(MatView<const float> rotation) {
       std::as_bytes(std::span(rotation.data, static_cast<size_t>(rotation.rows * rotation.cols))));
 }
 
-void CheckpointWriter::write_linear(const std::string& linear_name, const quant::IntWeight& weight,
-                                    const quant::StaticRange* input, std::span<const float> bias) {
+void CheckpointWriter::Directory::write_linear(const std::string& linear_name,
+                                               const LinearValues& values) {
   const auto found = label_of_.find(linear_name);
   LAOS_ASSERT(found != label_of_.end());
   const scheme::Scheme& scheme = *scheme::find(found->second);
+  const quant::IntWeight& weight = values.weight;
   const int64_t rows = weight.q.rows(), cols = weight.q.cols();
-  LAOS_ASSERT((scheme.activations == scheme::Activations::kStatic) == (input != nullptr));
-  LAOS_ASSERT(bias.empty() || std::ssize(bias) == rows);
+  LAOS_ASSERT((scheme.activations == scheme::Activations::kStatic) == (values.input != nullptr));
+  LAOS_ASSERT(scheme.transforms == (values.transform != nullptr));
+  LAOS_ASSERT(values.bias.empty() || std::ssize(values.bias) == rows);
   for (const float scale : weight.scale) LAOS_ASSERT(std::isfinite(scale) && scale > 0);
   if (scheme.weight_bits == 4) {
     const auto [low, high] = std::minmax_element(weight.q.data(), weight.q.data() + rows * cols);
@@ -369,71 +485,163 @@ void CheckpointWriter::write_linear(const std::string& linear_name, const quant:
     LAOS_ASSERT(std::ssize(bytes) == spec_of(suffix).size_bytes());
     write_part(linear_name + "." + suffix, 0, bytes);
   };
-  job_.format->encode({.weight = weight, .input = input, .bias = bias}, {.name = linear_name,
-                                                                         .scheme = scheme,
-                                                                         .has = has,
-                                                                         .spec_of = spec_of,
-                                                                         .write_bytes = write});
+  job_.format->encode(values, {.name = linear_name,
+                               .scheme = scheme,
+                               .has = has,
+                               .spec_of = spec_of,
+                               .write_bytes = write});
 }
 
-void CheckpointWriter::commit() {
-  LAOS_ASSERT(work_ != nullptr && layer_ == nullptr);  // once only
+void CheckpointWriter::Directory::complete() {
   const fs::path& staging = work_->directory();
-  const fs::path& save_path = work_->save_path();
-
-  // In order of appearance.
-  std::vector<std::string> names;
   weights_->commit();
   for (const io::ShardPlan::Shard& shard : weights_->plan().shards)
-    names.push_back(shard.file_name);
-  const fs::path index = job_.format->index_file(), mark = job_.format->mark_file();
+    names_.push_back(shard.file_name);
+  const fs::path index = job_.format->index_file();
   if (job_.max_shard_bytes > 0) {
     io::write_text_atomically(staging / index, weights_->index_json());
-    names.push_back(index.string());
+    names_.push_back(index.string());
   }
-  for (const std::string& name : copied_files(job_.model_directory)) {
+  const std::vector<std::string> copied = copied_files(job_.model_directory);
+  for (const fs::path& directory : directories_of(copied)) make_directory(staging / directory);
+  for (const std::string& name : copied) {
     io::write_text_atomically(staging / name,
                               io::read_text(job_.model_directory / name, kMaxCopyBytes));
-    names.push_back(name);
+    names_.push_back(name);
   }
   io::write_text_atomically(staging / kConfigFile, config_text(job_));
-  names.emplace_back(kConfigFile);
+  names_.emplace_back(kConfigFile);
   io::write_text_atomically(staging / recipe_file(job_.model_type), job_.recipe_yaml);
-  names.push_back(recipe_file(job_.model_type));
+  names_.push_back(recipe_file(job_.model_type));
   if (rotation_) {
     rotation_->commit();
-    names.emplace_back(kRotationFile);
+    names_.emplace_back(kRotationFile);
   }
   for (const TextFile& file : job_.format->side_files(job_)) {
     io::write_text_atomically(staging / file.name, file.text);
-    names.push_back(file.name);
+    names_.push_back(file.name);
   }
-  io::write_text_atomically(staging / kManifestFile, manifest_of(staging, names));
-  std::erase(names, mark.string());  // comes last of all
-  names.emplace_back(kManifestFile);
+  io::write_text_atomically(staging / kManifestFile, manifest_of(staging, names_));
+  names_.emplace_back(kManifestFile);
+  check_no_foreign_weights(work_->save_path(), *job_.format);
+}
 
-  check_no_foreign_weights(save_path, *job_.format);
+void CheckpointWriter::Directory::publish() {
+  const fs::path &staging = work_->directory(), &save_path = work_->save_path();
+  const fs::path index = job_.format->index_file(), mark = job_.format->mark_file();
   work_->keep_save_path();
-  remove_file(save_path / mark);
+  // Weights without a config.json would belong to nobody.
+  if (mark == kConfigFile)
+    io::write_text_atomically(save_path / mark, unfinished_config(*job_.format));
+  else
+    remove_file(save_path / mark);
   sync_directory(save_path);
+  remove_older(save_path, names_);
+  std::erase(names_, mark.string());  // comes last of all
   remove_file(save_path / kManifestFile);
   for (const fs::path& file : hf::top_level_safetensors(save_path)) remove_file(file);
   remove_file(save_path / index);
   remove_file(save_path / kRotationFile);
-  if (rotation_) {
-    std::error_code error;
-    fs::create_directory(save_path / kOptionalDirectory, error);
-    if (error)
-      fail_io("cannot create the directory", save_path / kOptionalDirectory, error.value());
-  }
+  const std::set<fs::path> directories = directories_of(names_);
+  for (const fs::path& directory : directories) make_directory(save_path / directory);
 
-  for (const std::string& name : names) rename_file(staging / name, save_path / name);
-  if (rotation_) sync_directory(save_path / kOptionalDirectory);
+  for (const std::string& name : names_) rename_file(staging / name, save_path / name);
+  for (const fs::path& directory : directories) sync_directory(save_path / directory);
   sync_directory(save_path);
   rename_file(staging / mark, save_path / mark);
   sync_directory(save_path);
-  weights_.reset();
-  rotation_.reset();
+}
+
+CheckpointWriter::CheckpointWriter(CheckpointJob job) : job_(std::move(job)) {
+  check_output_path(job_, planned_bytes_of_all(job_));
+  make_directories();
+  work_ = std::make_unique<WorkDirectory>(work_path(job_), job_.work);
+  for (const auto& directory : directories_)
+    directory->stage(job_.work_path.empty() ? work_.get() : nullptr, staging_plan(job_));
+}
+
+CheckpointWriter::CheckpointWriter(CheckpointJob job, const std::string& state)
+    : job_(std::move(job)), work_(WorkDirectory::join(work_path(job_), state)) {
+  make_directories();
+}
+
+CheckpointWriter::~CheckpointWriter() = default;
+
+void CheckpointWriter::make_directories() {
+  for (const CheckpointJob* each : all_jobs(job_))
+    directories_.push_back(std::make_unique<Directory>(
+        *each, directories_.empty() ? "" : std::string(each->format->name()) + "/"));
+}
+
+void CheckpointWriter::begin_layer(int64_t layer_idx) {
+  LAOS_ASSERT(layer_ == nullptr);
+  layer_idx_ = layer_idx;
+  layer_ = std::make_unique<io::ShardedWriter>(
+      work_->create(part_name(kLayerPart, layer_idx), tensors_of(layer_idx)));
+  for (const auto& directory : directories_) directory->set_layer(layer_.get());
+}
+
+std::vector<io::TensorSpec> CheckpointWriter::tensors_of(int64_t layer_idx) const {
+  std::vector<io::TensorSpec> specs;
+  for (const auto& directory : directories_) directory->append_tensors_of(layer_idx, specs);
+  return specs;
+}
+
+void CheckpointWriter::finish_layer(const std::string& note) {
+  LAOS_ASSERT(layer_ != nullptr);
+  for (const auto& directory : directories_) directory->set_layer(nullptr);
+  work_->finish(part_name(kLayerPart, layer_idx_), std::move(*layer_), note);
+  layer_.reset();
+}
+
+std::optional<std::string> CheckpointWriter::restore_layer(int64_t layer_idx) {
+  const std::string part = part_name(kLayerPart, layer_idx);
+  const std::string* note = work_->find(part);
+  if (note == nullptr) return std::nullopt;
+  const io::TensorFiles files = io::TensorFiles::open_files({work_->file_of(part)});
+  LAOS_ASSERT(files.tensors().size() == tensors_of(layer_idx).size());
+  for (const auto& directory : directories_) directory->restore(layer_idx, files);
+  return *note;
+}
+
+void CheckpointWriter::write_float(const std::string& name, MatView<const float> values) {
+  for (const auto& directory : directories_)
+    LAOS_ASSERT(values.rows * values.cols == num_elements(directory->shape_of(name)));
+  write_float_rows(name, 0, values);
+}
+
+void CheckpointWriter::write_float_rows(const std::string& name, int64_t row_begin,
+                                        MatView<const float> values) {
+  for (const auto& directory : directories_) directory->write_float_rows(name, row_begin, values);
+}
+
+void CheckpointWriter::write_f32(const std::string& name, MatView<const float> values) {
+  for (const auto& directory : directories_) directory->write_f32(name, values);
+}
+
+void CheckpointWriter::write_cache_scales(const std::string& linear_name,
+                                          std::span<const float> scales) {
+  for (const auto& directory : directories_) directory->write_cache_scales(linear_name, scales);
+}
+
+void CheckpointWriter::write_global_rotation(MatView<const float> rotation) {
+  for (const auto& directory : directories_) directory->write_global_rotation(rotation);
+}
+
+void CheckpointWriter::write_linear(const std::string& linear_name, const quant::IntWeight& weight,
+                                    const quant::StaticRange* input, std::span<const float> bias,
+                                    const InputTransform* transform) {
+  for (const auto& directory : directories_)
+    directory->write_linear(
+        linear_name, {.weight = weight, .input = input, .bias = bias, .transform = transform});
+}
+
+void CheckpointWriter::commit() {
+  LAOS_ASSERT(work_ != nullptr && layer_ == nullptr);  // once only
+  for (const auto& directory : directories_) directory->complete();
+  // Stopped from here on, the next run finds all parts and makes every directory appear.
+  for (const auto& directory : directories_) directory->publish();
+  for (const auto& directory : directories_) directory->close();
   work_->finish_all();
   work_.reset();
 }

@@ -1,8 +1,8 @@
-// Writing a checkpoint of any format: staged, resumable, and whole or not there at all.
+// Writing a checkpoint of any format, or of several at once: staged, resumable, and whole or not
+// there at all.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,23 +18,27 @@
 
 namespace laos::save {
 
-// Bytes on disk of all files that the job writes.
-int64_t planned_bytes(const CheckpointJob& job);
-// Bytes on disk of the finished layers that are kept beside them until the end.
-int64_t planned_work_bytes(const CheckpointJob& job);
+struct InputTransform;
 
-// Holds a job's paths against the disk without creating anything; for use before any heavy work.
-// Throws Error: kUsage when save_path is empty, not a directory, the model directory or inside it,
-// holds weights that are not the format's (an engine would load them too) or directories in place
-// of files, or when model_type is no file name; kIo when save_path, or its nearest existing parent,
-// is not writable or a file to copy is not in the model directory; kResource when the disk has less
-// than `bytes_needed` free, what an earlier run left there counted as free; and as check_work.
+// Bytes on disk of all files that the job writes to its own directory.
+int64_t planned_bytes(const CheckpointJob& job);
+// Likewise to all its directories, and of the finished layers that are kept until the end.
+int64_t planned_bytes_of_all(const CheckpointJob& job);
+
+// Holds the paths of a job and its others against the disk without creating anything; for use
+// before any heavy work. Throws Error: kUsage when save_path is empty, not a directory, the model
+// directory or inside it, holds weights that are not the format's (an engine would load them too)
+// or directories in place of files, or when model_type is no file name; kIo when save_path, or its
+// nearest existing parent, is not writable or a file to copy is not in the model directory;
+// kResource when the disk has less than `bytes_needed` free, what an earlier run left there counted
+// as free; and as check_work.
 void check_output_path(const CheckpointJob& job, int64_t bytes_needed);
 
-// Writes one checkpoint. Until commit() all data is in save_path/.laos-partial and an older
-// checkpoint in save_path stays whole. Destroyed without commit(), it keeps the finished parts of
-// work() and finish_layer(), for the next run of the same job; without any, everything it created
-// is removed, save_path included. One thread at a time.
+// Writes the checkpoint of a job and those of its others. Until commit() all data is in
+// .laos-partial of each save_path, and of work_path, and an older checkpoint in save_path stays
+// whole. Destroyed without commit(), it keeps the finished parts of work() and finish_layer(), for
+// the next run of the same job; without any, everything it created is removed, save_path included.
+// One thread at a time.
 class CheckpointWriter {
  public:
   // check_output_path, then takes what an earlier run of the same job.work finished and reserves
@@ -49,8 +53,8 @@ class CheckpointWriter {
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
   // From here to finish_layer() the tensors of this decoder layer are written, all of them; they
-  // are kept in a file of their own as well, durable when finish_layer() returns. `note` (UTF-8) is
-  // handed out again by restore_layer().
+  // are kept in a file of their own as well, those of all directories in one, durable when
+  // finish_layer() returns. `note` (UTF-8) is handed out again by restore_layer().
   void begin_layer(int64_t layer_idx);
   void finish_layer(const std::string& note);
   // Writes all tensors of a layer that an earlier run finished and returns its note; nullopt, and
@@ -69,33 +73,35 @@ class CheckpointWriter {
   void write_f32(const std::string& name, MatView<const float> values);
   // A quantized linear as the format has it; scales finite and > 0. `input` is the range of static
   // activations and null otherwise; `bias` [out_features] where the linear has one.
-  // `linear_name` has no ".weight".
+  // `transform` is there where the scheme transforms; its matrices are exact in the dtype of the
+  // float tensors. `linear_name` has no ".weight".
   void write_linear(const std::string& linear_name, const quant::IntWeight& weight,
-                    const quant::StaticRange* input = nullptr, std::span<const float> bias = {});
+                    const quant::StaticRange* input = nullptr, std::span<const float> bias = {},
+                    const InputTransform* transform = nullptr);
+  // Of the cache of what this linear gives, [out_features], each finite and > 0; the offsets are 0.
+  void write_cache_scales(const std::string& linear_name, std::span<const float> scales);
   // The matrix applied to the embedding, for optional/quarot.safetensors. Draft models read it.
   void write_global_rotation(MatView<const float> rotation);
 
-  // Makes the checkpoint appear. Everything is written and synced first; then the weights, index
-  // and the format's mark file of an older checkpoint are removed, the mark first, and the new
-  // files renamed into place, the mark last, since nothing is a quantized checkpoint without it.
-  // LAOS_ASSERTs that every byte of every tensor was written.
+  // Makes the checkpoint appear. Everything is written and synced first; then the format's mark
+  // file is removed or, where that is config.json, replaced by unfinished_config; then the weights
+  // and index of an older checkpoint are removed, and the new files renamed into place, the mark
+  // last, since nothing is a quantized checkpoint without it. Of several directories all are
+  // written first, and finished parts are kept until the last has appeared. LAOS_ASSERTs that every
+  // byte of every tensor was written.
   void commit();
 
  private:
-  const OutputTensor& find(const std::string& name) const;
+  class Directory;
+  void make_directories();
   std::vector<io::TensorSpec> tensors_of(int64_t layer_idx) const;
-  void write_part(const std::string& name, int64_t offset, std::span<const std::byte> bytes);
-  void index_tensors();
 
   CheckpointJob job_;
   std::unique_ptr<WorkDirectory> work_;
-  // Destroyed before work_, whose directory they are in.
-  std::unique_ptr<io::ShardedWriter> weights_;   // null in a process that joined
-  std::unique_ptr<io::ShardedWriter> rotation_;  // null when the job has none
-  std::unique_ptr<io::ShardedWriter> layer_;     // null outside of a layer
+  std::unique_ptr<io::ShardedWriter> layer_;  // null outside of a layer
   int64_t layer_idx_ = 0;
-  std::map<std::string, size_t> index_of_;       // tensor name -> job_.tensors
-  std::map<std::string, std::string> label_of_;  // quantized linear -> its scheme's
+  // Destroyed before work_, whose directory they are in.
+  std::vector<std::unique_ptr<Directory>> directories_;
 };
 
 }  // namespace laos::save

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hf/ascendv1.h"
+#include "hf/quantization_config.h"
 #include "save/format.h"
 
 namespace laos::save {
@@ -48,6 +49,9 @@ OrderedJson group_of(const scheme::Scheme& scheme, int64_t group_size, bool is_s
 
 class CompressedTensors : public Format {
  public:
+  scheme::CheckpointFormat id() const noexcept override {
+    return scheme::CheckpointFormat::kCompressedTensors;
+  }
   std::string_view name() const noexcept override { return hf::kCompressedTensors; }
   std::string_view title() const noexcept override { return hf::kCompressedTensors; }
   std::string_view saver_type() const noexcept override { return "compressed_tensors_saver"; }
@@ -57,14 +61,15 @@ class CompressedTensors : public Format {
   // Float checkpoints have the same file names: config.json tells them apart.
   bool owns(const fs::path& weights) const override {
     return weights.filename().string().starts_with(kStem) &&
-           hf::CompressedTensorsCheckpoint::is_compressed_tensors(weights.parent_path());
+           hf::quant_method_of(weights.parent_path()) == hf::kCompressedTensors;
   }
 
   void plan_linear(const OutputLinear& linear, const std::string& label,
                    const scheme::Scheme* scheme, DType float_dtype,
                    std::vector<OutputTensor>& tensors,
                    std::vector<Problem>& problems) const override {
-    if (scheme == nullptr || scheme->activations == scheme::Activations::kEither) {
+    if (scheme == nullptr || scheme->transforms ||
+        scheme->activations == scheme::Activations::kEither) {
       problems.push_back({label + " is not written as compressed-tensors", linear.name,
                           "use one of the schemes of docs/recipes.md"});
       return;
@@ -124,7 +129,7 @@ class CompressedTensors : public Format {
       const OutputTensor& tensor = job.tensors[i];
       const std::string& name = tensor.spec.name;
       if (tensor.linear.empty() && name.ends_with(".weight") && tensor.spec.shape.size() == 2 &&
-          !name.ends_with("embed_tokens.weight"))
+          tensor.kind != hf::WeightModule::Kind::kEmbedding)
         ignore.push_back(name.substr(0, name.size() - std::string_view(".weight").size()));
       if (!name.ends_with(".weight_scale")) continue;
       const scheme::Scheme& scheme = *scheme::find(tensor.label);
@@ -139,7 +144,7 @@ class CompressedTensors : public Format {
       found->linears.push_back(tensor.linear);
     }
 
-    OrderedJson& section = config["quantization_config"] = OrderedJson::object();
+    OrderedJson& section = config[hf::kQuantizationConfig] = OrderedJson::object();
     section["quant_method"] = hf::kCompressedTensors;
     section["format"] = "dense";
     section["quantization_status"] = "compressed";

@@ -8,7 +8,6 @@
 
 #include "core/error.h"
 #include "hf/ascendv1.h"
-#include "hf/compressed_tensors.h"
 #include "hf/model_tensors.h"
 #include "hf/quantized_checkpoint.h"
 #include "io/file.h"
@@ -54,6 +53,7 @@ SourceLinear source_of(const hf::QuantizedCheckpoint& checkpoint, const hf::Weig
     problems.push_back({what, module.name, "quantize the float model with --format"});
     return linear;
   };
+  if (row.transforms) return refuse(std::string(row.label) + " has no name in the other format");
   if (row.activations == scheme::Activations::kEither)
     return refuse("the label " + std::string(row.label) + " leaves open how inputs are quantized");
   for (const char* suffix : {"heads_rotation", "kronecker_rotation_m"})
@@ -101,13 +101,11 @@ void convert(const fs::path& directory, const Format& format, const fs::path& sa
   const auto refuse = [&](const std::string& what, const std::string& fix) {
     throw Error(ErrorCode::kUsage, {.what = what, .where = directory.string(), .fix = fix});
   };
-  const std::unique_ptr<hf::QuantizedCheckpoint> checkpoint = hf::open_quantized(directory);
-  if (!checkpoint) refuse("not a quantized checkpoint", "quantize it: laos quant");
-  const Format& source = hf::AscendV1Checkpoint::is_ascendv1(directory)
-                             ? ascendv1_format()
-                             : compressed_tensors_format();
-  if (&source == &format)
+  const auto source = hf::format_of(directory);
+  if (!source) refuse("not a quantized checkpoint", "quantize it: laos quant");
+  if (*source == format.id())
     refuse("the checkpoint is " + std::string(format.title()) + " already", "copy it");
+  const std::unique_ptr<hf::QuantizedCheckpoint> checkpoint = hf::open_quantized(directory);
 
   const hf::Config& config = checkpoint->config();
   const std::vector<hf::WeightModule> modules = hf::weight_modules(config);
@@ -116,6 +114,9 @@ void convert(const fs::path& directory, const Format& format, const fs::path& sa
   for (const hf::WeightModule& module : modules)
     if (checkpoint->label(module.name) != scheme::kFloatLabel)
       linears[module.name] = source_of(*checkpoint, module, problems);
+  if (config.num_hidden_layers > 0 && checkpoint->cache_scales(0))
+    problems.push_back({"scales of an int8 cache have no place in " + std::string(format.title()),
+                        directory.string(), "quantize the float model with --format"});
   Problems grouped;
   for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) grouped.add(group.first);
   grouped.throw_if_any(ErrorCode::kUnsupported);

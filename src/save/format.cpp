@@ -1,5 +1,6 @@
 #include "save/format.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -7,6 +8,7 @@
 
 #include "hf/config.h"
 #include "hf/json_file.h"
+#include "hf/quantization_config.h"
 
 namespace laos::save {
 namespace {
@@ -50,10 +52,25 @@ void LinearSink::write_float(const std::string& suffix, std::span<const float> v
   write_bytes(suffix, bytes);
 }
 
+std::string unfinished_config(const Format& format) {
+  const OrderedJson config = {{hf::kUnfinished,
+                               "laos was stopped while it replaced this checkpoint; "
+                               "repeat the command"},
+                              {hf::kQuantizationConfig, {{"quant_method", format.name()}}}};
+  return config.dump(2) + "\n";
+}
+
 std::span<const Format* const> formats() noexcept {
-  static const std::array<const Format*, 2> all = {&ascendv1_format(),
-                                                   &compressed_tensors_format()};
+  static const std::array<const Format*, 3> all = {&ascendv1_format(), &compressed_tensors_format(),
+                                                   &gptq_format()};
   return all;
+}
+
+const Format& format_named(std::string_view name) noexcept {
+  const std::span<const Format* const> all = formats();
+  const auto found = std::ranges::find_if(all, [&](const Format* f) { return f->name() == name; });
+  LAOS_ASSERT(found != all.end());
+  return **found;
 }
 
 std::string exported_config(const std::string& text, const fs::path& path,

@@ -22,11 +22,18 @@ inline constexpr const char* kConfigFile = "config.json";
 inline constexpr const char* kRotationFile = "optional/quarot.safetensors";
 inline constexpr const char* kRotationTensor = "global_rotation";
 
+// What engines do to a linear's inputs, see model::KroneckerTransform.
+struct InputTransform {
+  MatView<const float> left, right;  // [l, l], [r, r]
+  float clip = 1;
+};
+
 // What a quantized linear is before it is encoded.
 struct LinearValues {
   const quant::IntWeight& weight;
   const quant::StaticRange* input = nullptr;  // of static activations, else null
   std::span<const float> bias = {};           // [out_features], or none
+  const InputTransform* transform = nullptr;  // where the scheme has one
 };
 
 // Where the tensors of one quantized linear go.
@@ -57,6 +64,7 @@ class Format {
  public:
   virtual ~Format() = default;
 
+  virtual scheme::CheckpointFormat id() const noexcept = 0;
   virtual std::string_view name() const noexcept = 0;        // on the command line
   virtual std::string_view title() const noexcept = 0;       // in sentences
   virtual std::string_view saver_type() const noexcept = 0;  // in recipes
@@ -72,6 +80,8 @@ class Format {
 
   // Whether it has a place for the matrices of online rotations.
   virtual bool holds_online_rotations() const noexcept { return false; }
+  // Whether it has a place for the scales of an int8 cache.
+  virtual bool holds_cache_scales() const noexcept { return false; }
   // Appends the tensors of a quantized linear in write order, and what stands against writing it
   // to `problems`. `scheme` is null for a pair of bits that has none; `label` names it.
   virtual void plan_linear(const OutputLinear& linear, const std::string& label,
@@ -87,8 +97,14 @@ class Format {
                                   const CheckpointJob& /*job*/) const {}
 };
 
+// A config.json for a directory whose weights are being replaced: no program loads it, and the next
+// run knows by it that the weights are its own. See CheckpointWriter::commit.
+std::string unfinished_config(const Format& format);
+
 // Every format that can be written, AscendV1 first.
 std::span<const Format* const> formats() noexcept;
+// LAOS_ASSERTs that there is one of this name.
+const Format& format_named(std::string_view name) noexcept;
 
 // config.json of the checkpoint, from the model's: with what the format adds, without the model's
 // own quantization_config, with the dtype of the float tensors, which engines take from here, and

@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <span>
 #include <system_error>
 #include <utility>
@@ -16,10 +17,12 @@
 #include "hf/ascendv1.h"
 #include "hf/compressed_tensors.h"
 #include "hf/config.h"
+#include "hf/gptq.h"
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "save/format.h"
 #include "save/manifest.h"
 
 namespace laos::save {
@@ -69,48 +72,51 @@ int64_t count_not_finite(const TensorView& tensor) {
   });
 }
 
+std::string_view title_of(scheme::CheckpointFormat format) {
+  const auto found = std::ranges::find(formats(), format, &Format::id);
+  return (*found)->title();
+}
+
 class Inspection {
  public:
   Inspection(const fs::path& directory, const InspectOptions& options)
       : directory_(directory), options_(options) {
     report_.directory = directory;
-    using Format = scheme::CheckpointFormat;
-    format_ = hf::CompressedTensorsCheckpoint::is_compressed_tensors(directory)
-                  ? Format::kCompressedTensors
-                  : Format::kAscendV1;
-    if (hf::AscendV1Checkpoint::is_ascendv1(directory)) format_ = Format::kAscendV1;
-    if (options.engine)
-      report_.engine = *options.engine;
-    else
-      for (const scheme::EngineRow& row : scheme::kEngines)
-        if (row.format == format_) {
-          report_.engine = row.engine;
-          break;
-        }
+    const auto format = hf::format_of(directory);
+    if (format) format_ = *format;
+    is_quantized_ = format.has_value();
+    report_.engine = options.engine.value_or(scheme::first_engine_of(format_));
   }
 
   InspectReport run() {
     const std::vector<fs::path> paths = hf::top_level_safetensors(directory_);
     report_.files = std::ssize(paths);
     const scheme::EngineRow& engine = scheme::row_of(report_.engine);
-    const bool is_ascendv1 = format_ == scheme::CheckpointFormat::kAscendV1;
-    if (engine.format != format_ && !(is_ascendv1 && !hf::is_quantized(directory_)))
-      error("the checkpoint is " + std::string(is_ascendv1 ? "AscendV1" : hf::kCompressedTensors) +
-                ", of which " + std::string(engine.title) + " is not known to load any",
-            directory_.string(), "quantize with the other --format");
-    if (!is_ascendv1) return run_compressed_tensors(paths);
+    if (!engine.loads(format_) && is_quantized_)
+      error("the checkpoint is " + std::string(title_of(format_)) + ", of which " +
+                std::string(engine.title) + " is not known to load any",
+            directory_.string(), "quantize with another --format, or laos convert it");
+    if (format_ == scheme::CheckpointFormat::kCompressedTensors)
+      return run_compressed_tensors(paths);
+    if (format_ == scheme::CheckpointFormat::kGptq) return run_gptq(paths);
     read_config_files();
     if (hf::AscendV1Checkpoint::is_ascendv1(directory_))
       attempt([&] { description_ = hf::read_description(directory_); });
     else
-      error("no description: the engine does not take this directory for a quantized checkpoint",
-            (directory_ / hf::kDescriptionFile).string(), "quantize the model first");
+      error("no description: the engine takes this directory for a float checkpoint",
+            (directory_ / hf::kDescriptionFile).string(),
+            "quantize the model first, or copy all of the quantized one");
     if (paths.empty())
       error("the directory holds no *.safetensors file", directory_.string(),
             "copy all of the checkpoint");
     else
       attempt([&] { files_ = io::TensorFiles::open_files(paths); });
 
+    if (!description_ && files_)
+      for (const auto& [name, tensor] : files_->tensors()) {
+        report_.bytes += tensor.size_bytes();
+        report_.parameters += num_elements(tensor.shape);
+      }
     if (description_ && files_) check_index(paths, hf::kAscendV1IndexFile, hf::kAscendV1Stem);
     if (description_) check_description();
     if (description_ && files_) {
@@ -120,6 +126,7 @@ class Inspection {
       errors_.insert(errors_.end(), problems.unloadable.begin(), problems.unloadable.end());
       total();
       for (const auto& [name, label] : description_->labels) check_values(name, label);
+      check_pairs();
       check_tied_head();
     }
     return finish();
@@ -129,8 +136,10 @@ class Inspection {
   InspectReport finish() {
     if (options_.verify_files) {
       report_.verified = verify(directory_);
-      errors_.insert(errors_.end(), report_.verified->problems.begin(),
-                     report_.verified->problems.end());
+      // Without a manifest nothing is known; that says nothing about loading.
+      std::vector<Problem>& target = report_.verified->has_manifest ? errors_ : warnings_;
+      target.insert(target.end(), report_.verified->problems.begin(),
+                    report_.verified->problems.end());
     }
     collect(Severity::kError, errors_);
     collect(Severity::kWarning, warnings_);
@@ -145,56 +154,97 @@ class Inspection {
       const auto checkpoint = hf::CompressedTensorsCheckpoint::open(directory_);
       files_ = io::TensorFiles::open_files(paths);
       check_index(paths, "model.safetensors.index.json", "model");
-      std::map<std::string, size_t> index;
-      for (const hf::WeightModule& module : hf::weight_modules(checkpoint.config()))
-        check_module(checkpoint, module, index);
-      check_fused(checkpoint);
-      for (const auto& [name, tensor] : files_->tensors())
-        check_floats(tensor, checkpoint.config());
+      check_modules(checkpoint);
+      for (const auto& [name, linear] : checkpoint.linears())
+        check_stored(checkpoint, name, linear);
     });
     return finish();
   }
 
-  void check_module(const hf::CompressedTensorsCheckpoint& checkpoint,
-                    const hf::WeightModule& module, std::map<std::string, size_t>& index) {
+  // The same of GPTQ, whose zero points have been looked at when it opened.
+  InspectReport run_gptq(const std::vector<fs::path>& paths) {
+    report_.model_quant_type = hf::kGptq;
+    require_tokenizer();
+    attempt([&] {
+      const auto checkpoint = hf::GptqCheckpoint::open(directory_);
+      files_ = io::TensorFiles::open_files(paths);
+      check_index(paths, "model.safetensors.index.json", "model");
+      check_modules(checkpoint);
+      check_same_in_all_layers(checkpoint);
+    });
+    return finish();
+  }
+
+  // transformers replaces linears by the end of their names, those of all layers alike.
+  void check_same_in_all_layers(const hf::GptqCheckpoint& checkpoint) {
+    if (report_.engine != scheme::Engine::kTransformers) return;
+    const hf::Config& config = checkpoint.config();
+    for (const hf::Linear linear : hf::kAllLinears) {
+      const auto is_quantized = [&](int64_t layer) {
+        return checkpoint.linears().contains(hf::name_of(config, layer, linear));
+      };
+      for (int64_t i = 1; i < config.num_hidden_layers; ++i)
+        if (is_quantized(i) != is_quantized(0)) {
+          error("a linear that is quantized in some layers alone, which the engine cannot tell",
+                hf::name_of(config, i, linear), "write compressed-tensors");
+          break;
+        }
+    }
+  }
+
+  // What holds for every format that config.json describes.
+  void check_modules(const hf::QuantizedCheckpoint& checkpoint) {
+    std::map<std::string, size_t> index;
+    for (const hf::WeightModule& module : hf::weight_modules(checkpoint.config()))
+      check_module(checkpoint, module, index);
+    check_fused(checkpoint);
+    for (const auto& [name, tensor] : files_->tensors()) check_floats(tensor, checkpoint.config());
+  }
+
+  void check_module(const hf::QuantizedCheckpoint& checkpoint, const hf::WeightModule& module,
+                    std::map<std::string, size_t>& index) {
     const std::string& label = checkpoint.label(module.name);
     const auto [entry, is_new] = index.try_emplace(label, report_.labels.size());
     if (is_new) report_.labels.push_back({.label = label});
     LabelTotals& totals = report_.labels[entry->second];
     int64_t bytes = 0;
-    for (const auto& [name, tensor] : files_->tensors())
-      if (name.size() > module.name.size() && name[module.name.size()] == '.' &&
-          name.find('.', module.name.size() + 1) == std::string::npos &&
-          name.starts_with(module.name))
-        bytes += tensor.size_bytes();
+    const std::string prefix = module.name + ".";
+    for (auto at = files_->tensors().lower_bound(prefix);
+         at != files_->tensors().end() && at->first.starts_with(prefix); ++at)
+      if (at->first.find('.', prefix.size()) == std::string::npos) bytes += at->second.size_bytes();
     totals.bytes += bytes;
     report_.bytes += bytes;
     if (bytes == 0) return;  // a tied lm_head
     ++totals.weights;
     totals.parameters += num_elements(module.shape);
     report_.parameters += num_elements(module.shape);
-    const auto linear = checkpoint.linears().find(module.name);
-    if (linear == checkpoint.linears().end()) return;
-    const scheme::Scheme& scheme = *linear->second.scheme;
-    const int64_t group_size = linear->second.group_size;
-    if (std::string refusal =
-            scheme.refused_by(report_.engine, group_size == 0 ? 1 : module.shape[1] / group_size);
-        !refusal.empty())
+    const scheme::Scheme& scheme = *scheme::find(label);
+    if (scheme.is_float()) return;
+    const int64_t num_groups =
+        std::ssize(checkpoint.weight_scale(module.name)) / std::max<int64_t>(module.shape[0], 1);
+    if (std::string refusal = scheme.refused_by(report_.engine, num_groups); !refusal.empty())
       error(std::move(refusal), module.name, "quantize with a scheme that it loads");
-    if (!linear->second.is_packed) check_codes(checkpoint.weight(module.name), scheme);
-    const bool is_words = scheme.weight_bits == 4 || scheme.act_bits == 16 || group_size != 0;
-    if (report_.engine == scheme::Engine::kVllm && is_words && !linear->second.is_packed)
-      error("int-quantized weights of a scheme that the engine loads packed only", module.name,
+  }
+
+  void check_stored(const hf::CompressedTensorsCheckpoint& checkpoint, const std::string& name,
+                    const hf::CompressedLinear& linear) {
+    if (linear.is_packed) return;
+    const scheme::Scheme& scheme = *linear.scheme;
+    check_codes(checkpoint.weight(name), scheme);
+    const bool is_words =
+        scheme.weight_bits == 4 || scheme.act_bits == 16 || linear.group_size != 0;
+    if (report_.engine == scheme::Engine::kVllm && is_words)
+      error("int-quantized weights of a scheme that the engine loads packed only", name,
             "quantize again");
   }
 
   // Engines that run such a group as one linear read the scheme of one of them.
-  void check_fused(const hf::CompressedTensorsCheckpoint& checkpoint) {
+  void check_fused(const hf::QuantizedCheckpoint& checkpoint) {
     if (report_.engine == scheme::Engine::kTransformers) return;
     const hf::Config& config = checkpoint.config();
     for (int64_t i = 0; i < config.num_hidden_layers; ++i)
       for (const std::vector<std::string>& group : hf::fused_groups(config)) {
-        const std::string layer = "model.layers." + std::to_string(i) + ".";
+        const std::string layer = hf::layer_name(config, i) + ".";
         std::string listed;
         bool is_mixed = false;
         for (const std::string& member : group) {
@@ -213,7 +263,7 @@ class Inspection {
       return;
     if (count_not_finite(tensor) > 0)
       error("holds NaN or infinity", tensor.name, "quantize again from an undamaged checkpoint");
-    if (!tensor.name.ends_with("_scale")) return;
+    if (!tensor.name.ends_with("_scale") && !tensor.name.ends_with(".scales")) return;
     const Buffer<float> values = values_of(tensor);
     if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
       error("scales that are not greater than 0", tensor.name, "quantize again");
@@ -396,12 +446,77 @@ class Inspection {
                           tensor->dtype == DType::kF16;
     if (is_float && count_not_finite(*tensor) > 0)
       error("holds NaN or infinity", name, "quantize again from an undamaged checkpoint");
+    if (label == hf::kCacheLabel && is_float) check_cache(*tensor);
     const scheme::Scheme* scheme = scheme::find(label);
     if (scheme == nullptr || scheme->is_float()) return;
     if (name.ends_with(".weight")) check_codes(*tensor, *scheme);
     if (!is_float) return;
     if (name.ends_with("_scale")) check_scales(*tensor, *scheme);
     if (name.ends_with(".weight_offset")) check_offsets(*tensor);
+  }
+
+  void check_cache(const TensorView& tensor) {
+    const Buffer<float> values = values_of(tensor);
+    const bool is_scale = tensor.name.ends_with(hf::kCacheScaleSuffix);
+    if (is_scale && count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
+      error("scales that are not greater than 0", tensor.name, "quantize again");
+    if (!is_scale && count_bad(values.size(), [&](int64_t i) { return values[i] != 0; }) > 0)
+      error("offsets that are not zero, which the engine leaves out when it undoes the codes",
+            tensor.name, "quantize again");
+  }
+
+  // The matrices of transformed linears.
+  void check_pairs() {
+    std::set<int64_t> sizes;  // of tensor parallelism
+    for (const auto& [name, label] : description_->labels) {
+      const scheme::Scheme* scheme = scheme::find(label);
+      if (scheme == nullptr || !scheme->transforms || !name.ends_with(".weight")) continue;
+      const std::string module = name.substr(0, name.size() - std::string_view(".weight").size());
+      check_one_pair(module);
+      const TensorView *weight = files_->find(name), *left = files_->find(module + ".left_trans"),
+                       *right = files_->find(module + ".right_trans");
+      // Of other shapes enough has been said.
+      const auto is_matrix = [](const TensorView* tensor) {
+        return tensor != nullptr && tensor->shape.size() == 2 && num_elements(tensor->shape) > 0;
+      };
+      if (hf::num_slices(module) == 1 || !is_matrix(weight) || !is_matrix(left) ||
+          !is_matrix(right))
+        continue;
+      const int64_t inputs = left->shape[0] * right->shape[0];
+      if (weight->shape[1] % inputs == 0) sizes.insert(weight->shape[1] / inputs);
+    }
+    if (sizes.size() == 1) report_.tensor_parallel_size = *sizes.begin();
+    if (sizes.size() > 1)
+      error("matrices of linears whose inputs engines split are for tensor parallel size " +
+                std::to_string(*sizes.begin()) + " and for " + std::to_string(*sizes.rbegin()),
+            directory_.string(), "quantize with one tp");
+  }
+
+  // An engine keeps those of the member of a fused group that it loads last.
+  void check_one_pair(const std::string& module) {
+    for (const std::vector<std::string>& group :
+         hf::fused_groups(config_ ? *config_ : hf::Config{})) {
+      if (!module.ends_with("." + group.front())) continue;
+      const std::string layer = module.substr(0, module.size() - group.front().size());
+      for (const std::string& member : group)
+        for (const char* part : {"left_trans", "right_trans", "clip_ratio"})
+          if (!are_equal(files_->find(module + "." + part),
+                         files_->find(layer + member + "." + part)))
+            error(std::string(part) + " of linears that engines fuse differ", layer + member,
+                  "quantize again");
+    }
+    if (const TensorView* clip = files_->find(module + ".clip_ratio")) {
+      const Buffer<float> values = values_of(*clip);
+      if (count_bad(values.size(), [&](int64_t i) { return !(values[i] > 0 && values[i] <= 1); }) >
+          0)
+        error("a clip_ratio that is not above 0 and at most 1", clip->name, "quantize again");
+    }
+  }
+
+  // What is missing has been reported.
+  static bool are_equal(const TensorView* a, const TensorView* b) {
+    return a == nullptr || b == nullptr || a->size_bytes() != b->size_bytes() ||
+           std::memcmp(a->data, b->data, static_cast<size_t>(a->size_bytes())) == 0;
   }
 
   void check_offsets(const TensorView& offsets) {
@@ -466,6 +581,7 @@ class Inspection {
   fs::path directory_;
   const InspectOptions options_;
   scheme::CheckpointFormat format_ = scheme::CheckpointFormat::kAscendV1;
+  bool is_quantized_ = false;  // what is not is held against AscendV1
   std::optional<hf::Config> config_;
   std::optional<hf::Description> description_;
   std::optional<io::TensorFiles> files_;

@@ -41,7 +41,10 @@ struct InspectReport {
   std::string model_quant_type;     // as AscendV1's description says, "" when it does not; or the
                                     // name of another format
   std::vector<LabelTotals> labels;  // in order of first appearance
-  int64_t files = 0;                // *.safetensors
+  // Ranks that an engine must split the model over, 0 for any number: linears whose inputs it
+  // splits are transformed, and their matrices are those of one rank.
+  int64_t tensor_parallel_size = 0;
+  int64_t files = 0;  // *.safetensors
   int64_t parameters = 0;
   int64_t bytes = 0;                 // of tensors
   std::vector<Finding> findings;     // errors first

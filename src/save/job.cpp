@@ -36,7 +36,26 @@ void append_online(const hf::Config& config, const OnlineLayout& online, const s
   }
 }
 
+// Scales and offsets of the cache, where the module is one whose outputs are cached.
+void append_cache(const hf::Config& config, const hf::WeightModule& module,
+                  std::vector<OutputTensor>& tensors) {
+  for (const hf::Linear l : hf::kCachedLinears) {
+    if (module.kind != hf::WeightModule::Kind::kLinear ||
+        module.name != hf::name_of(config, module.layer_idx, l))
+      continue;
+    for (const char* suffix : {hf::kCacheScaleSuffix, hf::kCacheOffsetSuffix})
+      tensors.push_back(
+          {{module.name + "." + suffix, DType::kF32, {module.shape[0]}}, hf::kCacheLabel});
+  }
+}
+
 }  // namespace
+
+std::vector<const CheckpointJob*> all_jobs(const CheckpointJob& job) {
+  std::vector<const CheckpointJob*> jobs = {&job};
+  for (const CheckpointJob& other : job.others) jobs.push_back(&other);
+  return jobs;
+}
 
 std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeLookup& scheme_of) {
   std::vector<OutputLinear> linears;
@@ -52,10 +71,11 @@ std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeL
 
 std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
                                          const SchemeLookup& scheme_of, const OnlineLayout* online,
-                                         const Format& format) {
+                                         const Format& format, bool cached_in_int8) {
   std::vector<OutputTensor> tensors;
   std::vector<Problem> problems;
   for (const hf::WeightModule& module : hf::weight_modules(config)) {
+    const size_t first = tensors.size();
     OutputLinear linear;
     linear.name = module.name;
     if (module.kind == hf::WeightModule::Kind::kLinear) {
@@ -74,10 +94,19 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
             {{module.bias_name(), float_dtype, {module.shape[0]}}, scheme::kFloatLabel});
     }
     if (online != nullptr) append_online(config, *online, module.name, tensors);
+    if (cached_in_int8) append_cache(config, module, tensors);
+    for (size_t i = first; i < tensors.size(); ++i) {
+      tensors[i].layer_idx = module.layer_idx;
+      tensors[i].kind = module.kind;
+    }
   }
   if (online != nullptr && !format.holds_online_rotations())
     problems.push_back({"an online rotation has no place in " + std::string(format.title()),
                         "online rotations", "quantize with online: false"});
+  if (cached_in_int8 && !format.holds_cache_scales())
+    problems.push_back({"scales of an int8 cache have no place in " + std::string(format.title()) +
+                            ", whose engines take none",
+                        "kv_cache", "write AscendV1, or quantize without kv_cache"});
   Problems grouped;
   for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) {
     Problem problem = group.first;

@@ -10,6 +10,7 @@
 
 #include "core/dtype.h"
 #include "hf/config.h"
+#include "hf/model_tensors.h"
 #include "io/safetensors.h"
 #include "quant/scheme.h"
 #include "save/options.h"
@@ -32,6 +33,9 @@ struct OutputTensor {
   std::string label;  // of its scheme, FLOAT for what is not quantized; "" = described nowhere
   std::string linear = "";  // the quantized linear whose label this is, if any
   int64_t group_size = 0;   // of its weight: inputs that share a scale, 0 = all
+  int64_t layer_idx = -1;   // of its decoder layer, -1 outside of them
+  // The kind of its module.
+  hf::WeightModule::Kind kind = hf::WeightModule::Kind::kLinear;
 };
 
 // The online rotations a checkpoint carries, which the engine applies while the model runs: of the
@@ -61,20 +65,31 @@ struct CheckpointJob {
   int64_t global_rotation = 0;  // rows of the matrix in optional/quarot.safetensors; 0 = none
   WorkPlan work = {};           // see CheckpointWriter::begin_layer
   const Format* format = &ascendv1_format();
+  // The same weights in other formats, each in a directory of its own; their `work` and `others`
+  // are not looked at.
+  std::vector<CheckpointJob> others = {};
+  // Where finished parts are kept until all directories are whole: save_path, or one above those
+  // of several.
+  std::filesystem::path work_path = {};  // empty: save_path
 };
+
+// The job and its others.
+std::vector<const CheckpointJob*> all_jobs(const CheckpointJob& job);
 
 // The linears of every decoder layer in save order.
 std::vector<OutputLinear> output_linears(const hf::Config& config, const SchemeLookup& scheme_of);
 
 // Every tensor of the checkpoint in save order: each linear as the format has it, everything else
 // (float linears with their biases, norms, embed_tokens, lm_head also when the model ties it) as
-// `float_dtype` labelled FLOAT, and the matrices of `online` unless it is null, in F32. Throws
+// `float_dtype` labelled FLOAT, and in F32 the matrices of `online` unless it is null, and scales
+// and offsets of every layer's cache where it is `cached_in_int8`. Throws
 // Error(kUnsupported), all linears at once, for schemes that the format does not hold, sizes
-// that do not pack, and online rotations that it has no place for.
+// that do not pack, and online rotations and scales that it has no place for.
 std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_dtype,
                                          const SchemeLookup& scheme_of,
                                          const OnlineLayout* online = nullptr,
-                                         const Format& format = ascendv1_format());
+                                         const Format& format = ascendv1_format(),
+                                         bool cached_in_int8 = false);
 
 // Linears that engines fuse into one, and that must share a label for it, but do not.
 struct FusedConflict {

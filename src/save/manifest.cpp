@@ -29,6 +29,17 @@ bool is_inner(const std::string& name) {
          std::find(path.begin(), path.end(), fs::path("..")) == path.end();
 }
 
+// Of a line; no name where it is none.
+struct Entry {
+  std::string sum, name;
+};
+Entry entry_of(const std::string& line) {
+  const std::string sum = line.substr(0, kDigits);
+  if (!is_sum(sum) || line.compare(kDigits, 2, kSeparator) != 0) return {};
+  const std::string name = line.substr(kDigits + 2);
+  return is_inner(name) ? Entry{sum, name} : Entry{};
+}
+
 }  // namespace
 
 std::string manifest_of(const fs::path& directory, std::vector<std::string> names) {
@@ -39,12 +50,24 @@ std::string manifest_of(const fs::path& directory, std::vector<std::string> name
   return text;
 }
 
+std::vector<std::string> names_in_manifest(const fs::path& directory) {
+  std::vector<std::string> names;
+  std::error_code ignored;
+  const fs::path path = directory / kManifestFile;
+  if (!fs::is_regular_file(path, ignored)) return names;
+  std::istringstream lines(io::read_text(path, kMaxManifestBytes));
+  for (std::string line; std::getline(lines, line);)
+    if (std::string name = entry_of(line).name; !name.empty()) names.push_back(std::move(name));
+  return names;
+}
+
 Verified verify(const fs::path& directory) {
   Verified result;
   std::vector<Problem>& problems = result.problems;
   const fs::path path = directory / kManifestFile;
   std::error_code ignored;
   if (!fs::exists(path, ignored)) {
+    result.has_manifest = false;
     problems.push_back({"there is no manifest to verify the files with", path.string(),
                         "quantize again; checkpoints of other programs have none"});
     return result;
@@ -55,10 +78,8 @@ Verified verify(const fs::path& directory) {
     int64_t number = 0;
     for (std::string line; std::getline(lines, line);) {
       ++number;
-      const std::string sum = line.substr(0, kDigits);
-      const bool is_line = is_sum(sum) && line.compare(kDigits, 2, kSeparator) == 0;
-      const std::string name = is_line ? line.substr(kDigits + 2) : "";
-      if (!is_inner(name)) {
+      const auto [sum, name] = entry_of(line);
+      if (name.empty()) {
         problems.push_back(
             {"not a line of a manifest", path.string() + ":" + std::to_string(number), kCopyAgain});
         continue;

@@ -8,6 +8,7 @@ namespace laos::save {
 class Format;
 const Format& ascendv1_format() noexcept;
 const Format& compressed_tensors_format() noexcept;
+const Format& gptq_format() noexcept;
 
 struct SaverOptions {
   const Format* format = &ascendv1_format();

@@ -1,5 +1,7 @@
 #include "scheme/schemes.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace laos::scheme {
@@ -17,8 +19,15 @@ constexpr LinearPart kInputOffset = {"input_offset", DType::kF32, DType::kBF16, 
 constexpr LinearPart kDeqScale = {"deq_scale", DType::kF32, DType::kI64, Dims::kOut};
 constexpr LinearPart kQuantBias = {"quant_bias", DType::kI32, DType::kI32, Dims::kOut};
 
+constexpr LinearPart kLeftTrans = {"left_trans", DType::kBF16, DType::kF16, Dims::kLeft};
+constexpr LinearPart kRightTrans = {"right_trans", DType::kBF16, DType::kF16, Dims::kRight};
+// vLLM-Ascend cannot load a scalar into fused linears.
+constexpr LinearPart kClipRatio = {"clip_ratio", DType::kF32, DType::kF32, Dims::kOne};
+
 constexpr std::array kWeightOnly = {kWeight, kWeightScale, kWeightOffset};
 constexpr std::array kPacked = {kPackedWeight, kWeightScale, kWeightOffset, kScaleBias};
+constexpr std::array kTransformed = {kWeight,    kWeightScale, kWeightOffset,
+                                     kLeftTrans, kRightTrans,  kClipRatio};
 constexpr std::array kStatic = {kWeight, kInputScale, kInputOffset, kDeqScale, kQuantBias};
 constexpr std::array kMixed = {kWeight,      kWeightScale, kWeightOffset, kInputScale,
                                kInputOffset, kDeqScale,    kQuantBias};
@@ -41,6 +50,20 @@ constexpr std::array kSchemes = {
            .in_multiple = 8,
            .out_multiple = 8,
            .type_rank = 6},
+    Scheme{.label = "W4A4_FLATQUANT_DYNAMIC",
+           .weight_bits = 4,
+           .act_bits = 4,
+           .activations = Activations::kDynamic,
+           .allows_groups = false,
+           .parts = kTransformed,
+           .in_multiple = 8,
+           .out_multiple = 8,
+           .transforms = true,
+           .refusal = {"",
+                       "it does not know the label, and computes with raw codes as with a float "
+                       "weight",
+                       "the format has no place for the matrices",
+                       "the format has no place for the matrices"}},
     Scheme{.label = "W8A8_DYNAMIC",
            .weight_bits = 8,
            .act_bits = 8,
@@ -93,7 +116,37 @@ constexpr std::array kSchemes = {
                        "it keeps this label for experts"}},
 };
 
+int64_t in_features_of_a_block(const LinearSizes& sizes) noexcept {
+  return sizes.in_features / std::max<int64_t>(sizes.num_blocks, 1);
+}
+
 }  // namespace
+
+PairSizes pair_sizes(int64_t in_features) {
+  constexpr int64_t kMaxSize = 256, kRightMultiple = 8;
+  PairSizes sizes;
+  // a and b count up together, so that their squares are in_features apart at first sight.
+  for (int64_t a = 1, b = 0; in_features > 0; ++a) {
+    const int64_t square = a * a - in_features;
+    if (square < 0) continue;
+    while (b * b < square) ++b;
+    if (b * b == square) {
+      sizes = {.left = a - b, .right = a + b, .refusal = ""};
+      break;
+    }
+    if (2 * a > in_features + 1) break;  // left would be below 1
+  }
+  const std::string text = std::to_string(in_features) + " inputs are no product of two sizes";
+  if (sizes.left == 0)
+    sizes.refusal = text;
+  else if (sizes.right > kMaxSize)
+    sizes.refusal = text + " of at most " + std::to_string(kMaxSize) + ": " +
+                    std::to_string(sizes.left) + " by " + std::to_string(sizes.right);
+  else if (sizes.right % kRightMultiple != 0)
+    sizes.refusal = text + ", the second a multiple of " + std::to_string(kRightMultiple) + ": " +
+                    std::to_string(sizes.left) + " by " + std::to_string(sizes.right);
+  return sizes;
+}
 
 Shape LinearPart::shape(const LinearSizes& sizes) const {
   switch (dims) {
@@ -105,6 +158,14 @@ Shape LinearPart::shape(const LinearSizes& sizes) const {
       return {sizes.out_features, sizes.num_groups};
     case Dims::kOutSlices:
       return {sizes.out_features, sizes.num_slices};
+    case Dims::kLeft: {
+      const int64_t left = pair_sizes(in_features_of_a_block(sizes)).left;
+      return {left, left};
+    }
+    case Dims::kRight: {
+      const int64_t right = pair_sizes(in_features_of_a_block(sizes)).right;
+      return {right, right};
+    }
     case Dims::kOut:
       return {sizes.out_features};
     case Dims::kOne:
@@ -117,6 +178,17 @@ const EngineRow& row_of(Engine engine) noexcept {
   const EngineRow& row = kEngines[static_cast<size_t>(engine)];
   LAOS_ASSERT(row.engine == engine);
   return row;
+}
+
+bool EngineRow::loads(CheckpointFormat format) const noexcept {
+  return std::ranges::find(formats, format) != formats.end();
+}
+
+Engine first_engine_of(CheckpointFormat format) noexcept {
+  const auto row =
+      std::ranges::find_if(kEngines, [&](const EngineRow& engine) { return engine.loads(format); });
+  LAOS_ASSERT(row != kEngines.end());
+  return row->engine;
 }
 
 bool Scheme::packs_rows() const noexcept {

@@ -23,7 +23,18 @@ struct LinearSizes {
   int64_t in_features = 0;
   int64_t num_groups = 1;  // scales an output row
   int64_t num_slices = 1;  // columns of scale_bias: 16 where engines split in_features, else 1
+  int64_t num_blocks = 1;  // of in_features, which share a pair of matrices
 };
+
+// The sizes of the pair of matrices that vLLM-Ascend's operator multiplies `in_features` inputs by:
+// in_features = left * right, both as near to its root as there are (root a and root b with
+// in_features = a² - b², a as small as possible, left = a - b, right = a + b). `refusal` is why the
+// operator cannot take them, "" when it can: the sizes are 256 at most, right a multiple of 8.
+struct PairSizes {
+  int64_t left = 0, right = 0;
+  std::string refusal;
+};
+PairSizes pair_sizes(int64_t in_features);
 
 // One tensor of a quantized linear in an AscendV1 checkpoint.
 struct LinearPart {
@@ -32,6 +43,8 @@ struct LinearPart {
     kHalfOutIn,  // [out / 2, in]: rows 2 i and 2 i + 1 are the low and high nibbles of row i
     kOutGroups,  // [out, num_groups]
     kOutSlices,  // [out, num_slices]
+    kLeft,       // [left, left]: see pair_sizes
+    kRight,      // [right, right]
     kOut,        // [out]
     kOne         // [1]
   };
@@ -52,26 +65,34 @@ enum class Activations {
   kEither    // the engine chooses between the two above; neither made nor computed here
 };
 
-// The programs that load checkpoints, each with the format whose loader was read.
-enum class CheckpointFormat { kAscendV1, kCompressedTensors };
+// The programs that load checkpoints, each with the formats whose loaders were read.
+enum class CheckpointFormat { kAscendV1, kCompressedTensors, kGptq };
+inline constexpr std::array kAscendV1Alone = {CheckpointFormat::kAscendV1};
+inline constexpr std::array kOfGpus = {CheckpointFormat::kCompressedTensors,
+                                       CheckpointFormat::kGptq};
 enum class Engine { kVllmAscend, kSglang, kTransformers, kVllm };
 struct EngineRow {
   Engine engine;
-  CheckpointFormat format;
+  std::span<const CheckpointFormat> formats;
   std::string_view name;     // as on the command line
   std::string_view title;    // as in sentences
   std::string_view version;  // whose loader the columns of `refusal` were read from
   bool loads_groups;         // several scales an output row
+  bool loads_cache_scales;   // attention's cache in int8
+
+  bool loads(CheckpointFormat format) const noexcept;
 };
 inline constexpr std::array<EngineRow, 4> kEngines = {{
-    {Engine::kVllmAscend, CheckpointFormat::kAscendV1, "vllm-ascend", "vLLM-Ascend",
-     "main of 2026-08-22", false},
-    {Engine::kSglang, CheckpointFormat::kAscendV1, "sglang", "SGLang", "0.5.23", false},
-    {Engine::kTransformers, CheckpointFormat::kCompressedTensors, "transformers", "transformers",
-     "5.24.0 with compressed-tensors 0.20.1", true},
-    {Engine::kVllm, CheckpointFormat::kCompressedTensors, "vllm", "vLLM", "0.33.0", true},
+    {Engine::kVllmAscend, kAscendV1Alone, "vllm-ascend", "vLLM-Ascend", "main of 2026-08-22", false,
+     true},
+    {Engine::kSglang, kAscendV1Alone, "sglang", "SGLang", "0.5.23", false, false},
+    {Engine::kTransformers, kOfGpus, "transformers", "transformers",
+     "5.24.0 with compressed-tensors 0.20.1 or GPTQModel 7.7.0", true, false},
+    {Engine::kVllm, kOfGpus, "vllm", "vLLM", "0.33.0", true, false},
 }};
 const EngineRow& row_of(Engine engine) noexcept;
+// The one that a checkpoint of the format is for where none is named.
+Engine first_engine_of(CheckpointFormat format) noexcept;
 
 struct Scheme {
   std::string_view label;  // also in quant_model_description.json
@@ -83,6 +104,8 @@ struct Scheme {
   std::span<const LinearPart> parts = {};
   int64_t in_multiple = 1, out_multiple = 1;  // of in_features and out_features, to be packed
   bool scales_in_model_dtype = false;         // engines hold weight_scale so, else in f32
+  // Engines multiply each token by a pair of matrices before they quantize it, and clip it.
+  bool transforms = false;
   // Of two labels in a checkpoint the higher is its model_quant_type; 0 does not count.
   int type_rank = 0;
   std::array<std::string_view, kEngines.size()> refusal = {};  // why each engine does not load it

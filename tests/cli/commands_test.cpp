@@ -164,6 +164,12 @@ TEST_F(Commands, TokenizeReadsLinesAndWritesIdsAndText) {
   EXPECT_THAT(bad.output, HasSubstr("laos: error:"));
 }
 
+TEST_F(Commands, AMissingModelIsNamedAsTheHelpNamesIt) {
+  EXPECT_THAT(run_laos("calibrate-text --output " + path("own.jsonl")).output,
+              HasSubstr("MODEL or --model-path is required"));
+  EXPECT_THAT(run_laos("tokenize").output, HasSubstr("error: --model-path is required"));
+}
+
 TEST_F(Commands, RecipesListsOneOfEachTypeForEverySize) {
   const auto list = nlohmann::json::parse(run_laos("recipes --json").output);
   std::set<std::string> found;

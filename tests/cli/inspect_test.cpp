@@ -31,6 +31,16 @@ TEST(InspectCommand, FailsAndSaysWhyForADirectoryThatDoesNotLoad) {
   EXPECT_THAT(result.output, HasSubstr("cannot load this checkpoint"));
 }
 
+TEST(InspectCommand, CountsWhatAFloatCheckpointHolds) {
+  const test::TemporaryDirectory directory;
+  test::write_synthetic({.config = test::qwen3_config("tiny")}, directory / "model");
+  const test::CommandResult result = inspect((directory / "model").string());
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.output,
+              testing::ContainsRegex(": not quantized, [1-9][0-9]* parameters, [1-9].* in 1 file"));
+  EXPECT_THAT(result.output, HasSubstr("the engine takes this directory for a float checkpoint"));
+}
+
 TEST(InspectCommand, PrintsJsonThatProgramsRead) {
   const test::TemporaryDirectory directory;
   const test::CommandResult result = inspect("--json " + directory.path().string());
@@ -67,6 +77,17 @@ TEST(InspectCommand, SaysWhatItVerified) {
   EXPECT_EQ(json["verified"]["files"], files);
   EXPECT_GT(json["verified"]["bytes"].get<int64_t>(), 0);
   EXPECT_THAT(inspect(out.string()).output, testing::Not(HasSubstr("verified")));
+}
+
+// That it loads is not in doubt, that its files are whole is not known.
+TEST(InspectCommand, SaysThatNothingWasVerifiedWhereNoChecksumsAre) {
+  const test::TemporaryDirectory directory;
+  test::write_reference("laos", directory / "checkpoint");
+  const test::CommandResult result = inspect("--verify " + (directory / "checkpoint").string());
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.output, HasSubstr("warning: there is no manifest"));
+  EXPECT_THAT(result.output, HasSubstr("Nothing was verified."));
+  EXPECT_THAT(result.output, HasSubstr("can load this checkpoint"));
 }
 
 TEST(InspectCommand, ReportsWrongUseAsSuch) { EXPECT_EQ(inspect("").exit_code, 2); }

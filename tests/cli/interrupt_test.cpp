@@ -45,6 +45,59 @@ TEST_F(Interrupted, ByKillAtAnyWriteSyncOrRenameLosesNothingSlow) {
   EXPECT_GT(try_faults("rename", "KILL", 1, reference), 15);
 }
 
+TEST_F(Interrupted, ByKillAtAnySyncOrRenameLosesNoneOfSeveralFormatsSlow) {
+  if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
+  more_arguments_ = " --no-health --format ascendv1,compressed-tensors";
+  std::ofstream(recipe_) << recipe_text();
+  ASSERT_EQ(quantize("reference").exit_code, 0);
+  const std::string reference = manifest("reference");
+  EXPECT_GT(try_faults("sync", "KILL", 5, reference), 30);
+  EXPECT_GT(try_faults("rename", "KILL", 2, reference), 40);
+  EXPECT_GT(try_faults("rename", "EIO", 9, reference), 40);
+}
+
+// What stands in the way may be the same checkpoint of another day, and so may what is left of it.
+TEST_F(Interrupted, ByKillAtAnyStepOfReplacingACheckpointLeavesItToTheNextRunSlow) {
+  if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
+  const auto path = [&](const std::string& name) { return (directory_ / name).string(); };
+  ASSERT_EQ(test::run_laos("quant --no-health --scheme W8A16 --method rtn --model-path '" +
+                           model_.string() + "' --save-path '" + path("first") + "'")
+                .exit_code,
+            0);
+  for (const std::string to : {"gptq", "ascendv1"}) {
+    const std::string convert = "convert '" + path("first") + "' --to " + to + " --save-path '";
+    ASSERT_EQ(test::run_laos(convert + path("reference") + "'").exit_code, 0);
+    const std::string reference = manifest("reference");
+    int64_t kills = 0;
+    for (const bool replaces : {false, true})
+      for (int64_t at = 1;; ++at) {
+        SCOPED_TRACE(to + ", rename " + std::to_string(at));
+        fs::remove_all(path("out"));
+        if (replaces) fs::copy(path("reference"), path("out"), fs::copy_options::recursive);
+        const int exit_code = test::run_laos(convert + path("out") + "'",
+                                             "LD_PRELOAD='" + std::string(LAOS_FAULTS) +
+                                                 "' LAOS_FAULT_CALL=rename LAOS_FAULT=KILL"
+                                                 " LAOS_FAULT_AT=" +
+                                                 std::to_string(at) + " ")
+                                  .exit_code;
+        if (exit_code == 0) break;
+        ++kills;
+        // Whole, or nothing that anybody takes for a checkpoint.
+        const bool is_there =
+            fs::exists(path("out")) &&
+            test::run_laos("status '" + path("out") + "'").output.find("a finished checkpoint") !=
+                std::string::npos;
+        if (is_there) {
+          EXPECT_EQ(test::run_laos("inspect --verify '" + path("out") + "'").exit_code, 0);
+        }
+        ASSERT_EQ(test::run_laos(convert + path("out") + "'").exit_code, 0);
+        EXPECT_EQ(manifest("out"), reference);
+      }
+    EXPECT_GT(kills, 15);
+    fs::remove_all(path("reference"));
+  }
+}
+
 // LAOS_KILLS=50 for more of them.
 TEST_F(Interrupted, ByKillAtRandomMomentsOnTheBundledModelLosesAtMostALayerSlow) {
   const char* wanted = std::getenv("LAOS_KILLS");
@@ -87,8 +140,8 @@ TEST_F(Interrupted, ByKillAtRandomMomentsOnTheBundledModelLosesAtMostALayerSlow)
   }
 }
 
-TEST_F(Interrupted, BySigtermSaysHowToGoOn) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+TEST_F(Interrupted, BySignalsSaysHowToGoOn) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     fs::remove_all(directory_ / "out");
     const pid_t child = start_until("1000", "quantize 1/3");
     ::kill(child, signal);
@@ -135,6 +188,17 @@ TEST_F(Interrupted, ByASecondRunOnTheSamePathIsNot) {
   EXPECT_EQ(::waitpid(child, nullptr, WNOHANG), 0) << "the first went on";
   ::kill(child, SIGKILL);
   wait_for(child);
+}
+
+TEST_F(Interrupted, ByARunOfOneFormatInTheDirectoryOfARunOfSeveralIsNot) {
+  more_arguments_ = " --format ascendv1,compressed-tensors";
+  const pid_t child = start_until("1000", "quantize 1/3");
+  more_arguments_ = " --format ascendv1";
+  const test::CommandResult second = quantize("out/ascendv1");
+  ::kill(child, SIGKILL);
+  wait_for(child);
+  EXPECT_EQ(second.exit_code, 1);
+  EXPECT_THAT(second.output, HasSubstr("another process is writing to the same save path"));
 }
 
 TEST_F(Interrupted, ByAFileSizeLimitSaysWhy) {

@@ -15,6 +15,8 @@
 #include "hf/ascendv1.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "recipe/preset.h"
+#include "save/format.h"
 #include "support/command.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
@@ -107,6 +109,65 @@ TEST_F(QuantCommand, SaysTheDtypeOfAModelWhoseConfigLeavesItToTheTensors) {
               HasSubstr("\"torch_dtype\": \"bfloat16\""));
 }
 
+TEST_F(QuantCommand, MakesTheSameCheckpointByASchemeAndByTheRecipeItPrints) {
+  const auto run = [&](const std::string& how, const std::string& out) {
+    return run_laos("quant --no-health --dataset " + (directory_ / "calib.jsonl").string() +
+                    " --model-path " + model_.string() + " " + how +
+                    (out.empty() ? "" : " --save-path " + (directory_ / out).string()));
+  };
+  const std::string scheme =
+      "--scheme w4a16 --group-size 8 --ignore \"lm_head,re:.*down_proj\" --no-rotate";
+  const Result printed = run(scheme + " --print-recipe", "");
+  ASSERT_EQ(printed.exit_code, 0) << printed.output;
+  write("printed.yaml", printed.output);
+  ASSERT_EQ(run(scheme, "by-scheme").exit_code, 0);
+  const Result by_recipe =
+      run("--config-path " + (directory_ / "printed.yaml").string(), "by-recipe");
+  ASSERT_EQ(by_recipe.exit_code, 0) << by_recipe.output;
+  const auto read = [&](const std::string& path) {
+    return io::read_text(directory_ / path, int64_t{1} << 26);
+  };
+  EXPECT_EQ(read("by-scheme/model_best_practice.yaml"), printed.output);
+  // Every file but the record of the run, which holds times.
+  EXPECT_EQ(read("by-scheme/SHA256SUMS"), read("by-recipe/SHA256SUMS"));
+}
+
+TEST_F(QuantCommand, MakesEverySchemeInTheFormatsThatTakeIt) {
+  write("text.txt", "In the beginning was the word and the word was with the beginning");
+  for (const std::string& scheme : recipe::preset_schemes())
+    for (const save::Format* format : save::formats()) {
+      const std::string out = (directory_ / (scheme + "." + std::string(format->name()))).string();
+      const Result made =
+          run_laos("quant --no-health --method rtn --scheme " + scheme + " --format " +
+                   std::string(format->name()) + " --model-path " + model_.string() +
+                   " --dataset " + (directory_ / "calib.jsonl").string() + " --save-path " + out);
+      const bool is_refused = made.output.find("is not written as") != std::string::npos;
+      const bool has_place = format->name() == "ascendv1" ? scheme != "W4A16"
+                             : format->name() == "gptq"   ? scheme.ends_with("A16")
+                                                          : true;
+      EXPECT_EQ(is_refused, !has_place) << made.output;
+      EXPECT_EQ(made.exit_code, is_refused ? 1 : 0) << made.output;
+      if (is_refused) continue;
+      const Result scored = run_laos("eval --model-path " + out + " --seq-len 8 --text " +
+                                     (directory_ / "text.txt").string());
+      EXPECT_THAT(scored.output, HasSubstr("perplexity")) << scheme << " " << format->name();
+    }
+}
+
+TEST_F(QuantCommand, RefusesASchemeBesideOtherWaysToChooseARecipe) {
+  const std::string start =
+      "quant --model-path " + model_.string() + " --save-path " + save_.string() + " ";
+  expect_refused(run_laos(start + "--scheme W8A8 --config-path r.yaml --tag a"), 2,
+                 "at:  --config-path, --tag");
+  expect_refused(run_laos(start + "--scheme W8A8 --full --online"), 2, "at:  --full, --online");
+  expect_refused(run_laos(start + "--scheme W8A8 --auto"), 2, "at:  --auto");
+  expect_refused(run_laos(start + "--group-size 8 --no-rotate --quant-type w8a8"), 2,
+                 "at:  --group-size, --no-rotate");
+  expect_refused(run_laos(start + "--auto --print-recipe"), 2, "at:  --print-recipe");
+  expect_refused(run_laos("quant --scheme W8A8 --model-path " + model_.string()), 2,
+                 "at:  --save-path");
+}
+
 TEST_F(QuantCommand, BothFormatsAreTheSameModel) {
   const auto score = [&](const std::string& format) {
     const Result result = quant("--no-health --restart --format " + format);
@@ -122,6 +183,43 @@ TEST_F(QuantCommand, BothFormatsAreTheSameModel) {
   EXPECT_EQ(compressed.output, ascendv1.output);
   EXPECT_FALSE(std::filesystem::exists(save_ / "quant_model_description.json"));
   EXPECT_THAT(io::read_text(save_ / "config.json", 1 << 20), HasSubstr("compressed-tensors"));
+}
+
+TEST_F(QuantCommand, WritesSeveralFormatsEachInADirectoryOfItsOwn) {
+  const auto path = [&](const std::string& name) { return (save_ / name).string(); };
+  const std::string both = "--format compressed-tensors,ascendv1 ";
+  const Result planned = quant(both + "--dry-run");
+  EXPECT_EQ(planned.exit_code, 0) << planned.output;
+  EXPECT_THAT(planned.output, AllOf(HasSubstr(" in " + path("compressed-tensors") + " and "),
+                                    HasSubstr(" in " + path("ascendv1") + ",")));
+  const Result made = quant(both + "--no-health");
+  EXPECT_EQ(made.exit_code, 0) << made.output;
+  for (const std::string name : {"compressed-tensors", "ascendv1"}) {
+    EXPECT_THAT(made.output, AllOf(HasSubstr("saved     " + path(name) + "\n"),
+                                   HasSubstr("report    " + path(name + "/report.html"))));
+    EXPECT_EQ(run_laos("inspect --verify " + path(name)).exit_code, 0);
+    const auto run = nlohmann::json::parse(io::read_text(save_ / name / "run.json", 1 << 20));
+    EXPECT_GT(run["checkpoint_bytes"], 0);
+  }
+  EXPECT_THAT(run_laos("status " + save_.string()).output,
+              AllOf(HasSubstr(path("compressed-tensors") + ": a finished checkpoint"),
+                    HasSubstr(path("ascendv1") + ": a finished checkpoint")));
+  EXPECT_THAT(quant(both).output, HasSubstr("2 problems\n- a finished checkpoint is here"));
+  // One is made from the other, bit for bit.
+  const Result converted = run_laos("convert " + path("ascendv1") +
+                                    " --to compressed-tensors --save-path " + path("converted"));
+  EXPECT_EQ(converted.exit_code, 0) << converted.output;
+  EXPECT_EQ(io::read_text(save_ / "converted/SHA256SUMS", 1 << 20),
+            io::read_text(save_ / "compressed-tensors/SHA256SUMS", 1 << 20));
+}
+
+TEST_F(QuantCommand, RefusesSeveralFormatsThatDoNotGoTogether) {
+  expect_refused(quant("--format ascendv1,gptq"), 1, "W8A8_DYNAMIC is not written as GPTQ");
+  expect_refused(quant("--format ascendv1,ascendv1"), 2, "a format is named twice");
+  expect_refused(quant("--format ascendv1,gtpq"), 2, "--format gtpq is none of");
+  EXPECT_EQ(quant("--no-health").exit_code, 0);
+  EXPECT_THAT(quant("--format ascendv1,compressed-tensors").output,
+              HasSubstr("which holds weights itself"));
 }
 
 TEST_F(QuantCommand, QuantizesAndTheResultLoads) {
@@ -251,11 +349,11 @@ TEST_F(QuantCommand, RefusesAnOutputThatCannotBeWritten) {
 }
 
 TEST_F(QuantCommand, RefusesFlagsThatMakeNoSenseWithExitCodeTwo) {
-  expect_refused(quant("--quant_type w4a4"), 2, "--quant_type");
+  expect_refused(quant("--quant_type w4a4"), 2, "--quant-type");
   expect_refused(quant("--iter 3"), 2, "--iter");
   for (const char* device : {"npu", "npu:0", "''", "cpu:0,1", "cpu:x"})
     expect_refused(quant(std::string("--device ") + device), 2, "--device cpu");
-  expect_refused(quant("--recipes nowhere --quant_type w8a8"), 2, "--config_path, --quant_type");
+  expect_refused(quant("--recipes nowhere --quant_type w8a8"), 2, "--config-path, --quant-type");
   expect_refused(quant("--fast"), 2, "each choose the recipe");
   expect_refused(run_laos("quantise"), 2, "laos quant");
 }
@@ -267,8 +365,8 @@ TEST_F(QuantCommand, CompletesFlagsThatAreCutShort) {
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("W8A8_DYNAMIC"));
   result = quant("--model X");
-  expect_refused(result, 2, "--model could be --model-type, --model-path");
-  expect_refused(quant("--quant=w4a4"), 2, "--config_path, --quant_type");
+  expect_refused(result, 2, "--model could be --model-path, --model-type");
+  expect_refused(quant("--quant=w4a4"), 2, "--config-path, --quant-type");
   expect_refused(quant("--nothing-like-it"), 2, "command line");
 }
 
@@ -289,6 +387,54 @@ TEST_F(QuantCommand, ChoosesTheRecipeByTheConfigurationWhereNoneIsNamed) {
                                  HasSubstr("laos-qwen3-tiny-w4a4-fast")));
   EXPECT_THAT(run_laos(bundled + " --model-type QWEN3-TINY").output,
               HasSubstr("laos-qwen3-tiny-w8a8"));
+}
+
+TEST_F(QuantCommand, AutoChoosesWidthsWithinTheBudgetAndSaysWhatCameOfIt) {
+  std::string samples;
+  for (const char* text : {"In the beginning was the word, and the word was with all of them.",
+                           "A quick brown fox jumps over the lazy dog, and then over another one.",
+                           "int main() { return 0; } // the shortest program that there is, nearly",
+                           "Ten green bottles hanging on the wall, and if one should fall down."})
+    for (int i = 0; i < 4; ++i)
+      samples += std::string(R"({"text": ")") + text + std::to_string(i) + "\"}\n";
+  write("calib.jsonl", samples);
+  const std::string arguments = "quant --auto --model-path " + model_.string() + " --dataset " +
+                                (directory_ / "calib.jsonl").string() + " --average-bits 5";
+  const Result plan = run_laos(arguments + " --save-path " + save_.string() + " --dry-run");
+  EXPECT_EQ(plan.exit_code, 0) << plan.output;
+  EXPECT_THAT(plan.output, AllOf(HasSubstr("laos-dense-w4a4-auto"), HasSubstr("analysis  about"),
+                                 HasSubstr("comes first")));
+  EXPECT_FALSE(std::filesystem::exists(save_));
+
+  const Result result =
+      run_laos(arguments + " --save-path " + save_.string() + " --hold-back 2 --lenient");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, AllOf(HasSubstr("analysis  about"), HasSubstr("groups at W8A8"),
+                                   HasSubstr("auto      KL predicted")));
+  const hf::Config config = test::qwen3_config("tiny");
+  const nlohmann::json labels =
+      nlohmann::json::parse(io::read_text(save_ / "quant_model_description.json", 1 << 20));
+  double low = 0, all = 0;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i)
+    for (const hf::Linear l : hf::kAllLinears) {
+      const auto size = static_cast<double>(hf::num_weights(config, l));
+      const std::string label = labels.at(hf::name_of(config, i, l) + ".weight");
+      EXPECT_THAT(label, testing::AnyOf("W4A4_DYNAMIC", "W8A8_DYNAMIC"));
+      all += size;
+      if (label == "W4A4_DYNAMIC") low += size;
+    }
+  EXPECT_GE(low / all, 0.75);
+  EXPECT_LT(low / all, 1);
+}
+
+TEST_F(QuantCommand, RefusesABudgetThatNothingIsChosenWithinAndDataThatCanBeReadOnce) {
+  const std::string arguments =
+      "quant --model-path " + model_.string() + " --save-path " + save_.string();
+  expect_refused(quant("--auto"), 2, "each choose the recipe");
+  expect_refused(run_laos(arguments + " --fast --max-kl 0.1"), 2, "nothing is chosen within it");
+  expect_refused(run_laos(arguments + " --auto --max-kl 0.1 --w4a4-share 0.5"), 2,
+                 "each are the budget");
+  expect_refused(run_laos(arguments + " --auto --dataset -"), 2, "read twice");
 }
 
 TEST_F(QuantCommand, NoticesAModelTypeThatContradictsTheConfiguration) {

@@ -17,6 +17,7 @@ namespace laos::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // The shipped recipe, where of the layers it lists only layer 1 is left: models here have few.
 std::string shipped_recipe(const std::string& shape) {
@@ -63,7 +64,32 @@ TEST_P(Shapes, PlanTheirShippedRecipe) {
   EXPECT_THAT(plan.output, HasSubstr("model.layers.1.mlp.up_proj       W8A8_DYNAMIC"));
   EXPECT_THAT(plan.output, HasSubstr("model.layers.0.mlp.down_proj     W8A8_DYNAMIC"));
   EXPECT_THAT(plan.output, HasSubstr("peak RAM  about"));
+  EXPECT_THAT(plan.output, Not(HasSubstr("health    in part")));  // training pays for all of it
   EXPECT_FALSE(std::filesystem::exists(directory_ / "out"));
+}
+
+// Rounding alone does not pay for a whole check, and that is said before the run and behind it.
+TEST(HealthCheck, InPartSaysWhatItLeavesOut) {
+  const test::TemporaryDirectory directory;
+  test::write_synthetic({.config = test::qwen3_config("0.6b", 6, 512), .is_hollow = true},
+                        directory / "model");
+  const std::string quant = "quant --quant-type w8a8 --lenient --model-path " +
+                            (directory / "model").string() + " --save-path " +
+                            (directory / "out").string();
+  const std::string part = "in part, for a tenth of the rest: ";
+  const test::CommandResult plan = test::run_laos(quant + " --dry-run");
+  ASSERT_EQ(plan.exit_code, 0) << plan.output;
+  EXPECT_THAT(plan.output, HasSubstr("health    " + part));
+  EXPECT_THAT(plan.output,
+              HasSubstr("of 512 tokens, no prompts continued; laos check runs it whole"));
+  const test::CommandResult run = test::run_laos(quant);
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("          " + part));
+  EXPECT_THAT(run.output, HasSubstr("no prompts continued; all of it: laos check " +
+                                    (directory / "out").string() + " --baseline " +
+                                    (directory / "model").string()));
+  EXPECT_THAT(test::run_laos(quant + " --dry-run --restart --no-health").output,
+              Not(HasSubstr(part)));
 }
 
 // Two iterations on short samples, and a Hadamard rotation: fitting one takes minutes at this

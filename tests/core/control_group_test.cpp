@@ -40,10 +40,10 @@ TEST_F(ControlGroup, OfVersion2LimitsByTheTightestAbove) {
   write("sys/fs/cgroup/batch/job7/cpu.max", "max 100000\n");
   write("sys/fs/cgroup/batch/memory.max", "1000000\n");
   write("sys/fs/cgroup/batch/memory.current", "700000\n");
-  write("sys/fs/cgroup/batch/memory.stat", "anon 600000\ninactive_file 40000\nactive_file 10000\n");
+  write("sys/fs/cgroup/batch/memory.stat", "anon 600000\ninactive_file 40000\nactive_file 10000\nslab_reclaimable 5000\n");
   write("sys/fs/cgroup/batch/cpu.max", "150000 100000\n");
   write("sys/fs/cgroup/memory.max", "2000000\n");
-  EXPECT_EQ(memory(), 350000);
+  EXPECT_EQ(memory(), 355000);
   EXPECT_EQ(processors(), 1.5);
   write("sys/fs/cgroup/batch/job7/cpu.max", "50000 100000\n");
   EXPECT_EQ(processors(), 0.5);
@@ -84,6 +84,16 @@ TEST_F(ControlGroup, WithMoreThanItsLimitLeavesNothing) {
 TEST(UsableProcessors, AreSomeOfThisMachine) {
   EXPECT_GT(usable_processors(), 0);
   EXPECT_LE(usable_processors(), 65536);
+}
+
+TEST(AvailableMemory, IsReadAgainWhileTooLittleIsFree) {
+  int reads = 0;
+  const auto read = [&reads] { return int64_t{++reads < 3 ? 0 : 500}; };
+  EXPECT_EQ(wait_for_memory(400, read), 500);
+  EXPECT_EQ(reads, 3);
+  EXPECT_EQ(wait_for_memory(0, read), 500);
+  EXPECT_EQ(reads, 4);
+  EXPECT_EQ(wait_for_memory(600, read), 500);  // in the end what is there
 }
 
 TEST(PeakRss, IsThisProgramsOwnAndGrows) {

@@ -14,6 +14,7 @@
 #include "io/safetensors.h"
 #include "linalg/gemm.h"
 #include "model/cached_layer.h"
+#include "support/rounding.h"
 
 namespace laos::eval {
 namespace {
@@ -64,10 +65,10 @@ TEST_P(Family, GivesTheLogitsOfTransformers) {
   Mat<float> rows(hidden.rows.rows(), hidden.rows.cols());
   std::copy_n(hidden.rows.data(), rows.size(), rows.data());
   const Mat<float> logits = logits_of(rows, expected.rows());
-  // Two layers of f32 on either side, logits of order 1; tables of cos and sin of angles up to 40
-  // are f32 there, from frequencies in f32: 40 * 2^-24 each.
+  const double tolerance =
+      test::logit_tolerance(model_->config(), std::ssize(ids()), false, expected);
   for (int64_t i = 0; i < logits.size(); ++i)
-    ASSERT_NEAR(logits.data()[i], expected.data()[i], 1e-4) << i;
+    ASSERT_NEAR(logits.data()[i], expected.data()[i], tolerance) << i;
 }
 
 TEST_P(Family, GivesTheSameTokenByToken) {

@@ -95,7 +95,7 @@ class GptqLayer : public testing::Test {
 
   const hf::Config config_ = small_config();
   model::LayerWeights weights_;
-  model::OnlineRotation online_;
+  model::OnlineTransforms online_;
   model::Rope<float> rope_;
   model::LayerSaved<float> saved_;
   model::Ragged batch_;

@@ -67,6 +67,77 @@ std::string problem_of_text(const std::string& text, ErrorCode code) {
 }
 std::string problem(const Json& json, ErrorCode code) { return problem_of_text(json.dump(), code); }
 
+// What transformers 4 writes for Qwen3-30B-A3B, of what matters here.
+Json qwen3_30b_a3b() {
+  Json json = qwen3_8b();
+  json["architectures"] = {"Qwen3MoeForCausalLM"};
+  json["model_type"] = "qwen3_moe";
+  json["hidden_size"] = 2048;
+  json["intermediate_size"] = 6144;
+  json["num_hidden_layers"] = 48;
+  json["num_key_value_heads"] = 4;
+  json["decoder_sparse_step"] = 1;
+  json["mlp_only_layers"] = Json::array();
+  json["moe_intermediate_size"] = 768;
+  json["norm_topk_prob"] = true;
+  json["num_experts"] = 128;
+  json["num_experts_per_tok"] = 8;
+  return json;
+}
+
+TEST(ReadConfig, ReadsMixturesOfExperts) {
+  Json json = qwen3_30b_a3b();
+  const Config config = read(json);
+  EXPECT_TRUE(config.family->qk_norm);
+  EXPECT_EQ(config.num_experts, 128);
+  EXPECT_EQ(config.num_experts_per_tok, 8);
+  EXPECT_EQ(config.moe_intermediate_size, 768);
+  EXPECT_EQ(config.shared_expert_intermediate_size, 0);
+  EXPECT_TRUE(config.norm_topk_prob);
+  EXPECT_EQ(config.decoder_sparse_step, 1);
+  EXPECT_TRUE(config.mlp_only_layers.empty());
+
+  json["num_local_experts"] = json["num_experts"];  // as transformers 5 writes it
+  json.erase("num_experts");
+  json.erase("norm_topk_prob");
+  json["mlp_only_layers"] = {0, 47};
+  json["decoder_sparse_step"] = 3;
+  const Config other = read(json);
+  EXPECT_EQ(other.num_experts, 128);
+  EXPECT_FALSE(other.norm_topk_prob);
+  EXPECT_EQ(other.mlp_only_layers, (std::vector<int64_t>{0, 47}));
+  EXPECT_EQ(other.decoder_sparse_step, 3);
+
+  json["architectures"] = {"Qwen2MoeForCausalLM"};
+  json["shared_expert_intermediate_size"] = 5632;
+  const Config shared = read(json);
+  EXPECT_EQ(shared.shared_expert_intermediate_size, 5632);
+  EXPECT_TRUE(shared.qkv_bias);
+  EXPECT_FALSE(shared.family->qk_norm);
+}
+
+TEST(ReadConfig, RefusesExpertsThatCannotBe) {
+  const auto refused = [](const char* field, const Json& value) {
+    Json json = qwen3_30b_a3b();
+    json[field] = value;
+    return problem(json, ErrorCode::kFormat);
+  };
+  EXPECT_THAT(refused("num_experts", 0), HasSubstr("num_experts: 0 is not between"));
+  EXPECT_THAT(refused("num_experts", 4),
+              HasSubstr("num_experts_per_tok: 8 is more than num_experts 4"));
+  EXPECT_THAT(refused("num_hidden_layers", 9999), HasSubstr("more than 1000000 linears"));
+  EXPECT_THAT(refused("moe_intermediate_size", nullptr),
+              HasSubstr("moe_intermediate_size: is missing"));
+  EXPECT_THAT(refused("mlp_only_layers", {48}), HasSubstr("mlp_only_layers: must be a list"));
+  EXPECT_THAT(refused("mlp_only_layers", 1), HasSubstr("mlp_only_layers: must be a list"));
+  EXPECT_THAT(refused("decoder_sparse_step", -1), HasSubstr("decoder_sparse_step"));
+  Json json = qwen3_30b_a3b();
+  json["architectures"] = {"Qwen2MoeForCausalLM"};
+  json["shared_expert_intermediate_size"] = 8;
+  json["qkv_bias"] = false;
+  EXPECT_THAT(problem(json, ErrorCode::kUnsupported), HasSubstr("without biases in attention"));
+}
+
 TEST(ReadConfig, ReadsWhatTransformers4Writes) {
   const Config config = read(qwen3_8b());
   EXPECT_EQ(config.architecture, "Qwen3ForCausalLM");
@@ -147,7 +218,8 @@ TEST(ReadConfig, NamesKnownArchitecturesWhenItRefusesOne) {
               AllOf(HasSubstr("GPT2LMHeadModel"), HasSubstr("Qwen3ForCausalLM"),
                     HasSubstr("LlamaForCausalLM")));
   EXPECT_THAT(problem(with("architectures", nullptr), ErrorCode::kFormat),
-              HasSubstr("architectures: is missing"));
+              AllOf(HasSubstr("architectures: is missing"),
+                    HasSubstr("write \"architectures\": [\"Qwen3ForCausalLM\"]")));
   EXPECT_THAT(problem(with("architectures", Json::array()), ErrorCode::kFormat),
               HasSubstr("list of one string"));
   EXPECT_THAT(problem(with("architectures", "Qwen3ForCausalLM"), ErrorCode::kFormat),
@@ -282,6 +354,129 @@ TEST(ReadConfig, ReadsRopeScalingInBothSpellings) {
             Type::kLinear);
 }
 
+// config.json of models as they were published: what laos computes with, of the fields there.
+struct Published {
+  const char* model;
+  const char* json;
+  int64_t head_dim, num_key_value_heads, sliding_window;
+  RopeScaling::Type rope;
+  bool qkv_bias;
+};
+const Published kPublished[] = {
+    {"Llama-2-7b", R"({"architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
+      "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+      "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama",
+      "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+      "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null,
+      "tie_word_embeddings": false, "torch_dtype": "float16", "use_cache": true,
+      "vocab_size": 32000})",
+     128, 32, 0, RopeScaling::Type::kDefault, false},
+    {"Meta-Llama-3-8B", R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+      "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": 128001,
+      "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+      "max_position_embeddings": 8192, "model_type": "llama", "num_attention_heads": 32,
+      "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1,
+      "rms_norm_eps": 1e-05, "rope_scaling": null, "rope_theta": 500000.0,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 128256})",
+     128, 8, 0, RopeScaling::Type::kDefault, false},
+    {"Llama-3.1-8B-Instruct", R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+      "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "hidden_act": "silu",
+      "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 131072,
+      "mlp_bias": false, "model_type": "llama", "num_attention_heads": 32,
+      "num_hidden_layers": 32, "num_key_value_heads": 8, "pretraining_tp": 1,
+      "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+      "rope_theta": 500000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+      "vocab_size": 128256})",
+     128, 8, 0, RopeScaling::Type::kLlama3, false},
+    {"Llama-3.2-1B", R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+      "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048,
+      "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": false,
+      "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8,
+      "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0,
+      "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+      "rope_theta": 500000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+      "vocab_size": 128256})",
+     64, 8, 0, RopeScaling::Type::kLlama3, false},
+    {"SmolLM2-135M-Instruct", R"({"architectures": ["LlamaForCausalLM"], "attention_bias": false,
+      "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576,
+      "intermediate_size": 1536, "is_llama_config": true, "max_position_embeddings": 8192,
+      "mlp_bias": false, "num_attention_heads": 9, "num_hidden_layers": 30,
+      "num_key_value_heads": 3, "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+      "rope_interleaved": false, "rope_scaling": null, "rope_theta": 100000,
+      "tie_word_embeddings": true, "torch_dtype": "bfloat16",
+      "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "vocab_size": 49152})",
+     64, 3, 0, RopeScaling::Type::kDefault, false},
+    {"Yi-1.5-9B", R"({"architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
+      "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
+      "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 48,
+      "num_key_value_heads": 4, "pad_token_id": 0, "rms_norm_eps": 1e-06, "rope_scaling": null,
+      "rope_theta": 5000000.0, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+      "vocab_size": 64000})",
+     128, 4, 0, RopeScaling::Type::kDefault, false},
+    {"Mistral-7B-v0.1", R"({"architectures": ["MistralForCausalLM"], "bos_token_id": 1,
+      "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+      "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32,
+      "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+      "sliding_window": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+      "vocab_size": 32000})",
+     128, 8, 4096, RopeScaling::Type::kDefault, false},
+    {"Mistral-Nemo-Instruct-2407", R"({"architectures": ["MistralForCausalLM"],
+      "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 128,
+      "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 14336,
+      "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40,
+      "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
+      "sliding_window": null, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+      "vocab_size": 131072})",
+     128, 8, 0, RopeScaling::Type::kDefault, false},
+    {"Qwen2-7B", R"({"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+      "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 3584,
+      "intermediate_size": 18944, "max_position_embeddings": 131072, "max_window_layers": 28,
+      "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
+      "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 131072,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_sliding_window": false,
+      "vocab_size": 152064})",
+     128, 4, 0, RopeScaling::Type::kDefault, true},
+    {"Qwen2.5-7B-Instruct for long texts", R"({"architectures": ["Qwen2ForCausalLM"],
+      "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 3584,
+      "intermediate_size": 18944, "max_position_embeddings": 32768, "max_window_layers": 28,
+      "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
+      "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 131072,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_sliding_window": false,
+      "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768,
+      "type": "yarn"}, "vocab_size": 152064})",
+     128, 4, 0, RopeScaling::Type::kYarn, true},
+    {"QwQ-32B", R"({"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+      "bos_token_id": 151643, "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 5120,
+      "intermediate_size": 27648, "max_position_embeddings": 40960, "max_window_layers": 64,
+      "num_attention_heads": 40, "num_hidden_layers": 64, "num_key_value_heads": 8,
+      "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": 32768,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_sliding_window": false,
+      "vocab_size": 152064})",
+     128, 8, 0, RopeScaling::Type::kDefault, true},
+    {"DeepSeek-R1-Distill-Qwen-1.5B", R"({"architectures": ["Qwen2ForCausalLM"],
+      "bos_token_id": 151643, "eos_token_id": 151643, "hidden_act": "silu", "hidden_size": 1536,
+      "intermediate_size": 8960, "max_position_embeddings": 131072, "max_window_layers": 21,
+      "num_attention_heads": 12, "num_hidden_layers": 28, "num_key_value_heads": 2,
+      "rms_norm_eps": 1e-06, "rope_theta": 10000, "sliding_window": 4096,
+      "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_mrope": false,
+      "use_sliding_window": false, "vocab_size": 151936})",
+     128, 2, 0, RopeScaling::Type::kDefault, true},
+};
+
+TEST(ReadConfig, TakesConfigurationsAsModelsArePublishedWithThem) {
+  for (const Published& published : kPublished) {
+    const Config config = read(Json::parse(published.json));
+    EXPECT_EQ(config.head_dim, published.head_dim) << published.model;
+    EXPECT_EQ(config.num_key_value_heads, published.num_key_value_heads) << published.model;
+    EXPECT_EQ(config.sliding_window, published.sliding_window) << published.model;
+    EXPECT_EQ(config.rope_scaling.type, published.rope) << published.model;
+    EXPECT_EQ(config.qkv_bias, published.qkv_bias) << published.model;
+    EXPECT_FALSE(config.o_bias || config.mlp_bias) << published.model;
+    EXPECT_GT(config.eos_token_id, 0) << published.model;
+  }
+}
+
 TEST(ReadConfig, ReadsAFamilyThatIsOneMoreRowOfTheTable) {
   Family toy = families().front();
   toy.architecture = "ToyForCausalLM";
@@ -382,6 +577,58 @@ TEST(ReadConfig, RefusesAKeyThatStandsTwice) {
   std::string text = qwen3_8b().dump();
   text.insert(1, R"("hidden_size":8,)");
   EXPECT_THAT(problem_of_text(text, ErrorCode::kFormat), HasSubstr("\"hidden_size\" stands twice"));
+}
+
+TEST(ReadConfig, ReportsAMissingDirectoryAsOneThatIsNotDownloaded) {
+  const test::TemporaryDirectory dir;
+  try {
+    read_config(dir / "Qwen/Qwen3-8B");
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kIo);
+    EXPECT_THAT(error.what(), HasSubstr("downloads nothing"));
+  }
+}
+
+TEST(ReadConfig, SaysWhichDirectoryIsMeant) {
+  const test::TemporaryDirectory dir;
+  std::filesystem::create_directories(dir / "models--Qwen--Qwen3-8B/snapshots/abc");
+  std::ofstream(dir / "model.safetensors") << "";
+  for (const auto& [path, said] :
+       {std::pair{dir / "models--Qwen--Qwen3-8B", "snapshots/abc"},
+        std::pair{dir / "model.safetensors", "give the directory that it lies in"},
+        std::pair{std::filesystem::path("~/Qwen3-8B"), "a shell expands ~ only"}}) {
+    try {
+      read_config(path);
+      ADD_FAILURE() << "nothing was thrown: " << path;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kIo);
+      EXPECT_THAT(error.what(), HasSubstr(said));
+    }
+  }
+}
+
+TEST(ReadConfig, ReportsAnAdapter) {
+  const test::TemporaryDirectory dir;
+  std::ofstream(dir / "adapter_config.json") << "{}";
+  try {
+    read_config(dir.path());
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_THAT(error.what(), HasSubstr("merge it into its base model"));
+  }
+}
+
+TEST(ReadConfig, ReportsAGitLfsPointer) {
+  const test::TemporaryDirectory dir;
+  std::ofstream(dir / "config.json") << "version https://git-lfs.github.com/spec/v1\n";
+  try {
+    read_config(dir.path());
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("git lfs pull"));
+  }
 }
 
 TEST(ReadConfig, ReportsAMissingFile) {

@@ -105,6 +105,18 @@ TEST_F(LoadDataset, LeavesOutConversationsThatTheFormatCannotHoldAndSaysSo) {
               HasSubstr("take turns"));
 }
 
+TEST_F(LoadDataset, LeavesOutConversationsOfMoreThanTextAndSaysSo) {
+  const std::string bad = R"({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]})",
+                    good = R"({"messages": [{"role": "user", "content": "b"}]})";
+  const Dataset dataset = load("a.jsonl", bad + "\n" + good, {.chat_format = "chatml"});
+  EXPECT_THAT(dataset.samples, SizeIs(1));
+  EXPECT_THAT(dataset.warnings,
+              ElementsAre(testing::AllOf(HasSubstr("1 conversation left out"),
+                                         HasSubstr("`tool_calls`"), HasSubstr("a.jsonl:1"))));
+  EXPECT_THAT(test::error_of([&] { load("a.jsonl", bad, {.chat_format = "chatml"}); }).what(),
+              HasSubstr("use conversations of text"));
+}
+
 TEST_F(LoadDataset, CutsTextAndDropsALastTokenAlone) {
   EXPECT_THAT(samples("a.txt", "abcdefgh", {.seq_len = 3}), ElementsAre("abc", "def", "gh"));
   EXPECT_THAT(samples("a.txt", "abcdefg", {.seq_len = 3}), ElementsAre("abc", "def"));
@@ -205,6 +217,12 @@ TEST(FindDataset, KnowsStandardInputAndKeys) {
   const auto file = calib.write("a.csv", "");
   EXPECT_EQ(find_dataset("-", "/recipes", {calib.path()}), "-");
   EXPECT_EQ(find_dataset("a.csv:body", {}, {calib.path()}), file.string() + ":body");
+}
+
+TEST(FindDataset, SaysThatADirectoryIsOne) {
+  const test::TempDirectory directory;
+  EXPECT_THAT(test::error_of([&] { find_dataset(directory.path().string(), {}, {}); }).what(),
+              HasSubstr("is a directory, and one file is read"));
 }
 
 TEST(FindDataset, ListsEveryPlaceTried) {

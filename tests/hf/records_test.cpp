@@ -110,12 +110,23 @@ TEST_F(RecordsOf, TurnsThatCannotBeWrittenAreRefused) {
   };
   EXPECT_THAT(refused(R"({"role": "narrator", "content": "x"})"),
               AllOf(HasSubstr("`narrator`"), HasSubstr("`human`"), HasSubstr("a.jsonl:1")));
-  EXPECT_THAT(refused(R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]})"),
-              HasSubstr("`tool_calls`"));
-  EXPECT_THAT(refused(R"({"role": "user", "content": [{"type": "image", "image": "x"}]})"),
-              HasSubstr("other than text"));
   EXPECT_THAT(refused(R"({"role": "user"})"), HasSubstr("`content`"));
   EXPECT_THAT(refused("\"hello\""), HasSubstr("no object"));
+}
+
+TEST_F(RecordsOf, ConversationsOfMoreThanTextAreKeptWithTheReasonAndRefusedAsQuestions) {
+  const auto reason = [&](const std::string& turn) {
+    const std::string line = "{\"messages\": [" + turn + "]}";
+    EXPECT_THAT(problem("a.jsonl", line, RecordPart::kQuestion), HasSubstr("a.jsonl:1"));
+    const Records records = read("a.jsonl", line);
+    EXPECT_EQ(records.num_empty, 0);
+    EXPECT_THAT(records.list.front().messages, SizeIs(0));
+    return records.list.front().not_text;
+  };
+  EXPECT_THAT(reason(R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]})"),
+              HasSubstr("`tool_calls`"));
+  EXPECT_THAT(reason(R"({"role": "user", "content": [{"type": "image", "image": "x"}]})"),
+              HasSubstr("other than text"));
 }
 
 TEST_F(RecordsOf, ObjectsOfOtherKeysAreRefusedNamingThemAndThoseThatAreRead) {
@@ -156,6 +167,15 @@ TEST_F(RecordsOf, TextThatIsNotUtf8IsRefusedWithItsLine) {
   EXPECT_THAT(problem("a.txt", "one\n\xFF", RecordPart::kQuestion), HasSubstr("a.txt:2"));
 }
 
+// In silence these would be calibrated on as they stand.
+TEST_F(RecordsOf, PlainTextIsNeitherBinaryNorJsonLines) {
+  EXPECT_THAT(problem("a.arrow", std::string("ARROW1\0\0abc", 11)), HasSubstr("it is no text"));
+  EXPECT_THAT(problem("a.txt", "{\"text\": \"one\"}\n{\"text\": \"two\"}\n"),
+              AllOf(HasSubstr("these are JSON lines"), HasSubstr("end in .jsonl")));
+  const std::string code = "{\"other\": 1}\nand text\n";
+  EXPECT_THAT(texts("a.txt", code), ElementsAre(code));
+}
+
 TEST_F(RecordsOf, EmptyTextsAreCountedAndLeftOut) {
   const Records records = read("a.jsonl",
                                "{\"text\": \"\"}\n{\"text\": \"a\"}\n{\"text\": \" \\n\"}\n"
@@ -163,12 +183,14 @@ TEST_F(RecordsOf, EmptyTextsAreCountedAndLeftOut) {
                                "\"\"}]}\n{\"messages\": []}\n");
   EXPECT_THAT(records.list, SizeIs(1));
   EXPECT_EQ(records.num_empty, 5);
+  EXPECT_EQ(read("a.jsonl", "{\"text\": null, \"id\": 1}\n{\"prompt\": null}\n").num_empty, 2);
   EXPECT_EQ(read("a.txt", " \n").num_empty, 1);
 }
 
 TEST_F(RecordsOf, JsonIsAListOfTextsObjectsOrIds) {
   EXPECT_THAT(texts("a.json", R"(["one", {"text": "two"}, {"prompt": "a", "completion": "b"}])"),
               ElementsAre("one", "two", "ab"));
+  EXPECT_THAT(texts("a.jsonl", "[\n  {\n    \"text\": \"one\"\n  }\n]\n"), ElementsAre("one"));
   EXPECT_THAT(read("a.json", "[1, 2]").list.front().ids, ElementsAre(1, 2));
   EXPECT_THAT(read("a.json", "[[1], [2, 3]]").list[1].ids, ElementsAre(2, 3));
   EXPECT_THAT(texts("a.json", "[]"), SizeIs(0));
@@ -197,6 +219,12 @@ TEST_F(RecordsOf, CsvHasItsTextInAColumn) {
   EXPECT_EQ(read_records(file.string() + ":body", RecordPart::kAll).list.front().text, "this");
 }
 
+TEST_F(RecordsOf, CsvMayBeSeparatedBySemicolonsOrTabs) {
+  EXPECT_THAT(texts("a.csv", "id;text\n1;one, two\n2;\"a;b\"\n"), ElementsAre("one, two", "a;b"));
+  EXPECT_THAT(texts("a.tsv", "id\ttext\r\n1\tone; two\r\n"), ElementsAre("one; two"));
+  EXPECT_THAT(texts("a.csv", "text\none; two\n"), ElementsAre("one; two"));
+}
+
 TEST_F(RecordsOf, CsvOfOtherShapeIsRefusedWithItsLine) {
   EXPECT_THAT(problem("a.csv", "title,body\na,b\n"), AllOf(HasSubstr("`title`"), HasSubstr(":2")));
   EXPECT_THAT(problem("a.csv", "text,n\n\"a\nb\",1\nc\n"), HasSubstr("a.csv:4, 1 for 2"));
@@ -218,8 +246,17 @@ TEST_F(RecordsOf, PackedFilesAreUnpacked) {
   const std::string packed(reinterpret_cast<const char*>(kPacked), sizeof kPacked);
   EXPECT_THAT(texts("a.jsonl.gz", packed), ElementsAre("packed"));
   EXPECT_THAT(texts("a.jsonl.gz", packed + packed), ElementsAre("packed", "packed"));
+  EXPECT_THAT(texts("a.jsonl", packed), ElementsAre("packed"));
+  EXPECT_THAT(texts("a.jsonl.gz", "{\"text\": \"not packed\"}\n"), ElementsAre("not packed"));
   for (const size_t bytes : {size_t{5}, size_t{20}, packed.size() - 1})
     EXPECT_THAT(problem("a.jsonl.gz", packed.substr(0, bytes)), HasSubstr("damaged"));
+}
+
+TEST_F(RecordsOf, AGitLfsPointerIsNoData) {
+  for (const char* name : {"a.jsonl", "a.parquet", "a.txt"})
+    EXPECT_THAT(problem(name, "version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
+                HasSubstr("git lfs pull"))
+        << name;
 }
 
 TEST_F(RecordsOf, ParquetIsReadOrRefusedWithTheLineThatConvertsIt) {

@@ -5,7 +5,7 @@ set -euo pipefail
 root=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-for name in CMakeLists.txt CMakePresets.json src tests bench recipes calib tasks scripts; do ln -s "$root/$name" "$work/$name"; done
+for name in CMakeLists.txt CMakePresets.json cmake src tests bench recipes calib tasks scripts; do ln -s "$root/$name" "$work/$name"; done
 cp "$root/test.sh" "$root/quickstart.sh" "$work"
 cd "$work"
 unset LAOS_PRESET LAOS_CMAKE_ARGS

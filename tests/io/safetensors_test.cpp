@@ -293,6 +293,22 @@ TEST(TensorFiles, KnowAGitLfsPointer) {
               testing::AllOf(HasSubstr("git-LFS pointer"), HasSubstr("git lfs pull")));
 }
 
+TEST(TensorFiles, NameWeightsOfAnotherForm) {
+  const TemporaryDirectory dir;
+  const auto problem = [&] {
+    try {
+      TensorFiles::open(dir.path(), "model");
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  put(dir / "pytorch_model.bin", "x");
+  EXPECT_THAT(problem(), HasSubstr("the weights are in pytorch_model.bin"));
+  put(dir / "model.safetensors.incomplete", "x");
+  EXPECT_THAT(problem(), HasSubstr("wait until the download is done"));
+}
+
 TEST(TensorFiles, AreRenamedWithWhereTheyLie) {
   const TemporaryDirectory dir;
   put(dir / "m.safetensors", safetensors(R"({"x.a":)" + entry("I8", "[1]", 0, 1) + "}", 1));
@@ -362,6 +378,7 @@ TEST_F(ShardedFiles, RefusesPathsThatLeadOutOfTheDirectory) {
 TEST_F(ShardedFiles, NamesEveryMissingShard) {
   put_index(R"({"a":"s1.safetensors","b":"s3.safetensors","c":"s4.safetensors"})");
   const std::string message = problem(ErrorCode::kIo);
+  EXPECT_THAT(message, HasSubstr("the index names a shard that is not here"));
   EXPECT_THAT(message, HasSubstr("s3.safetensors"));
   EXPECT_THAT(message, HasSubstr("s4.safetensors"));
 }

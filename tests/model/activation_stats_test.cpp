@@ -98,7 +98,7 @@ class Stats : public testing::Test {
 };
 
 TEST_F(Stats, AreThoseOfPlainLoops) {
-  const OnlineRotation none;
+  const OnlineTransforms none;
   ActivationStats stats(config_, none);
   stats.observe(batch_, saved_);
   for (const LinearGroup group : kAllLinearGroups)
@@ -106,7 +106,7 @@ TEST_F(Stats, AreThoseOfPlainLoops) {
 }
 
 TEST_F(Stats, RangesHoldZeroAndStartEmpty) {
-  const OnlineRotation none;
+  const OnlineTransforms none;
   ActivationStats stats(config_, none);
   EXPECT_EQ(stats[LinearGroup::kDown].num_samples, 0);
   EXPECT_EQ(stats[LinearGroup::kDown].max, 0.0f);
@@ -126,8 +126,9 @@ TEST_F(Stats, RangesHoldZeroAndStartEmpty) {
 }
 
 TEST_F(Stats, DoNotDependOnHowSamplesAreBatched) {
-  OnlineRotation online;
-  online.o = std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(4), Mat<float>(), 6});
+  OnlineTransforms online;
+  online[LinearGroup::kO] =
+      std::make_shared<KroneckerTransform>(KroneckerTransform{any_matrix(4), Mat<float>(), 6});
   ActivationStats together(config_, online), apart(config_, online);
   together.observe(batch_, saved_);
   for (int64_t s = 0; s < batch_.num_sequences(); ++s) {
@@ -152,15 +153,16 @@ TEST_F(Stats, DoNotDependOnHowSamplesAreBatched) {
 }
 
 TEST_F(Stats, GroupsThatAreRotatedAreSeenAsTheirLinearsSeeThem) {
-  OnlineRotation online;
-  online.o = std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(4), Mat<float>(), 6});
-  online.down =
-      std::make_shared<KroneckerRotation>(KroneckerRotation{any_matrix(20), any_matrix(30), 30});
+  OnlineTransforms online;
+  online[LinearGroup::kO] =
+      std::make_shared<KroneckerTransform>(KroneckerTransform{any_matrix(4), Mat<float>(), 6});
+  online[LinearGroup::kDown] =
+      std::make_shared<KroneckerTransform>(KroneckerTransform{any_matrix(20), any_matrix(30), 30});
   ActivationStats stats(config_, online);
   stats.observe(batch_, saved_);
   for (const LinearGroup group : kAllLinearGroups) {
     const Mat<float>& x = input(saved_, group);
-    if (const KroneckerRotation* rotation = online.of(group)) {
+    if (const KroneckerTransform* rotation = online.of(group)) {
       Mat<float> rotated(x.rows(), x.cols());
       rotation->apply(x.view(), rotated.view());
       expect_ranges(stats[group], rotated);

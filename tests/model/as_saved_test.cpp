@@ -52,6 +52,60 @@ TEST(OwnNames, AreThoseWithoutWhatIsWrappedAroundTheModel) {
         << wrapper;
 }
 
+hf::Config two_experts() {
+  hf::Config config;
+  config.hidden_size = 2;
+  config.num_hidden_layers = 1;
+  config.num_experts = 2;
+  config.num_experts_per_tok = 1;
+  config.moe_intermediate_size = 1;
+  return config;
+}
+
+io::TensorFiles fused_experts(const test::TemporaryDirectory& directory, const Shape& gate_up) {
+  const std::string path = "model.layers.0.mlp.experts.";
+  const std::vector<float> first = {1, 2, 3, 4, 5, 6, 7, 8}, second = {9, 10, 11, 12};
+  io::ShardedWriter writer(directory.path(),
+                           io::plan_shards({{path + "gate_up_proj", DType::kF32, gate_up},
+                                            {path + "down_proj", DType::kF32, {2, 2, 1}}},
+                                           "model", 0));
+  writer.write(path + "gate_up_proj", std::as_bytes(std::span(first)));
+  writer.write(path + "down_proj", std::as_bytes(std::span(second)));
+  writer.commit();
+  return io::TensorFiles::open(directory.path(), "model");
+}
+
+TEST(FusedExperts, BecomeTensorsOfEachExpert) {
+  const test::TemporaryDirectory directory;
+  io::TensorFiles files = fused_experts(directory, {2, 2, 2});
+  split_experts(files, two_experts());
+  std::map<std::string, std::vector<float>> values;
+  for (const auto& [name, tensor] : files.tensors()) {
+    const Mat<float> matrix = to_f32(tensor);
+    values[name.substr(std::string("model.layers.0.mlp.experts.").size())] =
+        std::vector<float>(matrix.data(), matrix.data() + matrix.size());
+  }
+  EXPECT_EQ(values, (std::map<std::string, std::vector<float>>{{"0.gate_proj.weight", {1, 2}},
+                                                               {"0.up_proj.weight", {3, 4}},
+                                                               {"1.gate_proj.weight", {5, 6}},
+                                                               {"1.up_proj.weight", {7, 8}},
+                                                               {"0.down_proj.weight", {9, 10}},
+                                                               {"1.down_proj.weight", {11, 12}}}));
+}
+
+TEST(FusedExperts, OfAnotherShapeAreRefused) {
+  const test::TemporaryDirectory directory;
+  io::TensorFiles files = fused_experts(directory, {2, 4, 1});
+  try {
+    split_experts(files, two_experts());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kShape);
+    EXPECT_THAT(error.what(), HasSubstr("[2, 4, 1], config.json implies [2, 2, 2]"));
+    EXPECT_THAT(error.what(), HasSubstr("mlp.experts.gate_up_proj"));
+  }
+}
+
 TEST(OwnNames, BeginWithModelWhereItWasSavedWithoutItsHead) {
   EXPECT_THAT(own_names({"embed_tokens.weight", "layers.0.mlp.up_proj.weight", "lm_head.weight"}),
               ElementsAre("lm_head.weight", "model.embed_tokens.weight",

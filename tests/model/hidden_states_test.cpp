@@ -96,7 +96,7 @@ TEST(PiecesOf, TakeWholeSamplesAndCutThoseThatAreTooLong) {
 TEST(ForwardAll, InPiecesIsTheLayerOverWholeSamples) {
   const HiddenStates inputs = states_of(samples_of({5, 1, 61, 3, 20}));
   HiddenStates whole{inputs.samples, Mat<float>(90, 24)}, cut{inputs.samples, Mat<float>(90, 24)};
-  const OnlineRotation none;
+  const OnlineTransforms none;
   ActivationStats whole_stats(small_config(), none), cut_stats(small_config(), none);
   run(inputs, 1000, whole, &whole_stats);
   run(inputs, 7, cut, &cut_stats);

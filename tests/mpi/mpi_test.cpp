@@ -52,6 +52,7 @@ spec:
         - {qconfig: *w8, include: ["*self_attn*"]}
         - {qconfig: *w4, include: ["*.up_proj", "*.gate_proj"]}
     - {type: gptq_quant, strategies: [{qconfig: *w4g, include: ["*.down_proj"]}]}
+  kv_cache: {dtype: int8}
   save: [{type: ascendv1_saver}]
   dataset: calib.jsonl
 )";
@@ -133,13 +134,18 @@ class Ranks : public testing::Test {
     return test::run_laos(arguments(save_path), ranks == 0 ? "" : mpirun(ranks));
   }
 
-  // Checksums of all files, which are true.
+  // Checksums of all files, which are true; of the directory and those of several formats.
   std::string manifest(const std::string& save_path) const {
-    EXPECT_EQ(
-        test::run_laos("inspect --verify '" + (directory_ / save_path).string() + "'").exit_code,
-        0);
     EXPECT_FALSE(fs::exists(directory_ / save_path / ".laos-partial"));
-    return content_of(directory_ / save_path / "SHA256SUMS");
+    std::string text;
+    for (const char* name : {"", "ascendv1", "compressed-tensors"}) {
+      const fs::path checkpoint = directory_ / save_path / name;
+      if (!fs::exists(checkpoint / "config.json")) continue;
+      EXPECT_EQ(test::run_laos("inspect --verify '" + checkpoint.string() + "'").exit_code, 0);
+      text += content_of(checkpoint / "SHA256SUMS");
+    }
+    EXPECT_FALSE(text.empty());
+    return text;
   }
 
   // mpirun as a child; its ranks are found by a mark in their environment.
@@ -211,6 +217,7 @@ TEST_F(Ranks, MakeTheBytesOfOneProcess) {
       for (const auto& rank : run["ranks"]) {
         layers += rank["layers"].get<int64_t>();
         sent += rank["sent_bytes"].get<int64_t>();
+        EXPECT_LE(rank["wait_seconds"].get<double>(), rank["seconds"].get<double>());
         received += rank["received_bytes"].get<int64_t>();
         EXPECT_GT(rank["layers"], 0);
       }
@@ -242,6 +249,18 @@ TEST_F(Ranks, MakeTheBytesOfOneProcessOnTheBundledModelSlow) {
       ASSERT_EQ(manifest("out"), manifest("reference"));
     }
   }
+}
+
+TEST_F(Ranks, MakeTheBytesOfOneProcessInSeveralFormats) {
+  std::string text = kTrainRecipe;
+  const std::string saver = "{type: ascendv1_saver}";
+  text.insert(text.find(saver), "{type: compressed_tensors_saver}, ");
+  recipe(text);
+  ASSERT_EQ(quantize("reference", 0).exit_code, 0);
+  const test::CommandResult result = quantize("out", 3);
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_EQ(count_of("saved     ", result.output), 2) << result.output;
+  EXPECT_EQ(manifest("out"), manifest("reference"));
 }
 
 TEST_F(Ranks, AnyNumberGoesOnAfterAKillWhateverRankItHits) {

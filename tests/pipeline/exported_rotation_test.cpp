@@ -33,7 +33,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"QuarotInBlocks", "", "{type: quarot, block_size: 16}"},
                     Case{"AdaptRotation",
                          "  prior: [{process: [{type: adapt_rotation, stage: 1, steps: 2}]}]\n",
-                         "{type: adapt_rotation, stage: 2, export_extra_info: true}"}),
+                         "{type: adapt_rotation, stage: 2}"}),
     [](const auto& c) { return c.param.name; });
 
 TEST_P(ExportedRotation, IsOrthogonalAndTheOneAppliedToTheEmbedding) {

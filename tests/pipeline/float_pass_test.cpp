@@ -73,6 +73,32 @@ TEST(FloatPass, NamesTheLayerWhoseActivationsAreNotFinite) {
   }
 }
 
+// Sums of such weights are infinite, of the embedding's as well.
+TEST(FloatPass, NamesTheWeightThatOverflowsWhereItIsRotated) {
+  constexpr uint16_t kLargest = 0x7f7f;
+  for (const std::string name :
+       {"model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"}) {
+    const test::TemporaryDirectory directory;
+    test::write_synthetic({.config = test::qwen3_config("tiny")}, directory / "model");
+    fill_tensor(directory.path(), name, kLargest);
+    std::ofstream(directory / "recipe.yaml")
+        << "apiversion: modelslim_v1\nspec:\n  process:\n    - {type: quarot}\n"
+           "    - {type: linear_quant, qconfig: {weight: {scope: per_channel, dtype: int8, "
+           "symmetric: true, method: minmax}, act: {scope: per_token, dtype: int8, symmetric: "
+           "true, method: minmax}}}\n"
+           "  save: [{type: ascendv1_saver}]\n";
+    Progress progress;
+    try {
+      run(make_plan(quant_options(directory.path(), "out")), progress);
+      ADD_FAILURE() << "written: " << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kNumeric) << error.what();
+      EXPECT_THAT(error.what(), HasSubstr("where they are rotated"));
+      EXPECT_THAT(error.what(), HasSubstr(name));
+    }
+  }
+}
+
 TEST(TrainingNote, OfALayerThatLosesNothingShowsNoChange) {
   const std::string note =
       training_note({{.rounding_loss = 0, .loss = 0, .kept_iteration = 0, .losses = {0}}});

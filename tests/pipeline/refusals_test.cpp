@@ -77,9 +77,25 @@ const std::string kFitStage = "  prior:\n    - process:\n        - " + kFit + "\
 const std::string kStage2 = "{type: adapt_rotation, stage: 2}";
 const std::string kAttn = R"(include: ["*self_attn*", "*.down_proj"])";
 
+// Every linear of 4 bits, its inputs transformed.
+const std::string kProcess = R"(    - {type: adapt_rotation, stage: 2}
+    - type: autoround_quant
+      iters: 2
+      strategies:
+        - {qconfig: *w8, include: ["*self_attn*", "*.down_proj"]}
+        - {qconfig: *w4, include: ["*.up_proj", "*.gate_proj"]}
+)";
+std::string with_pairs(const std::string& options, const std::string& scope = "per_channel") {
+  return "    - {type: adapt_rotation, stage: 2}\n    - {type: flatquant" + options +
+         "}\n    - {type: gptq_quant, strategies: [{qconfig: {weight: {scope: " + scope +
+         ", dtype: int4, symmetric: true, method: gptq" +
+         (scope == "per_group" ? ", ext: {group_size: 16}" : "") +
+         "}, act: {scope: per_token, dtype: int4, symmetric: true, method: minmax}}}]}\n";
+}
+
 const Case kCases[] = {
     // 201: the checkpoint
-    {"NoSuchModel", "", "", "cannot open", "config.json", ErrorCode::kIo, false, nullptr,
+    {"NoSuchModel", "", "", "no such model directory", "model", ErrorCode::kIo, false, nullptr,
      [](const fs::path& d) { fs::remove_all(d / "model"); }},
     {"TruncatedWeights", "", "", "", "model.safetensors", ErrorCode::kFormat, false, nullptr,
      [](const fs::path& d) {
@@ -101,8 +117,8 @@ const Case kCases[] = {
      [](const fs::path& d) {
        replace_in(d / "model/config.json", "Qwen3ForCausalLM", "GPT2LMHeadModel");
      }},
-    {"NoTokenizer", "", "", "cannot open", "tokenizer.json", ErrorCode::kIo, false, nullptr,
-     [](const fs::path& d) { fs::remove(d / "model/tokenizer.json"); }},
+    {"NoTokenizer", "", "", "there is no tokenizer.json", "tokenizer.json", ErrorCode::kIo, false,
+     nullptr, [](const fs::path& d) { fs::remove(d / "model/tokenizer.json"); }},
 
     // 202: the dataset
     {"MalformedLine", "", "", "", "calib.jsonl:2", ErrorCode::kData, false, nullptr,
@@ -186,8 +202,11 @@ const Case kCases[] = {
     {"NothingToSave", "save: [{type: ascendv1_saver}]", "save: []", "nothing would be written",
      "recipe.yaml spec.save"},
     {"TwoSavers", "save: [{type: ascendv1_saver}]",
-     "save: [{type: ascendv1_saver}, {type: ascendv1_saver}]", "more than one saver",
+     "save: [{type: ascendv1_saver}, {type: ascendv1_saver}]", "two savers of one format, ascendv1",
      "recipe.yaml spec.save"},
+    {"SaverThatDoesNotTakeTheScheme", "save: [{type: ascendv1_saver}]",
+     "save: [{type: ascendv1_saver}, {type: gptq_saver}]", "is not written as GPTQ",
+     "model.layers.0.", ErrorCode::kUnsupported},
 
     // The model of these tests has two layers.
     {"LayersThatTheModelHasNot", R"(["*.up_proj", "*.gate_proj"])",
@@ -207,7 +226,31 @@ const Case kCases[] = {
      "strategies: [{qconfig: *w8, include: [\"*.experts.*\"]}]", "nothing would be quantized",
      "recipe.yaml spec.process"},
 
+    // o_proj and down_proj have 128 inputs each.
+    {"PairsOfNoSizeThatTheOperatorTakes", kProcess, with_pairs(", tp: 8"),
+     "the engine's operator takes no such matrices: 16 inputs are no product of two sizes, the "
+     "second a multiple of 8: 4 by 4",
+     "recipe.yaml:14:7 spec.process[1]", ErrorCode::kRecipe, false, nullptr, nullptr,
+     "use another tp"},
+    {"RanksThatDoNotDivide", kProcess, with_pairs(", tp: 3"), "tp 3 does not divide the 128 inputs",
+     "recipe.yaml:14:7"},
+    {"PairsInFrontOfGroups", kProcess, with_pairs("", "per_group"), "one scale an output row",
+     "recipe.yaml:14:7"},
+    {"PairsOfSomeLinearsOfAFusedGroup", kProcess, with_pairs(", exclude: ['*.up_proj']"),
+     "linears that the engine fuses have different labels", "model.layers.0"},
+
     // Accepted, and said.
+    {"PairsThatCannotBe", kProcess, with_pairs(", tp: 8, unfit: keep"),
+     "mlp.down_proj of 2 layers stays without a transform", "recipe.yaml:14:7", ErrorCode::kRecipe,
+     true},
+    {"PairsInFrontOfNothing", "    - " + kStage2,
+     "    - " + kStage2 +
+         "\n    - {type: flatquant, "
+         "include: ['*.o_proj']}",
+     "nothing is transformed", "recipe.yaml:14:7", ErrorCode::kRecipe, true},
+    {"PairsInAModelOfF32", kProcess, with_pairs(""),
+     "the model is float32 and has transformed activations", "written as bfloat16",
+     ErrorCode::kRecipe, true, [](hf::Config& config) { config.dtype = DType::kF32; }},
     {"LinearsLeftOutInOneLayer", R"(["*self_attn*", "*.down_proj"])",
      R"(["*self_attn*", "*.1.mlp.down_proj"])",
      "model.layers.0.mlp.down_proj left float: strategies include the same linears of other layers",

@@ -183,6 +183,44 @@ TEST_F(Resume, GivesTheSameBytesWhereverItWasStopped) {
   set_num_threads(threads);
 }
 
+TEST_F(Resume, GivesTheSameBytesOfSeveralFormatsWhereverItWasStopped) {
+  const std::vector<std::string> formats = {"ascendv1", "compressed-tensors"};
+  const auto both = [&](const std::string& save_path) {
+    QuantOptions result = options(save_path);
+    result.formats = formats;
+    result.keep_states_seconds = 0;
+    return result;
+  };
+  finish(both("reference"));
+  const auto reference = files_of("reference");
+  // Each is what a run for it alone writes, but for the recipe, which names both.
+  for (const std::string& format : formats) {
+    QuantOptions alone = options("alone");
+    alone.formats = {format};
+    alone.restart = true;
+    fs::remove_all(directory_ / "alone");
+    finish(alone);
+    auto expected = files_of("alone");
+    auto written = files_of("reference/" + format);
+    for (auto* files : {&expected, &written})
+      for (const char* name : {"SHA256SUMS", "tiny_best_practice.yaml"}) files->erase(name);
+    EXPECT_TRUE(written == expected) << format;
+  }
+  std::set<int64_t> kept;
+  for (int64_t stop_at = 1;; ++stop_at) {
+    SCOPED_TRACE(stop_at);
+    fs::remove_all(directory_ / "out");
+    if (finishes(both("out"), stop_at)) break;
+    kept.insert(finish(both("out")).layers_kept);
+    ASSERT_TRUE(files_of("out") == reference);
+  }
+  EXPECT_THAT(kept, testing::ElementsAre(0, 1, 2, 3));
+  // Nothing of one of them is taken for a run of both.
+  fs::remove_all(directory_ / "out");
+  interrupt_after(1);
+  EXPECT_THAT(refusal(both("out")), HasSubstr("changed since: recipe"));
+}
+
 TEST_F(Resume, GivesTheSameBytesWhenStoppedAgainAndAgain) {
   finish(options("reference"));
   int64_t runs = 1;

@@ -357,7 +357,7 @@ TEST(Recipe, SaysHowToIndentAProcessor) {
 // processors
 
 TEST(Recipe, TellsProcessorsNotSupportedYetFromUnknownOnes) {
-  for (const char* type : {"smooth_quant", "awq", "flatquant", "dynamic_cache", "fa3_quant"}) {
+  for (const char* type : {"smooth_quant", "awq", "dynamic_cache", "fa3_quant"}) {
     const Problem problem = problem_of(with("autoround_quant", type));
     EXPECT_EQ(problem.what, "processor `" + std::string(type) + "` is not supported yet");
     EXPECT_EQ(problem.where, "r.yaml:12:13 spec.process[1].type");
@@ -457,6 +457,18 @@ TEST(Recipe, ReadsIterSmooth) {
               HasSubstr("did you mean `up-down`?"));
 }
 
+TEST(Recipe, ReadsWhatTheCacheHolds) {
+  const std::string save = "  save:";
+  EXPECT_FALSE(parse_recipe(with("", ""), "r.yaml").kv_cache);
+  const Recipe recipe = parse_recipe(with(save, "  kv_cache: {dtype: int8}\n" + save), "r.yaml");
+  ASSERT_TRUE(recipe.kv_cache);
+  EXPECT_EQ(recipe.kv_cache->location.key, "spec.kv_cache");
+  for (const char* wrong : {"{dtype: int4}", "{}", "int8", "{dtype: int8, scale: 1}"})
+    EXPECT_THAT(problem_of(with(save, "  kv_cache: " + std::string(wrong) + "\n" + save)).where,
+                HasSubstr("spec.kv_cache"))
+        << wrong;
+}
+
 TEST(Recipe, ReadsHeadRotationBetweenTheRotationAndTheQuantizers) {
   const std::string rotate = "    - {type: adapt_rotation, stage: 2, max_tp_size: 1}\n";
   const std::string heads = "    - {type: head_rotation}\n";
@@ -489,7 +501,7 @@ spec:
         - type: linear_quant
           qconfig:
             weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
-            act: {scope: per_tensor, dtype: int8, symmetric: false, method: minmax}
+            act: {scope: per_tensor, dtype: int8, symmetric: false, method: histogram}
           exclude: ["*down_proj*"]
         - type: linear_quant
           qconfig:
@@ -507,10 +519,10 @@ spec:
   };
   EXPECT_TRUE(scheme(0).act.is_static);
   EXPECT_FALSE(scheme(0).act.symmetric);
-  EXPECT_FALSE(scheme(0).act.mean_range);
+  EXPECT_EQ(scheme(0).act.range, quant::RangeFrom::kLeastError);
   EXPECT_EQ(get<LinearQuant>(recipe.main.process[0]).strategy.exclude.at(0).text, "*down_proj*");
   EXPECT_TRUE(scheme(1).act.symmetric);
-  EXPECT_TRUE(scheme(1).act.mean_range);
+  EXPECT_EQ(scheme(1).act.range, quant::RangeFrom::kMean);
   EXPECT_EQ(quant::label_of(scheme(1)), "W8A8");
   EXPECT_EQ(quant::label_of(scheme(2)), "W8A16");
   EXPECT_EQ(recipe.main.process[1].location.text(), "r.yaml:11:11 spec.process[0].configs[1]");
@@ -546,6 +558,56 @@ TEST(Recipe, RefusesAnOrderThatWouldNotWork) {
   EXPECT_EQ(parse_recipe(with("  save:", quant + "  save:"), "r.yaml").main.process.size(), 3u);
   const std::string fit = "        - {type: adapt_rotation, stage: 1, steps: 7}\n";
   EXPECT_THAT(problem_of(with(fit, fit + fit)).what, HasSubstr("second stage 1"));
+}
+
+TEST(Recipe, ReadsFlatquantWithItsOwnOptionsAndMsModelSlimsDefaults) {
+  const std::string rotate = "    - {type: adapt_rotation, stage: 2, max_tp_size: 1}\n";
+  const auto read = [&](const std::string& options) {
+    const Recipe recipe =
+        parse_recipe(with(rotate, rotate + "    - {type: flatquant" + options + "}\n"), "r.yaml");
+    return std::get<Flatquant>(recipe.main.process.at(1).what);
+  };
+  const Flatquant plain = read("");
+  EXPECT_EQ(plain.options.method, flatquant::Method::kAuto);
+  EXPECT_TRUE(plain.options.clip);
+  EXPECT_EQ(plain.tp, 1);
+  EXPECT_FALSE(plain.keeps_unfit);
+  EXPECT_EQ(plain.include.at(0).text, "*");
+  const Flatquant own = read(
+      ", include: ['*.mlp.*'], exclude: ['*.down_proj'], method: closed, clip: false, tp: 4, "
+      "unfit: "
+      "keep");
+  EXPECT_EQ(own.options.method, flatquant::Method::kClosed);
+  EXPECT_FALSE(own.options.clip);
+  EXPECT_EQ(own.tp, 4);
+  EXPECT_TRUE(own.keeps_unfit);
+  EXPECT_EQ(own.include.at(0).text, "*.mlp.*");
+  EXPECT_EQ(own.exclude.at(0).text, "*.down_proj");
+  (void)read(", epochs: 10, flat_lr: 1.0e-3, add_diag: true, diag_init: one_style, a_bits: 4");
+  const auto refusal = [&](const std::string& options) {
+    return problem_of(with(rotate, rotate + "    - {type: flatquant, " + options + "}\n"));
+  };
+  EXPECT_THAT(refusal("epochs: 15").what, HasSubstr("its default, 10, is all that it may be"));
+  EXPECT_EQ(refusal("lwc: false").where, "r.yaml:12:30 spec.process[1].lwc");
+  EXPECT_THAT(refusal("tp: 0").what, HasSubstr("tp"));
+  EXPECT_THAT(refusal("method: best").what, HasSubstr("best"));
+}
+
+TEST(Recipe, RefusesFlatquantWhereWhatFollowsWouldUndoIt) {
+  const std::string rotate = "    - {type: adapt_rotation, stage: 2, max_tp_size: 1}\n",
+                    pairs = "    - {type: flatquant}\n";
+  EXPECT_THAT(problem_of(with(rotate, pairs + rotate)).what,
+              HasSubstr("adapt_rotation stands behind flatquant"));
+  EXPECT_THAT(problem_of(with(rotate, rotate + pairs + "    - {type: iter_smooth}\n")).what,
+              HasSubstr("iter_smooth stands behind flatquant"));
+  EXPECT_THAT(problem_of(with("  save:", pairs + "  save:")).what,
+              HasSubstr("flatquant stands behind a quantizer"));
+  EXPECT_THAT(problem_of(with(rotate, rotate + pairs + pairs)).what,
+              HasSubstr("a second flatquant"));
+  EXPECT_THAT(
+      problem_of(with(rotate, "    - {type: adapt_rotation, stage: 2, online: true}\n" + pairs))
+          .what,
+      HasSubstr("flatquant stands behind an online rotation"));
 }
 
 TEST(Recipe, WantsAFittedRotationForStage2) {

@@ -36,6 +36,22 @@ spec:
   dataset: some.jsonl
 )";
 
+TEST(WithFlatquant, ChangesItsOptionsInGroupsTooAndNothingElse) {
+  std::string text = kRecipe;
+  const std::string rotation = "        - {type: quarot, online: false, max_tp_size: 1}\n";
+  text.replace(text.find(rotation), rotation.size(),
+               rotation + "        - {type: flatquant, tp: 2, method: none}\n");
+  const Recipe old = parse_recipe(text, "old.yaml");
+  const Recipe changed = parse_recipe(with_flatquant(old, false, 4), "new.yaml");
+  const auto& pairs = std::get<Flatquant>(changed.main.process.at(1).what);
+  EXPECT_EQ(pairs.tp, 4);
+  EXPECT_FALSE(pairs.options.clip);
+  EXPECT_EQ(pairs.options.method, flatquant::Method::kNone);
+  EXPECT_EQ(changed.main.process.size(), old.main.process.size());
+  const Recipe same = parse_recipe(with_flatquant(old, std::nullopt, std::nullopt), "same.yaml");
+  EXPECT_EQ(same.yaml, old.yaml);
+}
+
 TEST(WithStrategies, ReplacesThemAndKeepsAllElse) {
   const Recipe old = parse_recipe(kRecipe, "old.yaml");
   const std::string yaml = with_strategies(
@@ -78,7 +94,7 @@ TEST(LayerPatterns, MatchTheirLayersAndNoOthers) {
   const std::set<int64_t> sets[] = {
       {0}, {3, 4}, {0, 1, 2, 3}, {0, 2, 3, 4, 9}, {5, 6, 8, 9, 11, 12}, {1, 3, 5, 7, 9, 11, 13}};
   for (const std::set<int64_t>& layers : sets) {
-    const std::vector<std::string> patterns = layer_patterns(layers, "mlp.up_proj");
+    const std::vector<std::string> patterns = layer_patterns("model.layers", layers, "mlp.up_proj");
     for (int64_t i = 0; i < 100; ++i) {
       int64_t count = 0;
       for (const std::string& pattern : patterns)
@@ -86,13 +102,13 @@ TEST(LayerPatterns, MatchTheirLayersAndNoOthers) {
       EXPECT_EQ(count, layers.contains(i) ? 1 : 0) << i << " of " << patterns.front();
     }
   }
-  EXPECT_TRUE(layer_patterns({}, "mlp.up_proj").empty());
+  EXPECT_TRUE(layer_patterns("model.layers", {}, "mlp.up_proj").empty());
 }
 
 TEST(LayerPatterns, StayShortEnoughForARecipeInTheDeepestModels) {
   std::set<int64_t> odd;
   for (int64_t i = 1; i < 400; i += 2) odd.insert(i);
-  const std::vector<std::string> patterns = layer_patterns(odd, "self_attn.q_proj");
+  const std::vector<std::string> patterns = layer_patterns("model.layers", odd, "self_attn.q_proj");
   EXPECT_GT(patterns.size(), 1u);
   for (const std::string& pattern : patterns) EXPECT_LE(pattern.size(), 200u);
   int64_t count = 0;
@@ -102,15 +118,20 @@ TEST(LayerPatterns, StayShortEnoughForARecipeInTheDeepestModels) {
   EXPECT_EQ(count, 200);
 }
 
-TEST(WithSaver, ChangesTheTypeOfSaversAlone) {
+TEST(WithSavers, ChangesTheTypeOfSaversAlone) {
   const std::string text =
       "apiversion: modelslim_v1\nspec:\n  process: [{type: quarot}]\n  save: [{type: "
       "ascendv1_saver, part_file_size: 2}]\n";
   const Recipe before = parse_recipe(text, "r.yaml");
-  const Recipe after = parse_recipe(with_saver(before, "compressed_tensors_saver"), "r.yaml");
+  const Recipe after = parse_recipe(with_savers(before, {"compressed_tensors_saver"}), "r.yaml");
   ASSERT_EQ(after.save.size(), 1u);
   EXPECT_EQ(after.save[0].format, &save::compressed_tensors_format());
   EXPECT_EQ(after.save[0].part_file_size, 2);
+  const Recipe both = parse_recipe(with_savers(before, {"gptq_saver", "ascendv1_saver"}), "r.yaml");
+  ASSERT_EQ(both.save.size(), 2u);
+  EXPECT_EQ(both.save[0].format, &save::gptq_format());
+  EXPECT_EQ(both.save[1].format, &save::ascendv1_format());
+  EXPECT_EQ(both.save[1].part_file_size, 2);
 }
 
 }  // namespace

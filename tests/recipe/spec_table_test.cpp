@@ -448,8 +448,8 @@ const std::vector<Row> kRows = {
     {"compressed_tensors_saver", "type: ascendv1_saver\n      part_file_size: 4",
      "type: compressed_tensors_saver\n      part_file_size: 0"},
     {"compressed_tensors_saver", "type: ascendv1_saver\n      part_file_size: 4",
-     "type: compressed_tensors_saver\n      part_file_size: half", "51:23 spec.save[0].part_file_size",
-     "whole number"},
+     "type: compressed_tensors_saver\n      part_file_size: half",
+     "51:23 spec.save[0].part_file_size", "whole number"},
     {"ascendv1_saver", "type: ascendv1_saver", "type: gguf", "50:13 spec.save[0].type",
      "unknown saver `gguf`"},
 
@@ -467,10 +467,10 @@ INSTANTIATE_TEST_SUITE_P(Table, FormatRow, testing::ValuesIn(kRows), [](const au
 
 // Every type of the format: those that laos runs are in the base.
 TEST(FormatTypes, OfOtherWorkAreKnownAndRefusedAtTheirPlace) {
-  for (const char* type : {"smooth_quant", "flex_smooth_quant", "flex_awq_ssz", "awq", "kv_smooth",
-                           "online_quarot", "load", "dynamic_cache", "fa3_quant", "float_sparse",
-                           "flatquant", "svd_res", "unary_analysis", "binary_analysis",
-                           "binary_operator_layer_wise", "binary_operator_model_wise"}) {
+  for (const char* type :
+       {"smooth_quant", "flex_smooth_quant", "flex_awq_ssz", "awq", "kv_smooth", "online_quarot",
+        "load", "dynamic_cache", "fa3_quant", "float_sparse", "svd_res", "unary_analysis",
+        "binary_analysis", "binary_operator_layer_wise", "binary_operator_model_wise"}) {
     std::string text = kBase;
     const std::string whole =
         "    - type: linear_quant\n      qconfig: *w8\n      include: [\"*.o_proj\"]\n"

@@ -157,8 +157,10 @@ TEST(OnlineRotations, AreOrthogonalAndMixNoMoreThanMaxTpSize) {
     RotateOptions options = kOnline;
     options.max_tp_size = block;
     const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
-    ASSERT_TRUE(rotation.online.o && rotation.online.down);
-    const model::KroneckerRotation &heads = *rotation.online.o, &down = *rotation.online.down;
+    ASSERT_TRUE(rotation.online.of(model::LinearGroup::kO) != nullptr &&
+                rotation.online.of(model::LinearGroup::kDown) != nullptr);
+    const model::KroneckerTransform &heads = *rotation.online.of(model::LinearGroup::kO),
+                                    &down = *rotation.online.of(model::LinearGroup::kDown);
     ASSERT_EQ(heads.left.rows(), 8);
     EXPECT_EQ(heads.cols, 8);
     EXPECT_EQ(heads.right.size(), 0);
@@ -176,15 +178,17 @@ TEST(OnlineRotations, AreOrthogonalAndMixNoMoreThanMaxTpSize) {
 
 TEST(OnlineRotations, AreThereOnlyWhenAskedForAndOfDownOnlyInItsLayers) {
   const ModelRotation offline = make_rotation(online_config(), {}, std::nullopt);
-  EXPECT_FALSE(offline.online.o || offline.online.down);
-  EXPECT_FALSE(offline.online_of(1).o);
+  EXPECT_FALSE(offline.online.of(model::LinearGroup::kO) != nullptr ||
+               offline.online.of(model::LinearGroup::kDown) != nullptr);
+  EXPECT_EQ(offline.online_of(1).of(model::LinearGroup::kO), nullptr);
   RotateOptions options = kOnline;
   options.down_online_layers = {3, 1};
   const ModelRotation rotation = make_rotation(online_config(), options, std::nullopt);
   for (int64_t layer_idx = 0; layer_idx < 5; ++layer_idx) {
-    const model::OnlineRotation online = rotation.online_of(layer_idx);
-    EXPECT_EQ(online.o, rotation.online.o);
-    EXPECT_EQ(online.down != nullptr, layer_idx == 1 || layer_idx == 3) << layer_idx;
+    const model::OnlineTransforms online = rotation.online_of(layer_idx);
+    EXPECT_EQ(online.of(model::LinearGroup::kO), rotation.online.of(model::LinearGroup::kO));
+    EXPECT_EQ(online.of(model::LinearGroup::kDown) != nullptr, layer_idx == 1 || layer_idx == 3)
+        << layer_idx;
   }
 }
 
@@ -208,7 +212,7 @@ INSTANTIATE_TEST_SUITE_P(WithoutAndWithDown, OnlineLayers, testing::Values(0, 1)
 TEST_P(OnlineLayers, KeepTheLayersFunctionInTheRotatedBasis) {
   const hf::Config config = online_config();
   const ModelRotation rotation = make_rotation(config, kOnline, std::nullopt);
-  const model::OnlineRotation online = rotation.online_of(GetParam());
+  const model::OnlineTransforms online = rotation.online_of(GetParam());
   Mat<float> x = normal_matrix(13, 48, 30);
   Mat<float> expected = run_layer(config, random_layer(config, 0.5f), x);
   rotation.residual.apply_right(expected.view());

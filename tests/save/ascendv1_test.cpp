@@ -13,6 +13,7 @@
 #include "hf/model_tensors.h"
 #include "save/fixtures.h"
 #include "save/inspect.h"
+#include "save/manifest.h"
 
 namespace laos::save {
 namespace {
@@ -592,6 +593,10 @@ TEST_F(AscendV1, RefusesAPathThatIsNoDirectory) {
   CheckpointJob below = job();
   below.save_path = temp_ / "file" / "sub";
   EXPECT_THROW(check_output_path(below, 0), Error);
+  CheckpointJob home = job();
+  home.save_path = "~/out";
+  EXPECT_THAT(error_of([&] { check_output_path(home, 0); }).what(),
+              HasSubstr("which the shell has not expanded"));
   CheckpointJob empty = job();
   empty.save_path = "";
   EXPECT_EQ(error_of([&] { check_output_path(empty, 0); }).code(), ErrorCode::kUsage);
@@ -692,6 +697,57 @@ TEST_F(AscendV1, LeavesFilesBehindThatTellHowOtherWeightsAreQuantizedOrAdapted) 
        {"adapter_config.json", "quantize_config.json", "hf_quant_config.json", "quant_config.json"})
     EXPECT_FALSE(fs::exists(temp_ / "out" / name)) << name;
   EXPECT_TRUE(fs::exists(temp_ / "out" / "generation_config.json"));
+}
+
+TEST_F(AscendV1, CopiesAdditionalChatTemplates) {
+  const fs::path snapshot = temp_ / "models--tiny/snapshots/abc";
+  const fs::path templates = snapshot / "additional_chat_templates";
+  fs::create_directories(templates);
+  fs::create_directories(temp_ / "models--tiny/blobs");
+  write_text(snapshot / "config.json", tiny_config_json().dump());
+  write_text(temp_ / "models--tiny/blobs/1", "{{ tools }}");
+  fs::create_symlink("../../../blobs/1", templates / "tool_use.jinja");
+  write_text(templates / "rag.jinja", "{{ documents }}");
+  write_text(templates / "notes.md", "other");
+  CheckpointJob cached = job();
+  cached.model_directory = snapshot;
+  CheckpointWriter writer(cached);
+  write_all(writer);
+  writer.commit();
+  const fs::path written = temp_ / "out/additional_chat_templates";
+  EXPECT_THAT(names_in(written), ElementsAre("rag.jinja", "tool_use.jinja"));
+  EXPECT_EQ(read_text(written / "tool_use.jinja"), "{{ tools }}");
+  EXPECT_THAT(read_text(temp_ / "out" / kManifestFile),
+              HasSubstr("additional_chat_templates/rag.jinja"));
+  EXPECT_THAT(verify(temp_ / "out").problems, testing::IsEmpty());
+
+  write_text(temp_ / "secret", "secret");
+  fs::create_symlink(temp_ / "secret", templates / "other.jinja");
+  EXPECT_THAT(error_of([&] { check_output_path(cached, 0); }).what(), HasSubstr("other.jinja"));
+  fs::remove_all(templates);
+  fs::create_directories(temp_ / "elsewhere");
+  write_text(temp_ / "elsewhere/a.jinja", "secret");
+  fs::create_directory_symlink(temp_ / "elsewhere", templates);
+  EXPECT_THAT(error_of([&] { check_output_path(cached, 0); }).what(),
+              HasSubstr("additional_chat_templates"));
+}
+
+// The chat template of another model, say; what somebody else put there stays.
+TEST_F(AscendV1, LeavesNoFileOfAnEarlierRunBehind) {
+  fs::create_directories(temp_ / "model/additional_chat_templates");
+  for (const char* name : {"chat_template.jinja", "additional_chat_templates/rag.jinja"})
+    write_text(temp_ / "model" / name, "{{ messages }}");
+  write_checkpoint();
+  write_text(temp_ / "out/notes.txt", "mine");
+  EXPECT_TRUE(fs::exists(temp_ / "out/additional_chat_templates/rag.jinja"));
+  fs::remove(temp_ / "model/chat_template.jinja");
+  fs::remove_all(temp_ / "model/additional_chat_templates");
+  write_checkpoint();
+  EXPECT_FALSE(fs::exists(temp_ / "out/chat_template.jinja"));
+  EXPECT_FALSE(fs::exists(temp_ / "out/additional_chat_templates"));
+  EXPECT_TRUE(fs::exists(temp_ / "out/config.json"));
+  EXPECT_EQ(read_text(temp_ / "out/notes.txt"), "mine");
+  EXPECT_THAT(verify(temp_ / "out").problems, testing::IsEmpty());
 }
 
 TEST_F(AscendV1, LeavesPipesOfTheModelDirectoryAlone) {

@@ -8,9 +8,11 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "hf/family.h"
 #include "hf/model_tensors.h"
 #include "save/checkpoint_writer.h"
 #include "save/fixtures.h"
+#include "save/format.h"
 #include "save/inspect.h"
 
 namespace laos::save {
@@ -110,6 +112,35 @@ class CompressedTensors : public testing::Test {
   }
   TempDir temp_;
 };
+
+// A family whose names share nothing with those of Llama.
+TEST_F(CompressedTensors, DescribeAFamilyWithNamesOfItsOwn) {
+  hf::Family toy = hf::families().front();
+  toy.names.layers = "transformer.h";
+  toy.names.embed_tokens = "transformer.wte";
+  toy.names.lm_head = "transformer.out";
+  hf::Config config = tiny_config(2);
+  config.family = &toy;
+  CheckpointJob toys = job([](const std::string&) { return std::nullopt; });
+  toys.tensors = output_tensors(
+      config, DType::kBF16,
+      [](const std::string& linear) {
+        return linear.starts_with("transformer.h.0.") ? std::nullopt : std::optional(w8a8());
+      },
+      nullptr, compressed_tensors_format());
+  const json section =
+      json::parse(exported_config("{}", "config.json", toys))["quantization_config"];
+  const auto ignored = section["ignore"].get<std::vector<std::string>>();
+  EXPECT_EQ(ignored.size(), static_cast<size_t>(hf::kNumLinears) + 1);
+  EXPECT_THAT(ignored, testing::Contains("transformer.out"));
+  EXPECT_THAT(ignored, testing::Not(testing::Contains("transformer.wte")));
+  for (const OutputTensor& tensor : toys.tensors) {
+    const int64_t layer = tensor.spec.name.starts_with("transformer.h.0.")   ? 0
+                          : tensor.spec.name.starts_with("transformer.h.1.") ? 1
+                                                                             : -1;
+    EXPECT_EQ(tensor.layer_idx, layer) << tensor.spec.name;
+  }
+}
 
 TEST(PackedWords, AreThoseOfThePackage) {
   for (const json& row : golden("packed.json")) {
@@ -273,9 +304,8 @@ TEST_F(CompressedTensors, HasNoPlaceForOnlineRotations) {
 }
 
 TEST_F(CompressedTensors, W4A16HasNoNameInAscendV1) {
-  EXPECT_THAT(
-      error_of([&] { output_tensors(tiny_config(), DType::kBF16, golden_schemes); }).what(),
-      HasSubstr("W4A16 is not written as AscendV1"));
+  EXPECT_THAT(error_of([&] { output_tensors(tiny_config(), DType::kBF16, golden_schemes); }).what(),
+              HasSubstr("W4A16 is not written as AscendV1"));
 }
 
 }  // namespace

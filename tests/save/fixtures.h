@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "hf/ascendv1.h"
 #include "hf/config.h"
 #include "io/file.h"
 #include "io/safetensors.h"
@@ -109,14 +110,16 @@ struct HandMade {
     io::TensorSpec spec;
     std::vector<std::byte> data;
   };
-  nlohmann::ordered_json config = tiny_config_json();
+  nlohmann::ordered_json config;
   nlohmann::ordered_json description;
   std::vector<Tensor> tensors;
   bool with_index = true;
 
   // Correct, with codes 1, scales 0.5, offsets 0 and floats 1.
-  HandMade() {
-    const auto outputs = output_tensors(tiny_config(), DType::kBF16, mixed_schemes);
+  HandMade() : HandMade(tiny_config(), tiny_config_json(), mixed_schemes) {}
+  HandMade(const hf::Config& model, nlohmann::ordered_json json, const SchemeLookup& scheme_of)
+      : config(std::move(json)) {
+    const auto outputs = output_tensors(model, DType::kBF16, scheme_of);
     description = nlohmann::ordered_json::parse(description_of(outputs));
     for (const OutputTensor& output : outputs) {
       float value = 1;
@@ -175,6 +178,16 @@ struct HandMade {
     write_text(directory / "quant_model_description.json", description.dump(4));
   }
 };
+
+// Whether hf::AscendV1Checkpoint does not take the directory.
+inline bool open_refuses(const fs::path& directory) {
+  try {
+    hf::AscendV1Checkpoint::open(directory);
+    return false;
+  } catch (const Error&) {
+    return true;
+  }
+}
 
 // The float model's directory that a writer copies from.
 inline void write_model_directory(const fs::path& directory) {

@@ -25,6 +25,7 @@ std::vector<OutputTensor> tensors_of(const Format& format, const quant::LinearSc
                       .has_bias = true},
                      label, scheme::find(label), DType::kBF16, tensors, problems);
   EXPECT_TRUE(problems.empty());
+  for (OutputTensor& tensor : tensors) tensor.layer_idx = 0;
   return tensors;
 }
 
@@ -101,6 +102,9 @@ TEST_F(Formats, AscendV1AddsTheBiasOfStaticActivationsInItsIntegersToo) {
 // What a second format is: one class.
 class Toy : public Format {
  public:
+  scheme::CheckpointFormat id() const noexcept override {
+    return scheme::CheckpointFormat::kAscendV1;
+  }
   std::string_view name() const noexcept override { return "toy"; }
   std::string_view title() const noexcept override { return "toy"; }
   std::string_view saver_type() const noexcept override { return "toy_saver"; }

@@ -54,13 +54,7 @@ TEST_P(InspectFinds, TheDamageAndNothingElse) {
   EXPECT_THAT(finding.where, HasSubstr(c.where));
   EXPECT_EQ(report.loads(), c.severity == Severity::kWarning);
 
-  bool refused = false;
-  try {
-    hf::AscendV1Checkpoint::open(temp / "q");
-  } catch (const Error&) {
-    refused = true;
-  }
-  EXPECT_EQ(refused, c.open_refuses);
+  EXPECT_EQ(open_refuses(temp / "q"), c.open_refuses);
 }
 
 std::string up(const char* suffix) { return std::string(kUp) + suffix; }
@@ -168,7 +162,7 @@ const Case kCases[] = {
        h.add({"model.layers.0.self_attn.o_proj.heads_rotation", DType::kF32, {8, 8}}, 1);
      },
      Severity::kError, "not the F32 matrix of an online rotation", "heads_rotation", true},
-    {"KroneckerRotation",
+    {"KroneckerTransform",
      [](HandMade& h) {
        h.add({"model.layers.0.mlp.down_proj.kronecker_rotation_m", DType::kF32, {4, 4}}, 1);
      },
@@ -300,6 +294,25 @@ TEST_F(Inspect, AnswersForTheEngineThatIsAskedAbout) {
   EXPECT_FALSE(report.loads());
   EXPECT_THAT(report.findings.at(0).what, HasSubstr("SGLang (0.5.23) does not load W8A16"));
   EXPECT_EQ(report.findings.at(0).count, 2);
+}
+
+// Neither is noticed by SGLang itself: it reads the first label of a fused group, and drops
+// matrices that it does not know.
+TEST_F(Inspect, TellsOfWhatSglangTakesForSomethingElse) {
+  HandMade mixed;
+  for (const char* suffix : {".weight", ".weight_scale", ".weight_offset"})
+    mixed.description[up(suffix)] = "W8A8_DYNAMIC";
+  HandMade rotated;
+  rotated.add({"model.layers.0.self_attn.o_proj.heads_rotation", DType::kF32, {4, 4}}, 1);
+  for (const auto& [checkpoint, what] :
+       {std::pair(mixed, "linears that engines fuse have different labels"),
+        std::pair(rotated, "a matrix of an online rotation")}) {
+    checkpoint.write(temp_ / "q");
+    const InspectReport report = inspect(temp_ / "q", {.engine = scheme::Engine::kSglang});
+    EXPECT_FALSE(report.loads());
+    EXPECT_THAT(report.findings.at(0).what, HasSubstr(what));
+    fs::remove_all(temp_ / "q");
+  }
 }
 
 TEST_F(Inspect, AcceptsATiedModelWithoutAHead) {

@@ -76,7 +76,7 @@ Smoothed smooth_with_peaks(const hf::Config& config, const SmoothOptions& option
   for (size_t j = 0; j < result.peaks.size(); ++j)
     input_of(saved, pair)(static_cast<int64_t>(j % 2), static_cast<int64_t>(j)) =
         static_cast<float>(j % 3 == 0 ? -result.peaks[j] : result.peaks[j]);
-  const model::OnlineRotation none;
+  const model::OnlineTransforms none;
   model::ActivationStats stats(config, none);
   stats.observe(batch, saved);
   smooth_pair(config, options, pair, stats, result.after);
@@ -228,7 +228,7 @@ TEST(Smooth, ByTheTokenL4StatisticAMassiveTokenDoesNotDecide) {
     input(kTokens - 1, 0) *= last_token;
     model::Ragged batch;
     batch.append(kTokens);
-    const model::OnlineRotation none;
+    const model::OnlineTransforms none;
     model::ActivationStats stats(config, none);
     stats.observe(batch, saved);
     const model::LayerWeights before = random_layer(config, 0.1f);
@@ -339,7 +339,7 @@ TEST(SmoothUpDown, AColumnOfZerosHasAFiniteFactor) {
   model::LayerSaved<float> saved(config, 1, false);
   for (const Pair p : kAllPairs) input_of(saved, p).fill_zero();
   saved.act(0, 5) = 2;
-  const model::OnlineRotation none;
+  const model::OnlineTransforms none;
   model::ActivationStats stats(config, none);
   stats.observe(batch, saved);
   smooth_pair(config, {.alpha = 0.8}, Pair::kUpDown, stats, weights);
@@ -380,7 +380,7 @@ TEST(SmoothAllPairs, KeepTheFunctionAndTameOutliers) {
     Mat<float> y(13, config.hidden_size);
     model::layer_forward<float>(config, model::norms_of(weights), linears,
                                 model::Rope<float>(config, 13), batch, x.view(), saved, y.view());
-    const model::OnlineRotation none;
+    const model::OnlineTransforms none;
     model::ActivationStats stats(config, none);
     stats.observe(batch, saved);
     const std::vector<float>& peaks = stats[LinearGroup::kGateUp].peak;

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "model/decoder_layer.h"
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 #include "support/random.h"
 
 namespace laos::test {
@@ -31,7 +31,7 @@ inline model::LayerWeights random_layer(const hf::Config& config, float norm_sig
 
 // What the float layer gives for `x`, a sequence of five tokens and one of the rest.
 inline Mat<float> run_layer(const hf::Config& config, const model::LayerWeights& weights,
-                            const Mat<float>& x, const model::OnlineRotation& online = {}) {
+                            const Mat<float>& x, const model::OnlineTransforms& online = {}) {
   model::Ragged batch;
   batch.append(5);
   batch.append(x.rows() - 5);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "gptq/quantize_layer.h"
@@ -13,9 +14,27 @@ namespace {
 quant::StaticRange range_of(const model::ActivationStats::Group& stats, const quant::ActSpec& act,
                             DType dtype) {
   const auto count = static_cast<double>(stats.num_samples);
-  const float min = act.mean_range ? static_cast<float>(stats.min_sum / count) : stats.min;
-  const float max = act.mean_range ? static_cast<float>(stats.max_sum / count) : stats.max;
-  return quant::static_range(min, max, act, dtype);
+  if (act.range == quant::RangeFrom::kMean)
+    return quant::static_range(static_cast<float>(stats.min_sum / count),
+                               static_cast<float>(stats.max_sum / count), act, dtype);
+  quant::StaticRange best = quant::static_range(stats.min, stats.max, act, dtype);
+  if (act.range == quant::RangeFrom::kAll) return best;
+  const auto error_of = [&](const quant::StaticRange& range) {
+    return stats.histogram->squared_error(range.scale, -act.q_max() - 1 - range.offset,
+                                          act.q_max() - range.offset);
+  };
+  double least = error_of(best);
+  // Shares of the whole range in steps of an eighth of an octave, down to 2^-16 of it.
+  for (int step = 1; step <= 128; ++step) {
+    const float share = std::exp2(-static_cast<float>(step) / 8);
+    const quant::StaticRange range =
+        quant::static_range(stats.min * share, stats.max * share, act, dtype);
+    if (const double error = error_of(range); error < least) {
+      least = error;
+      best = range;
+    }
+  }
+  return best;
 }
 
 // linear_quant and gptq_quant: codes from the weights and from one look at the float layer's
@@ -44,16 +63,22 @@ class RoundStep : public Step {
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {
     if (!gptq_) return {};
     return {.flops = gptq::cost_of(plan.checkpoint.config(), to_solve(plan, layer_idx), *gptq_,
-                                   lengths_of(*plan.samples).num_tokens())
+                                   lengths_of(*plan.samples).num_tokens(), 0, false)
                          .flops};
   }
 
   int64_t peak_memory(const Plan& plan, int64_t layer_idx,
                       const LayerMemory& memory) const override {
-    const int64_t bytes =
-        gptq_ ? gptq::cost_of(plan.checkpoint.config(), to_solve(plan, layer_idx), *gptq_, 0).bytes
-              : 0;
-    return memory.weights + memory.forward + bytes;
+    const hf::Config& config = plan.checkpoint.config();
+    const gptq::LayerScheme solved = to_solve(plan, layer_idx);
+    const int64_t histograms = std::ssize(kept_histograms(own_scheme(plan, layer_idx))) *
+                               model::RangeHistogram::size_bytes();
+    if (!gptq_ || std::none_of(solved.begin(), solved.end(), [](const auto& l) { return !!l; }))
+      return memory.weights + memory.forward + histograms;
+    const gptq::Cost cost = gptq::cost_of(
+        config, solved, *gptq_, 0, model::largest_piece(lengths_of(*plan.samples), kForwardTokens),
+        transforms_inputs(plan, layer_idx));
+    return memory.weights + histograms + std::max(memory.forward + cost.observing, cost.solving);
   }
 
   void quantize(const Plan& plan, LayerWork& work) const override {
@@ -62,6 +87,7 @@ class RoundStep : public Step {
     const gptq::LayerScheme scheme = own_scheme(plan, work.layer_idx),
                             solved = to_solve(plan, work.layer_idx);
     model::ActivationStats stats(config, work.layer.online);
+    for (const model::LinearGroup group : kept_histograms(scheme)) stats.keep_histogram(group);
     std::optional<gptq::InputGrams> grams;
     if (gptq_) grams.emplace(config, solved, work.layer.online, gptq_->refit);
     if (reads(plan, work.layer_idx))
@@ -87,6 +113,19 @@ class RoundStep : public Step {
   }
 
  private:
+  static std::vector<model::LinearGroup> kept_histograms(const gptq::LayerScheme& scheme) {
+    std::vector<model::LinearGroup> groups;
+    for (const model::LinearGroup group : model::kAllLinearGroups) {
+      const std::span<const Linear> linears = model::linears_of(group);
+      if (std::any_of(linears.begin(), linears.end(), [&](Linear l) {
+            return scheme[l] && scheme[l]->act.is_static &&
+                   scheme[l]->act.range == quant::RangeFrom::kLeastError;
+          }))
+        groups.push_back(group);
+    }
+    return groups;
+  }
+
   gptq::LayerScheme to_solve(const Plan& plan, int64_t layer_idx) const {
     return own_scheme(plan, layer_idx,
                       [&](const quant::LinearScheme& scheme) { return solves(scheme); });

@@ -53,13 +53,11 @@ std::unique_ptr<Step> plan_step(const recipe::IterSmooth& what, const recipe::Lo
     for (const smooth::Pair pair : smooth::kAllPairs)
       if (smooth::is_enabled(what.options, pair))
         names.push_back(smooth::source_of(plan.checkpoint.config(), i, pair));
-  const recipe::Assignment assignment = recipe::assign({{.scheme = std::nullopt,
-                                                         .include = what.include,
-                                                         .exclude = what.exclude,
-                                                         .location = location}},
-                                                       names);
-  plan.warnings.insert(plan.warnings.end(), assignment.warnings.begin(), assignment.warnings.end());
-  for (const Problem& problem : assignment.problems) planning.problems.add(problem);
+  const recipe::Assignment assignment = assign({{.scheme = std::nullopt,
+                                                 .include = what.include,
+                                                 .exclude = what.exclude,
+                                                 .location = location}},
+                                               names, planning);
   std::set<std::string> sources;
   for (const auto& [name, unused] : assignment.strategy_of) sources.insert(name);
   return std::make_unique<SmoothStep>(plan.steps.size(), what.options, std::move(sources));

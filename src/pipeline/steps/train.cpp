@@ -41,7 +41,7 @@ class TrainStep : public Step {
     const autoround::LayerScheme scheme = trained_scheme(plan, layer_idx);
     const int64_t training =
         autoround::train_bytes(config, scheme, options_, lengths_of(*plan.samples),
-                               /*rotates_inputs=*/plan.job.online.has_value()) +
+                               transforms_inputs(plan, layer_idx)) +
         (options_.compute == linalg::ComputeType::kBf16 ? linalg::kBf16CodeBytes : 0);
     // Before and after training all weights are there once, with what is applied or with codes.
     return std::max({memory.weights + memory.forward, training + memory.backward,

@@ -28,7 +28,10 @@ std::optional<Options> read_gptq(Reading& reading, const Value& value, Pass) {
   reader.boolean("refit", options.refit);
   reader.integer("refine", 0, kMaxRefine, options.refine);
   quant.strategies = read_strategies(reading, reader);
-  if (const auto solve = reader.find("solve"))
+  const auto solve = reader.find("solve");
+  if (solve && solve->node->is_list() && solve->node->items.empty())
+    options.solve_int4 = options.solve_int8 = false;  // plain rounding, and meant so
+  else if (solve)
     read_dtypes(reading.report, *solve, quant.strategies, options.solve_int4, options.solve_int8);
   return quant;
 }

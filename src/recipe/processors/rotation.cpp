@@ -80,7 +80,6 @@ Rotate read_rotate(Report& report, const MapReader& reader, bool use_fitted) {
   Rotate rotate;
   rotation::RotateOptions& options = rotate.options;
   options.use_fitted = use_fitted;
-  options.export_extra_info = !use_fitted;
   reader.boolean("online", options.online);
   reader.boolean("export_extra_info", options.export_extra_info);
   read_block_size(report, reader, options.block_size);

@@ -1,4 +1,4 @@
-#include "model/online_rotation.h"
+#include "model/online_transform.h"
 
 #include <gtest/gtest.h>
 
@@ -16,7 +16,7 @@ namespace {
 
 using test::normal_matrix;
 // left ⊗ right as one matrix [size, size] in f64: y = x K.
-Mat<double> dense_of(const KroneckerRotation& rotation) {
+Mat<double> dense_of(const KroneckerTransform& rotation) {
   const int64_t m = rotation.left.rows(), n = rotation.cols;
   Mat<double> k(m * n, m * n);
   for (int64_t p = 0; p < m; ++p)
@@ -50,12 +50,12 @@ void PrintTo(const Sizes& sizes, std::ostream* out) { *out << sizes.name; }
 class Kronecker : public testing::TestWithParam<Sizes> {
  protected:
   // Not orthogonal, so that a transpose in the wrong place shows.
-  KroneckerRotation any() const {
+  KroneckerTransform any() const {
     const auto [name, m, n, has_right] = GetParam();
     return {normal_matrix(m, m, 1), has_right ? normal_matrix(n, n, 2) : Mat<float>(), n};
   }
-  KroneckerRotation orthogonal() const {
-    KroneckerRotation rotation = any();
+  KroneckerTransform orthogonal() const {
+    KroneckerTransform rotation = any();
     rotation.left = linalg::polar_factor(std::as_const(rotation.left).view()).factor;
     if (rotation.right.size() != 0)
       rotation.right = linalg::polar_factor(std::as_const(rotation.right).view()).factor;
@@ -70,7 +70,7 @@ INSTANTIATE_TEST_SUITE_P(OddSizes, Kronecker,
                          [](const auto& p) { return p.param.name; });
 
 TEST_P(Kronecker, ApplyEqualsLeftTransposedTimesTheRowTimesRight) {
-  const KroneckerRotation rotation = any();
+  const KroneckerTransform rotation = any();
   const auto [name, m, n, has_right] = GetParam();
   ASSERT_EQ(rotation.size(), m * n);
   const Mat<double> k = dense_of(rotation);
@@ -87,13 +87,13 @@ TEST_P(Kronecker, ApplyEqualsLeftTransposedTimesTheRowTimesRight) {
     }
 }
 
-TEST_P(Kronecker, ApplyInverseUndoesApply) {
-  const KroneckerRotation rotation = orthogonal();
+TEST_P(Kronecker, ApplyTransposedUndoesApplyOfAnOrthogonalPair) {
+  const KroneckerTransform rotation = orthogonal();
   const auto [name, m, n, has_right] = GetParam();
   const Mat<float> x = normal_matrix(kRows, m * n, 4);
   Mat<float> y(kRows, m * n), back(kRows, m * n);
   rotation.apply(x.view(), y.view());
-  rotation.apply_inverse(std::as_const(y).view(), back.view());
+  rotation.apply_transposed(std::as_const(y).view(), back.view());
   double defect = static_cast<double>(m) * linalg::orthogonality_error(rotation.left.view());
   if (has_right)
     defect += static_cast<double>(n) * linalg::orthogonality_error(rotation.right.view());
@@ -110,14 +110,48 @@ TEST_P(Kronecker, ApplyInverseUndoesApply) {
   }
 }
 
+TEST_P(Kronecker, BlocksOfARowShareThePair) {
+  const KroneckerTransform transform = any();
+  const int64_t size = transform.size();
+  const Mat<float> x = normal_matrix(kRows, 3 * size, 6);
+  Mat<float> y(kRows, 3 * size), part(kRows, size);
+  transform.apply(x.view(), y.view());
+  for (int64_t block = 0; block < 3; ++block) {
+    transform.apply(x.view().slice_cols(block * size, (block + 1) * size), part.view());
+    for (int64_t i = 0; i < kRows; ++i)
+      for (int64_t j = 0; j < size; ++j) ASSERT_EQ(y(i, block * size + j), part(i, j));
+  }
+}
+
+// As the engine's operator does: the product with right leaves in the model's dtype, that with left
+// in f16.
+TEST_P(Kronecker, RoundsWhatEachProductGives) {
+  KroneckerTransform transform = any();
+  const auto [name, m, n, has_right] = GetParam();
+  const Mat<float> x = normal_matrix(kRows, m * n, 7);
+  KroneckerTransform right_alone = any();
+  right_alone.left.fill_zero();
+  for (int64_t i = 0; i < m; ++i) right_alone.left(i, i) = 1;
+  Mat<float> part(kRows, m * n), expected(kRows, m * n), actual(kRows, m * n);
+  right_alone.apply(x.view(), part.view());
+  for (int64_t i = 0; i < part.size(); ++i) part.data()[i] = round_to(DType::kBF16, part.data()[i]);
+  KroneckerTransform left_alone{.left = transform.left.clone(), .right = {}, .cols = n};
+  left_alone.apply(std::as_const(part).view(), expected.view());
+  transform.right_dtype = DType::kBF16;
+  transform.left_dtype = DType::kF16;
+  transform.apply(x.view(), actual.view());
+  for (int64_t i = 0; i < actual.size(); ++i)
+    ASSERT_EQ(actual.data()[i], round_to(DType::kF16, expected.data()[i])) << i;
+}
+
 TEST_P(Kronecker, InPlaceAndBetweenOtherColumnsGivesTheSameBits) {
-  const KroneckerRotation rotation = any();
+  const KroneckerTransform rotation = any();
   const int64_t size = rotation.size();
   const Mat<float> wide = normal_matrix(kRows, size + 4, 5);
   const MatView<const float> x = wide.view().slice_cols(1, size + 1);
   for (const bool inverse : {false, true}) {
     const auto run = [&](MatView<const float> from, MatView<float> to) {
-      inverse ? rotation.apply_inverse(from, to) : rotation.apply(from, to);
+      inverse ? rotation.apply_transposed(from, to) : rotation.apply(from, to);
     };
     Mat<float> apart(kRows, size), within = wide.clone();
     run(x, apart.view());
@@ -185,10 +219,10 @@ class Online : public testing::Test {
       weight_views_.linears[l] = std::as_const(weights_[l]).view();
       d_weight_views_[l] = d_weights_[l].view();
     }
-    online_.o = std::make_shared<KroneckerRotation>(
-        KroneckerRotation{normal_matrix(3, 3, 1), Mat<float>(), 4});
-    online_.down = std::make_shared<KroneckerRotation>(
-        KroneckerRotation{normal_matrix(3, 3, 2), normal_matrix(5, 5, 3), 5});
+    online_[LinearGroup::kO] = std::make_shared<KroneckerTransform>(
+        KroneckerTransform{normal_matrix(3, 3, 1), Mat<float>(), 4});
+    online_[LinearGroup::kDown] = std::make_shared<KroneckerTransform>(
+        KroneckerTransform{normal_matrix(3, 3, 2), normal_matrix(5, 5, 3), 5});
   }
 
   Mat<float> input(LinearGroup group) const {
@@ -211,7 +245,7 @@ class Online : public testing::Test {
   PerLinear<Mat<float>> weights_, d_weights_;
   FloatLinears<float>::Weights weight_views_;
   FloatLinears<float>::Grads d_weight_views_;
-  OnlineRotation online_;
+  OnlineTransforms online_;
 };
 
 TEST_F(Online, OtherGroupsGetTheirInputAsItIs) {
@@ -236,7 +270,7 @@ TEST_F(Online, OtherGroupsGetTheirInputAsItIs) {
 }
 
 TEST_F(Online, ALayerWithoutTheRotationOfDownGetsItsInputAsItIs) {
-  online_.down = nullptr;
+  online_[LinearGroup::kDown] = nullptr;
   NotedLinears inner(weight_views_, d_weight_views_);
   OnlineLinears linears(online_, inner, &inner);
   const Mat<float> x = input(LinearGroup::kDown);

@@ -1,0 +1,58 @@
+// The mixture of experts that some layers have in place of one MLP: a router gives each token the
+// num_experts_per_tok experts of the largest softmax probabilities, and a weight for each,
+//   y = sum over these experts of weight * down(silu(gate(x)) * up(x)),
+// in the order of experts, and to that, where there is a shared expert, sigmoid(g x) times what it
+// makes of x.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor.h"
+#include "hf/config.h"
+#include "hf/layer_spec.h"
+
+namespace laos::model {
+
+template <class T>
+class LinearsForward;
+
+// What a mixture chooses and weighs by; both are null in layers that have none.
+template <class T>
+struct Routers {
+  const T* experts = nullptr;        // [num_experts, hidden_size]
+  const T* shared_expert = nullptr;  // [1, hidden_size]; null without a shared expert
+};
+
+// What forward leaves of a batch. Rows of the first kind are pairs of a token and an expert that it
+// goes to: experts in order, and the tokens of each in order.
+template <class T>
+struct MixtureSaved {
+  std::vector<int64_t> offsets;  // [num_experts + 1]: where the rows of each expert begin
+  std::vector<int64_t> tokens;   // of the batch, by row
+  std::vector<T> weights;        // of what the expert makes of the token, by row
+  Mat<T> x;                      // [rows, hidden_size]: what gate and up read
+  Mat<T> gate, up, act;          // [rows, moe_intermediate_size]; act is what down reads
+  // Of the shared expert, a row a token. It reads what forward read, [n, hidden_size].
+  MatView<const T> shared_x = {};
+  Mat<T> shared_gate, shared_up, shared_act;  // [tokens, shared_expert_intermediate_size]
+  Mat<T> y;                                   // [tokens, hidden_size]: what one expert makes
+
+  MixtureSaved(const hf::Config& config, int64_t max_tokens);
+  static int64_t num_values(const hf::Config& config, int64_t max_tokens) noexcept;
+
+  // What the linears of an expert's group read: a row for each token that goes to the expert. As
+  // long as what forward read.
+  MatView<const T> input_of(hf::LinearGroup group) const;
+};
+
+// y [n, hidden_size] = mixture(x [n, hidden_size]). Which experts a token goes to, and where the
+// linears treat rows independently all of what it gets, does not depend on the tokens beside it.
+// Where `dtype` is not kF32, what each operation but the linears gives is rounded to it. Products
+// are made expert by expert; the same bytes on any number of threads. y must not overlap x.
+template <class T>
+void mixture_forward(const hf::Config& config, const Routers<T>& routers,
+                     LinearsForward<T>& linears, MatView<const T> x, MixtureSaved<T>& saved,
+                     MatView<T> y, DType dtype = DType::kF32);
+
+}  // namespace laos::model
