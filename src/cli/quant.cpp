@@ -378,14 +378,37 @@ std::string short_check_text(const pipeline::HealthSize& size) {
   return text;
 }
 
+// A layer's routed experts as one line where all are to become the same.
+std::vector<pipeline::PlannedLinear> with_experts_as_one(const pipeline::Plan& plan) {
+  const hf::Config& config = plan.checkpoint.config();
+  std::vector<pipeline::PlannedLinear> lines;
+  for (auto linear = plan.linears.begin(); linear != plan.linears.end();) {
+    const auto end = std::find_if(linear, plan.linears.end(), [&](const auto& other) {
+      return other.layer_idx != linear->layer_idx || !hf::is_routed(config, other.linear);
+    });
+    const bool is_one =
+        end - linear > 1 && std::all_of(linear, end, [&](const auto& other) {
+          return other.label == linear->label && other.decided_by == linear->decided_by;
+        });
+    lines.push_back(*linear);
+    if (is_one) {
+      std::string& name = lines.back().name;  // "model.layers.3.mlp.experts.0.gate_proj"
+      name = name.substr(0, name.rfind('.', name.rfind('.') - 1)) + ".*";
+    }
+    linear = is_one ? end : std::next(linear);
+  }
+  return lines;
+}
+
 void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) {
   const hf::Config& config = plan.checkpoint.config();
   size_t width = 0, label_width = 0;
-  for (const pipeline::PlannedLinear& linear : plan.linears) {
+  const std::vector<pipeline::PlannedLinear> linears = with_experts_as_one(plan);
+  for (const pipeline::PlannedLinear& linear : linears) {
     width = std::max(width, linear.name.size());
     label_width = std::max(label_width, linear.label.size());
   }
-  for (const pipeline::PlannedLinear& linear : plan.linears) {
+  for (const pipeline::PlannedLinear& linear : linears) {
     std::printf("%-*s  %-*s  %s\n", static_cast<int>(width), linear.name.c_str(),
                 static_cast<int>(label_width), linear.label.c_str(), linear.decided_by.c_str());
   }

@@ -130,6 +130,24 @@ std::array<model::Outliers, 4> outliers_of_inputs(const model::LayerSaved<float>
   return result;
 }
 
+// The experts of each token, in order.
+std::vector<std::vector<int64_t>> experts_of(const model::MixtureSaved<float>& saved,
+                                             int64_t num_tokens) {
+  std::vector<std::vector<int64_t>> experts(static_cast<size_t>(num_tokens));
+  for (size_t e = 0; e + 1 < saved.offsets.size(); ++e)
+    for (int64_t row = saved.offsets[e]; row < saved.offsets[e + 1]; ++row)
+      experts[static_cast<size_t>(saved.tokens[static_cast<size_t>(row)])].push_back(
+          static_cast<int64_t>(e));
+  return experts;
+}
+
+double share_that_differs(const std::vector<std::vector<int64_t>>& a,
+                          const std::vector<std::vector<int64_t>>& b) {
+  int64_t differing = 0;
+  for (size_t i = 0; i < a.size(); ++i) differing += a[i] == b[i] ? 0 : 1;
+  return static_cast<double>(differing) / static_cast<double>(a.size());
+}
+
 std::string percent(double ratio) {
   char text[32];
   std::snprintf(text, sizeof text, ratio < 0.1 ? "%.1f %%" : "%.0f %%", 100 * ratio);
@@ -225,6 +243,8 @@ bool run_layers(const EvalModel& model, const EvalModel& baseline, const Basis& 
     }
     const bool is_mixture = model::is_mixture(config, i);
     layer.before = outliers_of_inputs(saved, n, is_mixture);
+    const auto routed =
+        is_mixture ? experts_of(saved.mixture, n) : std::vector<std::vector<int64_t>>();
     Mat<float> added(n, config.hidden_size);
     for (int64_t j = 0; j < added.size(); ++j)
       added.data()[j] = next.data()[j] - expected.rows.data()[j];
@@ -238,6 +258,7 @@ bool run_layers(const EvalModel& model, const EvalModel& baseline, const Basis& 
     if (finite) {
       forward(*quantized, actual.rows.view(), next.view());
       layer.after = outliers_of_inputs(saved, n, is_mixture);
+      if (is_mixture) layer.rerouted = share_that_differs(routed, experts_of(saved.mixture, n));
       std::swap(actual.rows, next);
       finite = model::is_finite(std::as_const(actual.rows).view());
     }

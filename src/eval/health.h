@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct LayerHealth {
   // Of the hidden states behind it, with the errors of all layers before: mean over tokens of
   // ‖h' - h‖ / ‖h‖. NaN from the first layer on whose output is not finite.
   double drift = 0;
+  // Of a mixture: share of the tokens that go to other experts than in the float model. NaN: none.
+  double rerouted = std::numeric_limits<double>::quiet_NaN();
   // What the linear groups read, in the order of model::kAllLinearGroups: in the float model and
   // in the quantized one.
   std::array<model::Outliers, 4> before = {}, after = {};

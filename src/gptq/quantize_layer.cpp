@@ -1,9 +1,11 @@
 #include "gptq/quantize_layer.h"
 
 #include <algorithm>
+#include <numeric>
 #include <span>
 #include <utility>
 
+#include "core/threads.h"
 #include "linalg/gemm.h"
 #include "quant/gptq.h"
 
@@ -17,6 +19,18 @@ namespace {
 
 // Bits that a linear's input has when the product is formed; static ranges are not known yet.
 int bits_of(const quant::ActSpec& act) noexcept { return act.is_static ? 16 : act.bits; }
+
+// The groups with a linear in `scheme`, in order.
+std::vector<LinearGroup> groups_of(const LayerScheme& scheme) {
+  std::vector<LinearGroup> groups;
+  for (int64_t i = 0; i < scheme.size(); ++i) {
+    const auto linear = static_cast<Linear>(i);
+    if (!scheme[linear]) continue;
+    const LinearGroup group = hf::group_of(linear);
+    if (groups.empty() || groups.back() != group) groups.push_back(group);
+  }
+  return groups;
+}
 
 // The linears that read the inputs of `gram`; those of one scheme stand together.
 std::vector<Linear> readers_of(const InputGrams::Gram& gram, const LayerScheme& scheme) {
@@ -57,51 +71,101 @@ void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
 
 InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
                        const model::OnlineTransforms& online, bool with_cross)
-    : online_(online) {
-  for (const LinearGroup group : model::kAllLinearGroups) {
+    : config_(config), online_(online) {
+  const auto add = [&](std::vector<Gram>& grams, LinearGroup group, int bits) {
+    if (std::ranges::any_of(
+            grams, [&](const Gram& gram) { return gram.group == group && gram.act_bits == bits; }))
+      return;
+    // Both matrices are [in, in].
+    const int64_t n = model::in_features(config, model::linears_of(group).front());
+    grams.push_back({group, bits, Mat<float>(n, n), with_cross ? Mat<float>(n, n) : Mat<float>()});
+    grams.back().hessian.fill_zero();
+    grams.back().cross.fill_zero();
+  };
+  for (const LinearGroup group : groups_of(scheme))
     for (const Linear l : model::linears_of(group)) {
-      const auto& linear = scheme[l];
-      if (!linear) continue;
-      const int bits = bits_of(linear->act);
-      if (std::any_of(grams_.begin(), grams_.end(), [&](const Gram& gram) {
-            return gram.group == group && gram.act_bits == bits;
-          }))
-        continue;
-      const int64_t n = model::in_features(config, l);  // both matrices are [in, in]
-      grams_.push_back(
-          {group, bits, Mat<float>(n, n), with_cross ? Mat<float>(n, n) : Mat<float>()});
-      grams_.back().hessian.fill_zero();
-      grams_.back().cross.fill_zero();
+      if (!scheme[l]) continue;
+      const int bits = bits_of(scheme[l]->act);
+      add(grams_, group, bits);
+      // All tokens of a layer are what its one MLP would read.
+      if (hf::is_routed(config, group) && hf::reads_residual(group))
+        add(of_all_, LinearGroup::kGateUp, bits);
     }
-  }
 }
 
 void InputGrams::observe(const model::LayerSaved<float>& saved, int64_t num_tokens) {
-  for (Gram& gram : grams_) {
-    const MatView<const float> input = saved.input_of(gram.group).view().slice_rows(0, num_tokens);
-    Mat<float> transformed;  // [tokens, in], as is `quantized`
-    if (const model::KroneckerTransform* transform = online_.of(gram.group)) {
-      transformed = Mat<float>(input.rows, input.cols);
-      transform->apply(input, transformed.view());
-    }
-    const bool is_transformed = transformed.size() != 0;
-    const MatView<const float> x = is_transformed ? std::as_const(transformed).view() : input;
-    MatView<const float> xq = x;
-    Mat<float> quantized;
-    if (gram.act_bits < 16) {
-      // In its place where nothing reads the exact inputs any more.
-      MatView<float> target = transformed.view();
-      if (!is_transformed || gram.cross.size() != 0) {
-        quantized = Mat<float>(x.rows, x.cols);
-        target = quantized.view();
-      }
-      quant::fake_quantize_tokens(x, {.bits = gram.act_bits}, target, online_.clip_of(gram.group));
-      xq = target;
-    }
-    linalg::gram(xq, gram.hessian.view(), 1.0f);
-    if (gram.cross.size() != 0)
-      linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
+  for (std::vector<Gram>* grams : {&grams_, &of_all_})
+    for (Gram& gram : *grams) observe(gram, saved.read_by(gram.group, num_tokens));
+  if (std::ranges::any_of(grams_,
+                          [&](const Gram& gram) { return hf::is_routed(config_, gram.group); })) {
+    const MatView<const float> read =
+        saved.mixture.act.view().slice_rows(0, saved.mixture.offsets.back());
+    std::vector<double> squares(static_cast<size_t>(read.rows));
+    parallel_for(read.rows, [&](int64_t i) {
+      const float* row = read.row(i);
+      squares[static_cast<size_t>(i)] = std::inner_product(row, row + read.cols, row, 0.0);
+    });
+    for (const double square : squares) down_square_ += square;
+    num_down_ += read.rows * read.cols;
   }
+}
+
+void InputGrams::observe(Gram& gram, MatView<const float> input) const {
+  if (input.rows == 0) return;  // no token goes to the expert
+  gram.num_tokens += input.rows;
+  Mat<float> transformed;  // [tokens, in], as is `quantized`
+  if (const model::KroneckerTransform* transform = online_.of(gram.group)) {
+    transformed = Mat<float>(input.rows, input.cols);
+    transform->apply(input, transformed.view());
+  }
+  const bool is_transformed = transformed.size() != 0;
+  const MatView<const float> x = is_transformed ? std::as_const(transformed).view() : input;
+  MatView<const float> xq = x;
+  Mat<float> quantized;
+  if (gram.act_bits < 16) {
+    // In its place where nothing reads the exact inputs any more.
+    MatView<float> target = transformed.view();
+    if (!is_transformed || gram.cross.size() != 0) {
+      quantized = Mat<float>(x.rows, x.cols);
+      target = quantized.view();
+    }
+    quant::fake_quantize_tokens(x, {.bits = gram.act_bits}, target, online_.clip_of(gram.group));
+    xq = target;
+  }
+  linalg::gram(xq, gram.hessian.view(), 1.0f);
+  if (gram.cross.size() != 0)
+    linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
+}
+
+void InputGrams::add_average(Gram& gram) const {
+  const auto missing_tokens = static_cast<double>(missing(gram));
+  if (missing_tokens == 0) return;
+  if (!hf::reads_residual(gram.group)) {
+    if (num_down_ == 0) return;
+    const auto added =
+        static_cast<float>(missing_tokens * down_square_ / static_cast<double>(num_down_));
+    for (Mat<float>* matrix : {&gram.hessian, &gram.cross})
+      for (int64_t i = 0; i < matrix->rows(); ++i) (*matrix)(i, i) += added;
+    return;
+  }
+  const auto all = std::ranges::find_if(
+      of_all_, [&](const Gram& other) { return other.act_bits == gram.act_bits; });
+  LAOS_ASSERT(all != of_all_.end());
+  if (all->num_tokens == 0) return;
+  const auto share = static_cast<float>(missing_tokens / static_cast<double>(all->num_tokens));
+  const auto add = [&](const Mat<float>& from, Mat<float>& to) {
+    for (int64_t i = 0; i < to.rows(); ++i)
+      for (int64_t j = 0; j < to.cols(); ++j) to(i, j) += share * from(i, j);
+  };
+  add(all->hessian, gram.hessian);
+  add(all->cross, gram.cross);
+}
+
+std::vector<InputGrams::Gram> InputGrams::take() && {
+  for (Gram& gram : grams_)
+    if (hf::is_routed(config_, gram.group)) add_average(gram);
+  of_all_.clear();
+  return std::move(grams_);
 }
 
 const InputGrams::Gram& InputGrams::of(LinearGroup group, const quant::ActSpec& act) const {
@@ -156,7 +220,8 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
 Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
              int64_t tokens, int64_t piece_tokens, bool is_transformed) {
   double flops = 0, solving = 0, held = 0, piece = 0;
-  for (const LinearGroup group : model::kAllLinearGroups) {
+  bool has_routed = false;
+  for (const LinearGroup group : groups_of(scheme)) {
     double in = 0, out = 0;
     for (const Linear l : model::linears_of(group)) {
       if (!scheme[l]) continue;
@@ -165,7 +230,12 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     }
     // A product of symmetric result is formed whole; a factor is a third of a cube, feedback half a
     // product; a round of refinement two passes over the codes and two products for the scales.
-    const double gram = 2 * static_cast<double>(tokens) * in * in;
+    const bool is_routed = hf::is_routed(config, group);
+    has_routed = has_routed || is_routed;
+    const double share = is_routed ? static_cast<double>(config.num_experts_per_tok) /
+                                         static_cast<double>(config.num_experts)
+                                   : 1.0;
+    const double gram = 2 * share * static_cast<double>(tokens) * in * in;
     const double solved = in * in * in / 3 + out * in * in;
     flops += gram + solved;
     flops += 8 * static_cast<double>(options.refine) * out * in * in;
@@ -177,6 +247,11 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     // Inputs transformed and quantized, one in the place of the other unless both are read.
     piece = std::max(piece, 4 * static_cast<double>(piece_tokens) * in *
                                 (is_transformed && options.refit ? 2 : 1));
+  }
+  if (has_routed) {  // the gram of all tokens, which goes before anything is solved
+    const auto in = static_cast<double>(config.hidden_size);
+    flops += 2 * static_cast<double>(tokens) * in * in * (options.refit ? 2 : 1);
+    held += 4 * in * in * (options.refit ? 2 : 1);
   }
   return {.flops = flops,
           .observing = static_cast<int64_t>(held + piece),

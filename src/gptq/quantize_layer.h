@@ -2,6 +2,7 @@
 // will be, to integer weights. No training.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <utility>
@@ -17,9 +18,18 @@ namespace laos::gptq {
 // What each linear of a layer is quantized to; nullopt = it is left alone.
 using LayerScheme = model::PerLinear<std::optional<quant::LinearScheme>>;
 
+// As many tokens for each input of a linear are enough to solve for its codes.
+inline constexpr int64_t kEnoughForEachInput = 4;
+
 // Xqᵀ Xq, and Xqᵀ X for refit, over all observed samples: X what a linear reads, Xq the same after
 // the dynamic quantization of its scheme (X itself where activations are float or static). One of
 // each per linear group and width, f32, the sums in the order of observation.
+//
+// A routed expert sees the tokens that go to it. Where these are fewer than enough, missing() of
+// them, take() adds as many average ones: for gate and up of all tokens of the layer; for down,
+// whose inputs have another meaning in every expert, inputs that do not depend on each other and
+// have the mean square of those of all experts, in the metric of which codes are those of rounding
+// to nearest. An expert that no token goes to is solved by these alone.
 class InputGrams {
  public:
   // `online` must outlive this.
@@ -34,13 +44,26 @@ class InputGrams {
     int act_bits;        // 16: not quantized
     Mat<float> hessian;  // [in, in]
     Mat<float> cross;    // [in, in]; empty without refit
+    int64_t num_tokens = 0;
   };
   const Gram& of(model::LinearGroup group, const quant::ActSpec& act) const;
-  std::vector<Gram> take() && { return std::move(grams_); }
+  const std::vector<Gram>& all() const noexcept { return grams_; }
+  std::vector<Gram> take() &&;
+  // Tokens that a gram of a routed expert is short of.
+  static int64_t missing(const Gram& gram) noexcept {
+    return std::max<int64_t>(0, kEnoughForEachInput * gram.hessian.rows() - gram.num_tokens);
+  }
 
  private:
+  void observe(Gram& gram, MatView<const float> input) const;
+  void add_average(Gram& gram) const;
+
+  const hf::Config& config_;
   const model::OnlineTransforms& online_;
   std::vector<Gram> grams_;
+  std::vector<Gram> of_all_;  // what gate and up of all experts read, by width
+  double down_square_ = 0;    // of what down of all experts reads, the sum
+  int64_t num_down_ = 0;      // of so many values
 };
 
 // Integer weights of the linears in `scheme`; entries of others are empty. Linears of a group that
@@ -53,7 +76,8 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
                                                   const GptqOptions& options, InputGrams grams);
 
 // What InputGrams and quantize_layer take for a layer over `tokens` tokens, observed in pieces of
-// at most `piece_tokens`. `is_transformed`: inputs of linears are transformed online.
+// at most `piece_tokens`; routed experts see their share of them. `is_transformed`: inputs of
+// linears are transformed online.
 struct Cost {
   double flops = 0;
   // Bytes at once, beside the layer's weights and codes: of InputGrams in observe(), and in

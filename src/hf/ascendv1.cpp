@@ -156,9 +156,11 @@ class StructureCheck {
 
   void check_float(const std::string& name) {
     const TensorView* tensor = find(name);
-    if (tensor != nullptr && !is_float(tensor->dtype))
+    if (tensor == nullptr) return;  // reported by check_described
+    if (!is_float(tensor->dtype))
       add("labelled FLOAT, but its data is " + std::string(to_string(tensor->dtype)), name,
           "a FLOAT tensor is F32, BF16 or F16");
+    if (name.ends_with(".weight")) check_loads(*scheme::find(scheme::kFloatLabel), 1, *tensor);
   }
 
   // Every part of a quantized linear: there, labelled as its weight, of the right dtype and shape.
@@ -179,8 +181,7 @@ class StructureCheck {
         add_unloadable("the operator of " + label + " takes no such matrices: " + refusal,
                        weight->name, "keep this linear W8A8 or W4A4 without a transform");
     }
-    if (std::string refusal = scheme.refused_by(engine_, sizes.num_groups); !refusal.empty())
-      add_unloadable(std::move(refusal), weight->name, "quantize with a scheme that it loads");
+    check_loads(scheme, sizes.num_groups, *weight);
     for (const scheme::LinearPart& part : scheme.parts) {
       const std::string name = module + "." + std::string(part.suffix);
       const std::string* part_label = description_.find(name);
@@ -195,6 +196,12 @@ class StructureCheck {
       if (tensor == nullptr) continue;  // reported by check_described
       check_part(label, part, *tensor, part.shape(sizes));
     }
+  }
+
+  void check_loads(const scheme::Scheme& scheme, int64_t num_groups, const TensorView& weight) {
+    const bool of_experts = names_routed_expert(split_name(weight.name).first);
+    if (std::string refusal = scheme.refused_by(engine_, num_groups, of_experts); !refusal.empty())
+      add_unloadable(std::move(refusal), weight.name, "quantize with a scheme that it loads");
   }
 
   void check_part(const std::string& label, const scheme::LinearPart& part,

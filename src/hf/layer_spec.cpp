@@ -96,6 +96,15 @@ bool is_routed(const Config& config, LinearGroup group) noexcept {
   return expert_of(group) >= 0 && expert_of(group) < config.num_experts;
 }
 
+bool names_routed_expert(std::string_view module) noexcept {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = module.rfind(kExperts);
+  if (at == std::string_view::npos) return false;
+  const std::string_view rest = module.substr(at + kExperts.size());  // "7.up_proj"
+  const size_t digits = rest.find_first_not_of("0123456789");
+  return digits != 0 && digits != std::string_view::npos && rest[digits] == '.';
+}
+
 std::string path_of(const Config& config, Linear linear) {
   const ModuleNames& names = names_of(config);
   const int64_t expert = expert_of(linear);

@@ -121,6 +121,10 @@ int64_t index_of(const Config& config, int64_t layer_idx, Linear linear) noexcep
 bool is_routed(const Config& config, Linear linear) noexcept;
 bool is_routed(const Config& config, LinearGroup group) noexcept;
 
+// Whether a module's name says that it belongs to an expert that some of the tokens go to, as
+// "model.layers.3.mlp.experts.7.up_proj" does in every family that has experts.
+bool names_routed_expert(std::string_view module) noexcept;
+
 // What a mixture chooses and weighs experts by, which stays float: a row of hidden_size values for
 // each routed expert, and one for the shared expert.
 enum class Router { kExperts, kSharedExpert };

@@ -1,5 +1,8 @@
 #include "hf/model_tensors.h"
 
+#include <algorithm>
+#include <set>
+
 #include "hf/family.h"
 
 namespace laos::hf {
@@ -45,14 +48,38 @@ std::string embed_tokens_name(const Config& config) {
 std::string final_norm_name(const Config& config) { return std::string(config.family->names.norm); }
 std::string lm_head_name(const Config& config) { return std::string(config.family->names.lm_head); }
 
-std::vector<std::vector<std::string>> fused_groups(const Config& config) {
+std::vector<std::vector<std::string>> fused_groups(const Config& config, int64_t layer_idx) {
   std::vector<std::vector<std::string>> groups;
-  for (const LinearGroup group : kAllLinearGroups) {
+  std::vector<std::string> of_experts;
+  for (const LinearGroup group : groups_in(config, layer_idx)) {
     std::vector<std::string> members;
-    for (const Linear l : linears_of(group)) members.emplace_back(path_of(config, l));
+    for (const Linear l : linears_of(group))
+      (is_routed(config, l) ? of_experts : members).push_back(path_of(config, l));
     if (members.size() > 1) groups.push_back(std::move(members));
   }
+  if (!of_experts.empty()) groups.push_back(std::move(of_experts));
   return groups;
+}
+
+std::vector<std::vector<std::string>> fused_groups(const Config& config) {
+  std::vector<std::vector<std::string>> groups;
+  std::set<bool> seen;  // layers are of two kinds
+  for (int64_t i = 0; i < std::max<int64_t>(config.num_hidden_layers, 1); ++i) {
+    if (!seen.insert(is_mixture(config, i)).second) continue;
+    for (std::vector<std::string>& group : fused_groups(config, i))
+      if (std::ranges::find(groups, group) == groups.end()) groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+std::vector<size_t> differing(const std::vector<std::string>& labels) {
+  constexpr size_t kFew = 3;  // as many as are fused in a dense layer
+  std::vector<size_t> places;
+  std::set<std::string_view> seen;
+  for (size_t i = 0; i < labels.size(); ++i)
+    if (seen.insert(labels[i]).second || labels.size() <= kFew) places.push_back(i);
+  if (seen.size() < 2) places.clear();
+  return places;
 }
 
 }  // namespace laos::hf

@@ -35,8 +35,13 @@ std::string embed_tokens_name(const Config& config);
 std::string final_norm_name(const Config& config);
 std::string lm_head_name(const Config& config);
 
-// The linears that serving engines fuse into one, as paths inside a layer: q, k, v and gate, up. A
-// group's linears must share a label.
+// The linears that serving engines fuse into one, as paths inside a layer: q, k, v; gate, up; and
+// all linears of routed experts, of which engines read the label of the first alone. A group's
+// linears must share a label. Those of one layer, and those that some layer has.
+std::vector<std::vector<std::string>> fused_groups(const Config& config, int64_t layer_idx);
 std::vector<std::vector<std::string>> fused_groups(const Config& config);
+// Of the labels of a group's members the places of those that show how they differ: all where
+// they are few, else the first with each label. None where they are the same.
+std::vector<size_t> differing(const std::vector<std::string>& labels);
 
 }  // namespace laos::hf

@@ -20,6 +20,7 @@ ActivationStats::ActivationStats(const hf::Config& config, const OnlineTransform
 void ActivationStats::observe(const Ragged& batch, const LayerSaved<float>& saved) {
   for (const LinearGroup group : kAllLinearGroups) {
     const Mat<float>& input = saved.input_of(group);
+    if (input.size() == 0) continue;  // down where all layers are mixtures
     for (int64_t s = 0; s < batch.num_sequences(); ++s) {
       const MatView<const float> x = input.view().slice_rows(
           batch.offsets[static_cast<size_t>(s)], batch.offsets[static_cast<size_t>(s + 1)]);

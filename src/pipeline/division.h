@@ -32,6 +32,8 @@ struct LayerCost {
   double pass = 0;      // all samples through the float layer, once
   double rotate = 0;    // of its weights
   double looks = 0;     // passes that its steps make themselves
+  double repeated = 0;  // more of them to save memory; of no weight where ranks divide the work,
+                        // since each has its own memory
   double steps = 0;     // what its steps do besides
   double trained = 0;   // of these: training, whose products are in its own dtype
   bool passed = false;  // its float outputs are needed, by its own steps or behind it

@@ -120,6 +120,7 @@ PlanCosts costs_of(const Plan& plan) {
         cost.passed = true;
       else
         ++cost.looks;
+      cost.repeated += static_cast<double>(step->looks(plan, i) - 1);
       const StepCost own = step->cost(plan, i);
       cost.steps += own.flops;
       cost.trained += own.trained;
@@ -278,7 +279,7 @@ int64_t peak_ram_bytes(const Plan& plan) {
 
 double LayerCost::total() const {
   // The first look of a layer's steps is the pass as well.
-  return std::max(looks, passed ? 1.0 : 0.0) * pass + rotate + steps;
+  return (std::max(looks, passed ? 1.0 : 0.0) + repeated) * pass + rotate + steps;
 }
 
 double PlanCosts::total() const {

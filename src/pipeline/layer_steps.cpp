@@ -62,9 +62,19 @@ void LayerWork::rotate(size_t step) {
   pass_.rotate(layer_idx, layer);
 }
 
-std::string training_note(const std::vector<autoround::LayerReport>& trained) {
+std::string note_of(const QuantizedLayer& layer) {
   std::string note;
-  for (const autoround::LayerReport& report : trained) {
+  if (layer.experts) {
+    const std::vector<int64_t>& counts = layer.experts->counts;
+    const auto few =
+        std::ranges::count_if(counts, [&](int64_t count) { return count < layer.experts->enough; });
+    const auto none = std::ranges::count(counts, 0);
+    if (few > 0)
+      note = std::to_string(few) + " of " + std::to_string(counts.size()) +
+             " experts saw fewer than " + std::to_string(layer.experts->enough) + " tokens" +
+             (none > 0 ? ", " + std::to_string(none) + " of them none" : "");
+  }
+  for (const autoround::LayerReport& report : layer.trained) {
     if (report.losses.empty()) continue;
     char text[96];
     // Where rounding alone loses nothing, as in a layer of zeros, training changes nothing.

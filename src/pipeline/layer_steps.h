@@ -35,6 +35,13 @@ struct CacheCodes {
   double key_error = 0, value_error = 0;
 };
 
+// Calibration tokens of each routed expert that was solved for. Those with fewer than `enough` were
+// given average ones in addition, see gptq::InputGrams.
+struct ExpertTokens {
+  std::vector<int64_t> counts;
+  int64_t enough = 0;
+};
+
 // A layer that is done.
 struct QuantizedLayer {
   FloatLayer layer;  // what is quantized stays in here as it was
@@ -42,6 +49,7 @@ struct QuantizedLayer {
   model::PerLinear<std::optional<quant::StaticRange>> ranges = {};
   std::vector<autoround::LayerReport> trained = {};  // by each autoround_quant
   std::optional<CacheCodes> cache = {};              // nullopt: floats
+  std::optional<ExpertTokens> experts = {};          // nullopt: none was solved for
 };
 
 // A float layer on its way through the steps that transform it.
@@ -107,8 +115,9 @@ class LayerWork : public FloatWork {
 QuantizedLayer run_steps(const Plan& plan, FloatPass& pass, Progress& progress, int64_t layer_idx,
                          LayerStates& states, bool wants_outputs);
 
-// What training made of a layer, in a few words; empty when nothing was trained.
-std::string training_note(const std::vector<autoround::LayerReport>& trained);
+// What training made of a layer, or which experts saw few tokens, in a few words; empty where there
+// is nothing to say.
+std::string note_of(const QuantizedLayer& layer);
 
 // Writes every tensor of the layer, between begin_layer and finish_layer.
 void write_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& layer,

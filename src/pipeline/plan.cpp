@@ -8,6 +8,7 @@
 #include "core/memory.h"
 #include "core/threads.h"
 #include "core/units.h"
+#include "gptq/quantize_layer.h"
 #include "hf/dataset.h"
 #include "hf/model_tensors.h"
 #include "hf/quantized_checkpoint.h"
@@ -167,18 +168,31 @@ void check_samples(const Samples& samples, const hf::Config& config, Plan& plan)
 // A solve reads the products of each two inputs of a linear, summed over the calibration tokens. Of
 // few tokens they say more about these tokens than about the model.
 void warn_of_few_tokens(Plan& plan) {
-  constexpr int64_t kEnoughForEachInput = 4;
-  int64_t num_tokens = 0, width = 0;
+  const hf::Config& config = plan.checkpoint.config();
+  int64_t num_tokens = 0, width = 0, width_of_experts = 0;
   for (const std::vector<int32_t>& sample : *plan.samples) num_tokens += std::ssize(sample);
   std::string widest;
   for (const PlannedLinear& linear : plan.linears) {
-    const int64_t inputs = model::in_features(plan.checkpoint.config(), linear.linear);
-    if (!linear.scheme || !plan.steps[linear.step]->solves(*linear.scheme) || inputs <= width)
-      continue;
-    width = inputs;
-    widest = model::path_of(plan.checkpoint.config(), linear.linear);
+    const int64_t inputs = model::in_features(config, linear.linear);
+    if (!linear.scheme || !plan.steps[linear.step]->solves(*linear.scheme)) continue;
+    if (hf::is_routed(config, linear.linear)) {
+      width_of_experts = std::max(width_of_experts, inputs);
+    } else if (inputs > width) {
+      width = inputs;
+      widest = model::path_of(config, linear.linear);
+    }
   }
-  const int64_t enough = kEnoughForEachInput * width;
+  if (width_of_experts > 0) {
+    const int64_t mean = num_tokens * config.num_experts_per_tok / config.num_experts;
+    const int64_t enough = gptq::kEnoughForEachInput * width_of_experts;
+    if (mean < enough)
+      plan.warnings.push_back(
+          "of " + std::to_string(num_tokens) + " calibration tokens " + std::to_string(mean) +
+          " go to an expert on average, and " + std::to_string(enough) +
+          " are enough to solve for its " + std::to_string(width_of_experts) +
+          " inputs; experts with fewer are given average tokens of the layer in addition");
+  }
+  const int64_t enough = gptq::kEnoughForEachInput * width;
   if (num_tokens == 0 || num_tokens >= enough) return;
   bool leaves_out = false;
   for (const auto& step : plan.steps) leaves_out |= step->adapt_to_few_tokens();
@@ -194,9 +208,13 @@ void refuse_for_experts(const recipe::Processor& processor, Planning planning) {
   if (planning.plan.checkpoint.config().num_experts == 0) return;
   const auto* rotate = std::get_if<recipe::Rotate>(&processor.what);
   if (rotate != nullptr && !rotate->options.online && !rotate->options.use_fitted) return;
-  planning.problems.add({.what = "this is not done yet for models with experts",
-                         .where = processor.location.text(),
-                         .fix = "of processors these models take quarot, without online"});
+  if (std::holds_alternative<recipe::LinearQuant>(processor.what) ||
+      std::holds_alternative<recipe::GptqQuant>(processor.what))
+    return;
+  planning.problems.add(
+      {.what = "this is not done yet for models with experts",
+       .where = processor.location.text(),
+       .fix = "these models take quarot without online, linear_quant and gptq_quant"});
 }
 
 // The processors of prior and main stages.
@@ -261,6 +279,10 @@ void check_scheme(const hf::Config& config, const PlannedLinear& planned, Proble
                           " does not divide in_features " + std::to_string(in_features),
                   .where = where,
                   .fix = "use a group_size that divides it, or add the linear to `exclude`"});
+  if (planned.scheme->act.is_static && hf::is_routed(config, planned.linear))
+    problems.add({.what = "inputs of experts get no range that is fixed at calibration",
+                  .where = where,
+                  .fix = "give them scope: per_token"});
   const scheme::Scheme* row = scheme::find(planned.label);
   if (row == nullptr) return;
   const auto check = [&](const char* what, int64_t size, int64_t multiple) {
@@ -460,7 +482,8 @@ void plan_linears(Plan& plan, Problems& problems) {
       const int64_t num_groups = planned.scheme->weight.group_size == 0 ? 1 : 2;
       for (const save::SaverOptions& saver : savers_of(plan)) {
         const std::string refusal =
-            row->refused_by(scheme::first_engine_of(saver.format->id()), num_groups);
+            row->refused_by(scheme::first_engine_of(saver.format->id()), num_groups,
+                            hf::is_routed(config, planned.linear));
         if (!refusal.empty() && refusals.insert(refusal).second)
           plan.warnings.push_back(strategy.location.text() + ": " + refusal);
       }
@@ -653,18 +676,23 @@ void check_scratch(const Plan& plan) {
                  .fix = "free disk space, or name another directory"});
 }
 
-// Batches are saved whole where that fits, and gone through in pieces where it does not.
+// The fastest way that fits.
 void plan_memory(Plan& plan) {
   const bool is_asked = plan.options.max_memory > 0;
   int64_t limit = is_asked ? plan.options.max_memory : available_memory_bytes();
-  const auto bytes = [&](bool saves) {
-    for (const auto& step : plan.steps) step->save_memory(saves);
+  const auto bytes = [&](int level) {
+    for (const auto& step : plan.steps) step->save_memory(level);
     return peak_ram_bytes(plan);
   };
-  const int64_t whole = bytes(false);
-  if (whole <= limit) return;
-  // Pieces of small batches take more: gradients are added up.
-  const int64_t needed = bytes(true) < whole ? peak_ram_bytes(plan) : bytes(false);
+  int64_t needed = bytes(0);
+  int best = 0;
+  for (int level = 1; level <= Step::kMostSavings && needed > limit; ++level)
+    // Pieces of small batches take more: gradients are added up.
+    if (const int64_t less = bytes(level); less < needed) {
+      needed = less;
+      best = level;
+    }
+  bytes(best);
   if (needed <= limit || !plan.options.writes) return;
   if (!is_asked && needed <= (limit = available_memory_bytes(needed))) return;
   throw Error(ErrorCode::kResource,

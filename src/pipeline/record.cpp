@@ -161,6 +161,10 @@ report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedL
     layer.key_error = quantized.cache->key_error;
     layer.value_error = quantized.cache->value_error;
   }
+  if (quantized.experts) {
+    layer.expert_tokens = quantized.experts->counts;
+    layer.enough_expert_tokens = quantized.experts->enough;
+  }
   layer.seconds = seconds;
   layer.peak_rss_bytes = peak_rss_bytes();
   return layer;

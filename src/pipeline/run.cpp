@@ -343,7 +343,7 @@ class QuantizeRun {
       } else {
         LayerStates states{.inputs = &inputs_, .outputs = &outputs_};
         QuantizedLayer layer = run_steps(plan_, *pass_, progress_, i, states, needs_outputs);
-        note = training_note(layer.trained);
+        note = note_of(layer);
         records.push_back(record_layer(plan_, i, layer, watch.seconds()));
         writer_->begin_layer(i);
         write_layer(plan_, i, layer, *writer_);

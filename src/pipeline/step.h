@@ -48,6 +48,8 @@ class Step {
   // True: at what enters the layer and what leaves it, which others have computed. False: at
   // what its linears read, so that it passes the samples through the layer itself.
   virtual bool reads_outputs() const noexcept { return false; }
+  // How often it then passes them through.
+  virtual int64_t looks(const Plan& /*plan*/, int64_t /*layer_idx*/) const { return 1; }
   // The samples that it looks at, in order.
   virtual std::vector<int64_t> samples(const Plan& plan, int64_t layer_idx) const;
   virtual StepCost cost(const Plan& plan, int64_t layer_idx) const;
@@ -68,8 +70,10 @@ class Step {
   virtual bool may_end_early() const noexcept { return false; }
   // Leaves out what few calibration tokens make worse. Whether there was any.
   virtual bool adapt_to_few_tokens() noexcept { return false; }
-  // Whether it takes another way from now on, slower and mostly with less memory.
-  virtual void save_memory(bool) noexcept {}
+  // From now on it works the fastest way, 0, or a slower one that mostly takes less memory: the
+  // more the higher the level, up to kMostSavings. Results do not depend on it.
+  static constexpr int kMostSavings = 10;
+  virtual void save_memory(int /*level*/) noexcept {}
 
  protected:
   size_t index() const noexcept { return index_; }

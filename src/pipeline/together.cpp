@@ -185,7 +185,7 @@ void Together::make_layer(int64_t layer_idx) {
   QuantizedLayer layer =
       run_steps(plan_, pass_, own_progress_, layer_idx, states, /*wants_outputs=*/false);
   held_.erase(found);
-  const std::string note = training_note(layer.trained);
+  const std::string note = note_of(layer);
   report::Layer record = record_layer(plan_, layer_idx, layer, watch.seconds());
   const std::string text = report::to_json(record);
   writer_.begin_layer(layer_idx);

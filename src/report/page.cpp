@@ -122,7 +122,46 @@ std::string short_module(const std::string& name) {
   const size_t dot = module.rfind('.');
   const std::string last = dot == std::string::npos ? module : module.substr(dot + 1);
   const size_t tail = last.rfind("_proj");
-  return tail == std::string::npos ? last : last.substr(0, tail);
+  const bool is_expert = module.find(".experts.") != std::string::npos,
+             is_shared = module.find(".shared_expert.") != std::string::npos;
+  return (is_expert   ? "expert "
+          : is_shared ? "shared "
+                      : "") +
+         (tail == std::string::npos ? last : last.substr(0, tail));
+}
+
+// A layer's linears, those of its experts that are of one kind and one label as one: the weights
+// of all, and means of what rounding did to them.
+std::vector<Linear> with_experts_as_one(const std::vector<Linear>& linears) {
+  std::vector<Linear> result;
+  std::map<std::pair<std::string, std::string>, std::pair<size_t, double>> places;  // and how many
+  for (const Linear& linear : linears) {
+    const size_t at = linear.name.find(".experts.");
+    if (at == std::string::npos) {
+      result.push_back(linear);
+      continue;
+    }
+    const auto [found, is_new] =
+        places.try_emplace({short_module(linear.name), linear.label}, result.size(), 1.0);
+    auto& [place, count] = found->second;
+    if (is_new) {
+      result.push_back(linear);
+      result.back().name =
+          linear.name.substr(0, at) + ".experts.*" + linear.name.substr(linear.name.rfind('.'));
+      continue;
+    }
+    Linear& all = result[place];
+    all.parameters += linear.parameters;
+    all.weight_error += linear.weight_error;
+    all.clipped += linear.clipped;
+    all.range += linear.range;
+    ++count;
+  }
+  for (const auto& [key, where] : places)
+    for (double* mean : {&result[where.first].weight_error, &result[where.first].clipped,
+                         &result[where.first].range})
+      *mean /= where.second;
+  return result;
 }
 
 constexpr const char* kGroupNames[] = {"q, k, v", "o", "gate, up", "down"};
@@ -152,8 +191,9 @@ class Page {
         "'unsafe-inline'; img-src data:\">\n"
         "<link rel=\"icon\" href=\"data:,\">\n<title>" +
         escaped(title) + "</title>\n<style>" + kStyle + "</style></head>\n<body><main>\n";
-    page += header() + health() + beside() + layers_apart() + bits() + cache() + training() +
-            outliers() + weights() + time_and_memory() + ranks() + recipe() + environment();
+    page += header() + health() + beside() + layers_apart() + bits() + experts() + cache() +
+            training() + outliers() + weights() + time_and_memory() + ranks() + recipe() +
+            environment();
     page += "<footer>laos " + escaped(r_.laos_version) +
             ". The figures of this page stand in <code>run.json</code> beside it; <code>laos "
             "report DIR</code> makes it again.</footer>\n</main></body></html>\n";
@@ -276,7 +316,7 @@ class Page {
   std::string four_bit_of(size_t layer) const {
     std::string names;
     if (layer >= r_.layers.size()) return names;
-    for (const Linear& linear : r_.layers[layer].linears)
+    for (const Linear& linear : with_experts_as_one(r_.layers[layer].linears))
       if (linear.weight_bits == 4) names += (names.empty() ? "" : ", ") + short_module(linear.name);
     return names.empty() ? "none" : names;
   }
@@ -337,12 +377,14 @@ class Page {
                  {"decided by", false}});
     for (size_t i = 0; i < r_.layers.size(); ++i) {
       double sum = 0, size = 0;
-      const auto& linears = r_.layers[i].linears;
-      for (size_t l = 0; l < linears.size(); ++l) {
-        const Linear& linear = linears[l];
+      const std::vector<Linear> linears = with_experts_as_one(r_.layers[i].linears);
+      for (const Linear& linear : linears) {
+        const std::string name = short_module(linear.name);
+        const auto l =
+            static_cast<size_t>(std::ranges::find(map.row_names, name) - map.row_names.begin());
         if (map.rows.size() <= l) {
           map.rows.emplace_back();
-          map.row_names.push_back(short_module(linear.name));
+          map.row_names.push_back(name);
         }
         map.rows[l].resize(i);
         const std::string label =
@@ -362,6 +404,36 @@ class Page {
     if (map.legend.size() == 1) map.legend.push_back({"", "", {}});
     return heading("Bits per layer") + plots(to_figure(map) + to_figure(average)) +
            table.folded("Table: every linear, why, and what rounding did to it");
+  }
+
+  std::string experts() const {
+    Table table({{"layer"}, {"fewest tokens"}, {"most tokens"}, {"filled up"}, {"unseen"}});
+    bool any = false;
+    for (size_t i = 0; i < r_.layers.size(); ++i) {
+      const std::vector<int64_t>& tokens = r_.layers[i].expert_tokens;
+      if (tokens.empty()) continue;
+      any = true;
+      const auto few = std::ranges::count_if(
+          tokens, [&](int64_t count) { return count < r_.layers[i].enough_expert_tokens; });
+      table.row({std::to_string(i), std::to_string(*std::ranges::min_element(tokens)),
+                 std::to_string(*std::ranges::max_element(tokens)), std::to_string(few),
+                 std::to_string(std::ranges::count(tokens, 0))});
+    }
+    Series rerouted{"rerouted", "s1", {}};
+    if (r_.health)
+      for (const eval::LayerHealth& layer : r_.health->figures.layers)
+        rerouted.values.push_back(100 * layer.rerouted);
+    const bool has_routes =
+        std::ranges::any_of(rerouted.values, [](double value) { return std::isfinite(value); });
+    if (!any && !has_routes) return "";
+    std::string text = heading("Experts");
+    if (has_routes)
+      text += plots(to_figure(Chart{.title = "Tokens that go to other experts",
+                                    .x_label = "layer",
+                                    .y_label = "% of tokens, errors of all layers before included",
+                                    .series = {rerouted}}));
+    if (any) text += table.folded("Table: calibration tokens of experts");
+    return text;
   }
 
   std::string cache() const {

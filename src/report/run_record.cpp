@@ -76,6 +76,8 @@ void fields(F& field, Layer& l) {
   field("training", l.training);
   field("key_error", l.key_error);
   field("value_error", l.value_error);
+  field("expert_tokens", l.expert_tokens);
+  field("enough_expert_tokens", l.enough_expert_tokens);
 }
 template <class F>
 void fields(F& field, Rank& r) {
@@ -116,6 +118,7 @@ void fields(F& field, eval::LayerHealth& l) {
   field("labels", l.labels);
   field("error", l.error);
   field("drift", l.drift);
+  field("rerouted", l.rerouted);
   field("before", l.before);
   field("after", l.after);
 }

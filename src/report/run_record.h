@@ -65,6 +65,10 @@ struct Layer {
   // holds floats.
   double key_error = std::numeric_limits<double>::quiet_NaN();
   double value_error = std::numeric_limits<double>::quiet_NaN();
+  // Calibration tokens of each routed expert that was solved for; those with fewer than the second
+  // were given average ones in addition. Empty and 0 where none was.
+  std::vector<int64_t> expert_tokens = {};
+  int64_t enough_expert_tokens = 0;
 };
 
 // What a process of a job of several did.

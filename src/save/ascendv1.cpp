@@ -74,6 +74,7 @@ class AscendV1 : public Format {
     return weights.filename().string().starts_with(hf::kAscendV1Stem);
   }
   bool holds_online_rotations() const noexcept override { return true; }
+  bool holds_experts() const noexcept override { return true; }
   bool holds_cache_scales() const noexcept override { return true; }
 
   void plan_linear(const OutputLinear& linear, const std::string& label,

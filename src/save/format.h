@@ -80,6 +80,8 @@ class Format {
 
   // Whether it has a place for the matrices of online rotations.
   virtual bool holds_online_rotations() const noexcept { return false; }
+  // Whether quantized linears of routed experts are written.
+  virtual bool holds_experts() const noexcept { return false; }
   // Whether it has a place for the scales of an int8 cache.
   virtual bool holds_cache_scales() const noexcept { return false; }
   // Appends the tensors of a quantized linear in write order, and what stands against writing it

@@ -222,7 +222,9 @@ class Inspection {
     if (scheme.is_float()) return;
     const int64_t num_groups =
         std::ssize(checkpoint.weight_scale(module.name)) / std::max<int64_t>(module.shape[0], 1);
-    if (std::string refusal = scheme.refused_by(report_.engine, num_groups); !refusal.empty())
+    if (std::string refusal =
+            scheme.refused_by(report_.engine, num_groups, hf::names_routed_expert(module.name));
+        !refusal.empty())
       error(std::move(refusal), module.name, "quantize with a scheme that it loads");
   }
 
@@ -238,21 +240,25 @@ class Inspection {
             "quantize again");
   }
 
+  // "gate_proj is X, up_proj is Y"; "" where all are the same.
+  static std::string listed_differing(const std::vector<std::string>& members,
+                                      const std::vector<std::string>& labels) {
+    std::string listed;
+    for (const size_t i : hf::differing(labels))
+      listed += (listed.empty() ? "" : ", ") + members[i] + " is " + labels[i];
+    return listed;
+  }
+
   // Engines that run such a group as one linear read the scheme of one of them.
   void check_fused(const hf::QuantizedCheckpoint& checkpoint) {
     if (report_.engine == scheme::Engine::kTransformers) return;
     const hf::Config& config = checkpoint.config();
     for (int64_t i = 0; i < config.num_hidden_layers; ++i)
-      for (const std::vector<std::string>& group : hf::fused_groups(config)) {
+      for (const std::vector<std::string>& group : hf::fused_groups(config, i)) {
         const std::string layer = hf::layer_name(config, i) + ".";
-        std::string listed;
-        bool is_mixed = false;
-        for (const std::string& member : group) {
-          const std::string& label = checkpoint.label(layer + member);
-          is_mixed = is_mixed || label != checkpoint.label(layer + group.front());
-          listed += (listed.empty() ? "" : ", ") + member + " is " + label;
-        }
-        if (is_mixed)
+        std::vector<std::string> labels;
+        for (const std::string& member : group) labels.push_back(checkpoint.label(layer + member));
+        if (const std::string listed = listed_differing(group, labels); !listed.empty())
           error("linears that engines fuse have different schemes: " + listed,
                 layer + group.front(), "quantize them with one scheme");
       }
@@ -392,17 +398,17 @@ class Inspection {
         // Each group once, at its first member that is there.
         const std::optional<std::string> layer = layer_of(name, group);
         if (!layer) continue;
-        std::string listed;
-        bool is_mixed = false;
+        std::vector<std::string> labels;
+        bool is_mixed = false;  // what is missing has been reported
         for (const std::string& member : group) {
           const std::string* member_label = description_->find(*layer + member + ".weight");
           is_mixed = is_mixed || (member_label != nullptr && *member_label != label);
-          listed += (listed.empty() ? "" : ", ") + member + " is " +
-                    (member_label == nullptr ? "missing" : *member_label);
+          labels.push_back(member_label == nullptr ? "missing" : *member_label);
         }
         if (is_mixed)
-          error("linears that engines fuse have different labels: " + listed, name,
-                "quantize them with one scheme");
+          error(
+              "linears that engines fuse have different labels: " + listed_differing(group, labels),
+              name, "quantize them with one scheme");
       }
   }
 

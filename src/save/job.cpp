@@ -85,6 +85,9 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
       linear.has_bias = module.has_bias;
     }
     if (linear.scheme) {
+      if (!format.holds_experts() && hf::names_routed_expert(module.name))
+        problems.push_back({"experts are not written as " + std::string(format.title()) + " yet",
+                            module.name, "write AscendV1, or leave experts float"});
       const std::string label = label_text(linear);
       format.plan_linear(linear, label, scheme::find(label), float_dtype, tensors, problems);
     } else {
@@ -124,18 +127,22 @@ std::vector<FusedConflict> find_fused_conflicts(const hf::Config& config,
   for (const OutputLinear& linear : linears) label_of[linear.name] = label_text(linear);
 
   std::vector<FusedConflict> conflicts;
+  const std::vector<std::vector<std::string>> groups = hf::fused_groups(config);
   for (const OutputLinear& linear : linears)
-    for (const std::vector<std::string>& group : hf::fused_groups(config)) {
+    for (const std::vector<std::string>& group : groups) {
       if (!linear.name.ends_with("." + group.front())) continue;
       FusedConflict conflict{
-          linear.name.substr(0, linear.name.size() - group.front().size() - 1), group, {}};
+          linear.name.substr(0, linear.name.size() - group.front().size() - 1), {}, {}};
+      std::vector<std::string> labels;
       for (const std::string& member : group) {
         const auto found = label_of.find(conflict.layer + "." + member);
-        conflict.labels.push_back(found == label_of.end() ? "none" : found->second);
+        labels.push_back(found == label_of.end() ? "none" : found->second);
       }
-      const auto& labels = conflict.labels;
-      if (!std::equal(labels.begin() + 1, labels.end(), labels.begin()))
-        conflicts.push_back(std::move(conflict));
+      for (const size_t i : hf::differing(labels)) {
+        conflict.members.push_back(group[i]);
+        conflict.labels.push_back(labels[i]);
+      }
+      if (!conflict.members.empty()) conflicts.push_back(std::move(conflict));
     }
   return conflicts;
 }

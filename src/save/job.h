@@ -94,11 +94,12 @@ std::vector<OutputTensor> output_tensors(const hf::Config& config, DType float_d
 // Linears that engines fuse into one, and that must share a label for it, but do not.
 struct FusedConflict {
   std::string layer;                 // "model.layers.3"
-  std::vector<std::string> members;  // their names in it: "mlp.gate_proj", "mlp.up_proj"
-  std::vector<std::string> labels;   // of each; "none" for one that is not among the linears
+  // Their names in it, "mlp.gate_proj", "mlp.up_proj"; of many those that hf::differing names.
+  std::vector<std::string> members;
+  std::vector<std::string> labels;  // of each; "none" for one that is not among the linears
 };
-// Those of q, k, v and of gate, up that no engine would load, in order. An engine runs such a group
-// as one linear, and one linear has one label.
+// Those of hf::fused_groups that no engine would load, in order. An engine runs such a group as one
+// linear, and one linear has one label.
 std::vector<FusedConflict> find_fused_conflicts(const hf::Config& config,
                                                 const std::vector<OutputLinear>& linears);
 

@@ -39,17 +39,20 @@ constexpr std::array kSchemes = {
            .act_bits = 16,
            .activations = Activations::kFloat,
            .allows_groups = false,
-           .type_rank = 1},
+           .type_rank = 1,
+           .refusal_of_experts = {"", "it has no float experts beside quantized linears"}},
     // vLLM-Ascend packs codes along in_features, SGLang along out_features, 8 to an int32.
-    Scheme{.label = "W4A4_DYNAMIC",
-           .weight_bits = 4,
-           .act_bits = 4,
-           .activations = Activations::kDynamic,
-           .allows_groups = true,
-           .parts = kWeightOnly,
-           .in_multiple = 8,
-           .out_multiple = 8,
-           .type_rank = 6},
+    Scheme{
+        .label = "W4A4_DYNAMIC",
+        .weight_bits = 4,
+        .act_bits = 4,
+        .activations = Activations::kDynamic,
+        .allows_groups = true,
+        .parts = kWeightOnly,
+        .in_multiple = 8,
+        .out_multiple = 8,
+        .type_rank = 6,
+        .refusal_of_experts = {"it has no such experts", "", Scheme::kUntried, Scheme::kUntried}},
     Scheme{.label = "W4A4_FLATQUANT_DYNAMIC",
            .weight_bits = 4,
            .act_bits = 4,
@@ -71,7 +74,8 @@ constexpr std::array kSchemes = {
            .allows_groups = true,
            .parts = kWeightOnly,
            .scales_in_model_dtype = true,
-           .type_rank = 3},
+           .type_rank = 3,
+           .refusal_of_experts = {"", "", Scheme::kUntried, Scheme::kUntried}},
     Scheme{.label = "W8A16",
            .weight_bits = 8,
            .act_bits = 16,
@@ -102,7 +106,7 @@ constexpr std::array kSchemes = {
            .parts = kMixed,
            .scales_in_model_dtype = true,
            .type_rank = 4,
-           .refusal = {"", "not tried", "the format has no name for it",
+           .refusal = {"", Scheme::kUntried, "the format has no name for it",
                        "the format has no name for it"}},
     Scheme{.label = "W4A8_DYNAMIC",
            .weight_bits = 4,
@@ -113,7 +117,8 @@ constexpr std::array kSchemes = {
            .out_multiple = 2,
            .refusal = {"it keeps this label for experts, and older releases want two levels of "
                        "scales",
-                       "it keeps this label for experts"}},
+                       "it keeps this label for experts"},
+           .refusal_of_experts = {"", "", Scheme::kUntried, Scheme::kUntried}},
 };
 
 int64_t in_features_of_a_block(const LinearSizes& sizes) noexcept {
@@ -195,14 +200,16 @@ bool Scheme::packs_rows() const noexcept {
   return !parts.empty() && parts.front().dims == Dims::kHalfOutIn;
 }
 
-std::string Scheme::refused_by(Engine engine, int64_t num_groups) const {
-  std::string_view reason = refusal[static_cast<size_t>(engine)];
+std::string Scheme::refused_by(Engine engine, int64_t num_groups, bool of_experts) const {
+  std::string_view reason =
+      (of_experts ? refusal_of_experts : refusal)[static_cast<size_t>(engine)];
   const EngineRow& row = row_of(engine);
   const bool are_groups = reason.empty() && num_groups > 1 && !row.loads_groups;
   if (are_groups) reason = "it has one scale an output row";
   if (reason.empty()) return "";
   std::string text(row.title);
-  text.append(" (").append(row.version).append(") does not load ").append(label);
+  text.append(" (").append(row.version).append(") does not load ");
+  text.append(of_experts ? "experts of " : "").append(label);
   if (are_groups) text += " with per-group scales";
   return text.append(": ").append(reason);
 }

@@ -95,6 +95,8 @@ const EngineRow& row_of(Engine engine) noexcept;
 Engine first_engine_of(CheckpointFormat format) noexcept;
 
 struct Scheme {
+  static constexpr std::string_view kUntried = "not tried";
+
   std::string_view label;  // also in quant_model_description.json
   int weight_bits;         // 16 = float
   int act_bits;            // 16 = float
@@ -109,14 +111,17 @@ struct Scheme {
   // Of two labels in a checkpoint the higher is its model_quant_type; 0 does not count.
   int type_rank = 0;
   std::array<std::string_view, kEngines.size()> refusal = {};  // why each engine does not load it
+  // The same of the linears of routed experts, for which engines have other code.
+  std::array<std::string_view, kEngines.size()> refusal_of_experts = {kUntried, kUntried, kUntried,
+                                                                      kUntried};
 
   bool is_float() const noexcept { return weight_bits == 16; }
   bool in_ascendv1() const noexcept { return is_float() || !parts.empty(); }
   // Two rows of 4-bit codes in one row of bytes.
   bool packs_rows() const noexcept;
   // Why the engine does not load linears of this scheme with so many scales an output row, as a
-  // sentence; "" when it does.
-  std::string refused_by(Engine engine, int64_t num_groups = 1) const;
+  // sentence; "" when it does. `of_experts`: linears of routed experts.
+  std::string refused_by(Engine engine, int64_t num_groups = 1, bool of_experts = false) const;
 };
 
 // FLOAT first.

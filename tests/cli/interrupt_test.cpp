@@ -56,6 +56,18 @@ TEST_F(Interrupted, ByKillAtAnySyncOrRenameLosesNoneOfSeveralFormatsSlow) {
   EXPECT_GT(try_faults("rename", "EIO", 9, reference), 40);
 }
 
+TEST_F(Interrupted, ByKillAtAnySyncOrRenameLosesNothingOfExpertsSlow) {
+  if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
+  fs::remove_all(model_);
+  test::write_synthetic({.config = test::qwen3_config("tiny-moe", 3), .seed = 3}, model_);
+  std::ofstream(recipe_) << kExpertRecipe;
+  more_arguments_ = " --no-health";
+  ASSERT_EQ(quantize("reference").exit_code, 0);
+  const std::string reference = manifest("reference");
+  EXPECT_GT(try_faults("sync", "KILL", 4, reference), 15);
+  EXPECT_GT(try_faults("rename", "KILL", 3, reference), 15);
+}
+
 // What stands in the way may be the same checkpoint of another day, and so may what is left of it.
 TEST_F(Interrupted, ByKillAtAnyStepOfReplacingACheckpointLeavesItToTheNextRunSlow) {
   if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";

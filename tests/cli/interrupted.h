@@ -42,6 +42,25 @@ spec:
   dataset: calib.jsonl
 )";
 
+// Of a model with experts.
+inline constexpr const char* kExpertRecipe = R"(apiversion: modelslim_v1
+w4: &w4
+  weight: {scope: per_channel, dtype: int4, symmetric: true, method: minmax}
+  act: {scope: per_token, dtype: int8, symmetric: true, method: minmax}
+w8: &w8
+  weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
+  act: {scope: per_token, dtype: int8, symmetric: true, method: minmax}
+spec:
+  process:
+    - {type: quarot}
+    - type: gptq_quant
+      strategies:
+        - {qconfig: *w4, include: ["*.experts.*"]}
+        - {qconfig: *w8, include: ["*"], exclude: ["*.experts.*"]}
+  save: [{type: ascendv1_saver}]
+  dataset: calib.jsonl
+)";
+
 class Interrupted : public testing::Test {
  protected:
   void SetUp() override {

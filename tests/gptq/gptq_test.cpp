@@ -102,6 +102,154 @@ class GptqLayer : public testing::Test {
   Mat<float> x_;
 };
 
+// A layer with experts, one of which the router sends nothing to.
+class GptqOfExperts : public testing::Test {
+ protected:
+  static constexpr int64_t kTokens = 53, kUnseen = 2;
+
+  static hf::Config config_of() {
+    hf::Config config = small_config();
+    config.num_experts = 5;
+    config.num_experts_per_tok = 2;
+    config.moe_intermediate_size = 16;
+    config.norm_topk_prob = true;
+    return config;
+  }
+  GptqOfExperts() {
+    uint32_t seed = 1;
+    for (const Linear l : model::linears_in(config_, 0))
+      weights_[l] = normal_matrix(model::out_features(config_, l), model::in_features(config_, l),
+                                  ++seed, 0.3f);
+    router_ = normal_matrix(config_.num_experts, config_.hidden_size, 60, 1);
+    x_ = normal_matrix(kTokens, config_.hidden_size, 50, 1);
+    for (int64_t i = 0; i < x_.rows(); ++i) x_(i, 0) = 3;
+    for (int64_t e = 0; e < config_.num_experts; ++e) router_(e, 0) = e == kUnseen ? -9.0f : 0.0f;
+    model::FloatLinears<float> linears(model::views_of(weights_));
+    Mat<float> y(kTokens, config_.hidden_size);
+    std::copy_n(x_.data(), x_.size(), saved_.hidden_normed.data());
+    model::mixture_forward<float>(config_, {.experts = router_.data()}, linears,
+                                  saved_.hidden_normed.view().slice_rows(0, kTokens),
+                                  saved_.mixture, y.view());
+  }
+  LayerScheme experts(int weight_bits, int act_bits) const {
+    LayerScheme scheme;
+    for (const Linear l : model::linears_in(config_, 0))
+      if (hf::is_routed(config_, l))
+        scheme[l] = quant::LinearScheme{{.bits = weight_bits}, {.bits = act_bits}};
+    return scheme;
+  }
+  std::vector<InputGrams::Gram> grams_of(const LayerScheme& scheme) const {
+    InputGrams grams(config_, scheme, online_, false);
+    grams.observe(saved_, kTokens);
+    return std::move(grams).take();
+  }
+  int64_t num_tokens(int64_t expert) const {
+    const auto e = static_cast<size_t>(expert);
+    return saved_.mixture.offsets[e + 1] - saved_.mixture.offsets[e];
+  }
+
+  const hf::Config config_ = config_of();
+  model::LayerWeights weights_;
+  Mat<float> router_, x_;
+  const model::OnlineTransforms online_;
+  model::LayerSaved<float> saved_{config_, kTokens, false};
+};
+
+// Of gate and up: its own tokens, and of all tokens' products as much as it is short of.
+TEST_F(GptqOfExperts, GramsAreFilledUpWithTokensOfTheLayer) {
+  const std::vector<InputGrams::Gram> grams = grams_of(experts(4, 16));
+  ASSERT_EQ(std::ssize(grams), 2 * config_.num_experts);
+  ASSERT_EQ(num_tokens(kUnseen), 0);
+  for (const InputGrams::Gram& gram : grams) {
+    if (!hf::reads_residual(gram.group)) continue;
+    const int64_t expert = hf::expert_of(gram.group);
+    EXPECT_EQ(gram.num_tokens, num_tokens(expert));
+    const double share =
+        static_cast<double>(4 * config_.hidden_size - num_tokens(expert)) / kTokens;
+    const MatView<const float> own = saved_.mixture.input_of(gram.group);
+    for (const auto& [i, j] : {std::pair<int64_t, int64_t>{0, 0}, {3, 17}, {23, 5}}) {
+      double expected = 0, size = 0;
+      for (int64_t t = 0; t < own.rows; ++t) {
+        expected += static_cast<double>(own.row(t)[i]) * own.row(t)[j];
+        size += std::abs(static_cast<double>(own.row(t)[i]) * own.row(t)[j]);
+      }
+      for (int64_t t = 0; t < kTokens; ++t) {
+        expected += share * x_(t, i) * x_(t, j);
+        size += share * std::abs(static_cast<double>(x_(t, i)) * x_(t, j));
+      }
+      EXPECT_NEAR(gram.hessian(i, j), expected, 64 * 0x1p-24 * size) << expert;
+    }
+  }
+}
+
+// Of down, whose inputs have a meaning of their own in each expert: their mean square alone.
+TEST_F(GptqOfExperts, GramsOfDownAreFilledUpWithTheMeanSquareOfAll) {
+  const MatView<const float> all =
+      saved_.mixture.act.view().slice_rows(0, saved_.mixture.offsets.back());
+  double square = 0;
+  for (int64_t i = 0; i < all.rows; ++i)
+    for (int64_t j = 0; j < all.cols; ++j) square += std::pow(double{all.row(i)[j]}, 2);
+  square /= static_cast<double>(all.rows * all.cols);
+  for (const InputGrams::Gram& gram : grams_of(experts(4, 16))) {
+    if (hf::reads_residual(gram.group)) continue;
+    const int64_t expert = hf::expert_of(gram.group);
+    const MatView<const float> own = saved_.mixture.input_of(gram.group);
+    const double missing =
+        static_cast<double>(4 * config_.moe_intermediate_size - num_tokens(expert));
+    for (const auto& [i, j] : {std::pair<int64_t, int64_t>{0, 0}, {3, 3}, {3, 11}}) {
+      double expected = i == j && missing > 0 ? missing * square : 0, size = expected;
+      for (int64_t t = 0; t < own.rows; ++t) {
+        expected += static_cast<double>(own.row(t)[i]) * own.row(t)[j];
+        size += std::abs(static_cast<double>(own.row(t)[i]) * own.row(t)[j]);
+      }
+      EXPECT_NEAR(gram.hessian(i, j), expected, 64 * 0x1p-24 * size) << expert;
+    }
+  }
+}
+
+// In the metric of inputs that do not depend on each other the best codes are the nearest ones.
+TEST_F(GptqOfExperts, AnUnseenOneIsRoundedToNearestWhereItReadsItsOwnInputs) {
+  const LayerScheme scheme = experts(4, 16);
+  InputGrams grams(config_, scheme, online_, false);
+  grams.observe(saved_, kTokens);
+  const auto solved = quantize_layer(config_, weights_, scheme, {}, std::move(grams));
+  const Linear down = hf::of_expert(kUnseen, Linear::kDownProj),
+               up = hf::of_expert(kUnseen, Linear::kUpProj);
+  const MatView<const float> weight = weights_[down].view();
+  const quant::IntWeight& codes = solved[down];
+  for (int64_t i = 0; i < weight.rows; ++i)
+    for (int64_t j = 0; j < weight.cols; ++j) {
+      const float scale = codes.scale[static_cast<size_t>(i)];
+      EXPECT_EQ(codes.q(i, j), std::clamp(std::nearbyint(weight.row(i)[j] / scale), -8.0f, 7.0f));
+    }
+  // What it reads is of the layer, whose products it is solved in.
+  EXPECT_EQ(solved[up].q.size(), weights_[up].size());
+}
+
+// Whichever are solved for together, each has its own codes.
+TEST_F(GptqOfExperts, DoNotDependOnEachOther) {
+  const LayerScheme scheme = experts(4, 4);
+  InputGrams grams(config_, scheme, online_, true);
+  grams.observe(saved_, kTokens);
+  const auto together = quantize_layer(config_, weights_, scheme, {}, std::move(grams));
+  for (int64_t e = config_.num_experts; e-- > 0;) {
+    LayerScheme one;
+    for (const Linear kind : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj})
+      one[hf::of_expert(e, kind)] = scheme[hf::of_expert(e, kind)];
+    InputGrams own(config_, one, online_, true);
+    own.observe(saved_, kTokens);
+    const auto apart = quantize_layer(config_, weights_, one, {}, std::move(own));
+    for (const Linear kind : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj}) {
+      const Linear l = hf::of_expert(e, kind);
+      ASSERT_EQ(together[l].q.size(), weights_[l].size());
+      EXPECT_EQ(std::memcmp(together[l].q.data(), apart[l].q.data(),
+                            static_cast<size_t>(apart[l].q.size())),
+                0);
+      EXPECT_EQ(together[l].scale, apart[l].scale);
+    }
+  }
+}
+
 TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
   LayerScheme scheme = all(4, 4);
   scheme[Linear::kOProj]->act.bits = 8;

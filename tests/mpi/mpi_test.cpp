@@ -72,6 +72,19 @@ spec:
   dataset: calib.jsonl
 )";
 
+// Of a model with experts.
+constexpr const char* kExpertRecipe = R"(apiversion: modelslim_v1
+w4: &w4
+  weight: {scope: per_channel, dtype: int4, symmetric: true, method: minmax}
+  act: {scope: per_token, dtype: int8, symmetric: true, method: minmax}
+spec:
+  process:
+    - {type: quarot}
+    - {type: gptq_quant, refit: true, strategies: [{qconfig: *w4, include: ["*.experts.*"]}]}
+  save: [{type: ascendv1_saver}]
+  dataset: calib.jsonl
+)";
+
 std::string content_of(const fs::path& file) {
   std::stringstream text;
   text << std::ifstream(file).rdbuf();
@@ -225,6 +238,20 @@ TEST_F(Ranks, MakeTheBytesOfOneProcess) {
       EXPECT_GT(sent, 0);
       EXPECT_GT(received, 0);
     }
+  }
+}
+
+TEST_F(Ranks, MakeTheBytesOfOneProcessOfExperts) {
+  fs::remove_all(model_);
+  test::write_synthetic({.config = test::qwen3_config("tiny-moe", 4), .seed = 3}, model_);
+  recipe(kExpertRecipe);
+  ASSERT_EQ(quantize("reference", 0).exit_code, 0);
+  for (const int ranks : {1, 2, 3}) {
+    SCOPED_TRACE(ranks);
+    fs::remove_all(directory_ / "out");
+    const test::CommandResult result = quantize("out", ranks);
+    ASSERT_EQ(result.exit_code, 0) << result.output;
+    EXPECT_EQ(manifest("out"), manifest("reference"));
   }
 }
 

@@ -99,10 +99,10 @@ TEST(FloatPass, NamesTheWeightThatOverflowsWhereItIsRotated) {
   }
 }
 
-TEST(TrainingNote, OfALayerThatLosesNothingShowsNoChange) {
-  const std::string note =
-      training_note({{.rounding_loss = 0, .loss = 0, .kept_iteration = 0, .losses = {0}}});
-  EXPECT_THAT(note, HasSubstr("(+0 %)"));
+TEST(NoteOfALayer, ThatLosesNothingInTrainingShowsNoChange) {
+  QuantizedLayer layer;
+  layer.trained = {{.rounding_loss = 0, .loss = 0, .kept_iteration = 0, .losses = {0}}};
+  EXPECT_THAT(note_of(layer), HasSubstr("(+0 %)"));
 }
 
 }  // namespace

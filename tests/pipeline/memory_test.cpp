@@ -80,7 +80,7 @@ TEST_F(Memory, ThatIsTooLittleIsRefusedWithWhatIsNeeded) {
   QuantOptions tight = options("out");
   tight.max_memory = 1'000'000;
   Plan in_pieces = make_plan(options("out"));
-  in_pieces.steps.back()->save_memory(true);
+  in_pieces.steps.back()->save_memory(1);
   try {
     make_plan(tight);
     FAIL();

@@ -45,6 +45,19 @@ TEST(Schemes, SayWhichEngineDoesNotLoadThemAndWhy) {
   for (const EngineRow& row : kEngines) EXPECT_EQ(&row_of(row.engine), &row);
 }
 
+TEST(Schemes, SayWhichEngineLoadsTheirExperts) {
+  const auto loaded = [](Engine engine) {
+    std::string list;
+    for (const Scheme& row : schemes())
+      if (row.refused_by(engine, 1, true).empty()) list.append(row.label).append(" ");
+    return list;
+  };
+  EXPECT_EQ(loaded(Engine::kVllmAscend), "FLOAT W8A8_DYNAMIC W4A8_DYNAMIC ");
+  EXPECT_EQ(loaded(Engine::kSglang), "W4A4_DYNAMIC W8A8_DYNAMIC W4A8_DYNAMIC ");
+  EXPECT_EQ(loaded(Engine::kVllm), "FLOAT ");
+  EXPECT_NE(find("W4A8_DYNAMIC")->refused_by(Engine::kVllmAscend, 2, true), "");
+}
+
 // Sizes that vLLM-Ascend's own function gives for the inputs of one rank, run.
 TEST(Schemes, PairsAreOfTheSizesThatTheEngineTakesTheInputsApartInto) {
   const auto sizes = [](int64_t in_features) {

@@ -26,14 +26,18 @@ struct PublishedShape {
   int64_t hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
       num_key_value_heads, head_dim, vocab_size;
   bool tie_word_embeddings;
+  // Of mixtures.
+  int64_t num_experts = 0, num_experts_per_tok = 0, moe_intermediate_size = 0;
 };
 const std::map<std::string, PublishedShape>& published_shapes() {
   static const std::map<std::string, PublishedShape> shapes = {
       {"tiny", {64, 128, 2, 4, 2, 32, 320, false}},
+      {"tiny-moe", {64, 128, 2, 4, 2, 32, 320, false, 8, 2, 32}},
       {"0.6b", {1024, 3072, 28, 16, 8, 128, 151936, true}},
       {"8b", {4096, 12288, 36, 32, 8, 128, 151936, false}},
       {"14b", {5120, 17408, 40, 40, 8, 128, 151936, false}},
       {"32b", {5120, 25600, 64, 64, 8, 128, 151936, false}},
+      {"30b-a3b", {2048, 6144, 48, 32, 4, 128, 151936, false, 128, 8, 768}},
   };
   return shapes;
 }
@@ -138,9 +142,11 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
 Json config_json(const SyntheticModel& model) {
   const hf::Config& config = model.config;
   Json json;
+  const bool is_mixture = config.num_experts > 0;
   json["architectures"] = {config.architecture};
   json["attention_bias"] = false;
   json["attention_dropout"] = 0.0;
+  if (is_mixture) json["decoder_sparse_step"] = config.decoder_sparse_step;
   if (model.transformers5) json["dtype"] = hf::dtype_name(config.dtype);
   json["eos_token_id"] = config.eos_token_id;
   json["head_dim"] = config.head_dim;
@@ -153,7 +159,14 @@ Json config_json(const SyntheticModel& model) {
         std::vector<std::string>(static_cast<size_t>(config.num_hidden_layers), "full_attention");
   json["max_position_embeddings"] = config.max_position_embeddings;
   json["max_window_layers"] = config.num_hidden_layers;
-  json["model_type"] = "qwen3";
+  if (is_mixture) {
+    json["mlp_only_layers"] = config.mlp_only_layers;
+    json["moe_intermediate_size"] = config.moe_intermediate_size;
+    json["norm_topk_prob"] = config.norm_topk_prob;
+    json["num_experts"] = config.num_experts;
+    json["num_experts_per_tok"] = config.num_experts_per_tok;
+  }
+  json["model_type"] = is_mixture ? "qwen3_moe" : "qwen3";
   json["num_attention_heads"] = config.num_attention_heads;
   json["num_hidden_layers"] = config.num_hidden_layers;
   json["num_key_value_heads"] = config.num_key_value_heads;
@@ -261,7 +274,7 @@ std::vector<std::string> qwen3_shapes() {
 hf::Config qwen3_config(const std::string& shape, int64_t num_layers, int64_t vocab_size) {
   const PublishedShape& published = published_shapes().at(shape);
   hf::Config config;
-  config.architecture = "Qwen3ForCausalLM";
+  config.architecture = published.num_experts > 0 ? "Qwen3MoeForCausalLM" : "Qwen3ForCausalLM";
   config.hidden_size = published.hidden_size;
   config.intermediate_size = published.intermediate_size;
   config.num_hidden_layers = num_layers != 0 ? num_layers : published.num_hidden_layers;
@@ -273,6 +286,10 @@ hf::Config qwen3_config(const std::string& shape, int64_t num_layers, int64_t vo
   config.rope_theta = 1e6;
   config.tie_word_embeddings = published.tie_word_embeddings;
   config.eos_token_id = kEndOfText;
+  config.num_experts = published.num_experts;
+  config.num_experts_per_tok = published.num_experts_per_tok;
+  config.moe_intermediate_size = published.moe_intermediate_size;
+  config.norm_topk_prob = published.num_experts > 0;
   return config;
 }
 

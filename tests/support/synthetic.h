@@ -20,13 +20,14 @@ struct SyntheticModel {
   bool is_hollow = false;
 };
 
-// Names of the shapes that qwen3_config knows: "tiny", "0.6b", "8b", "14b", "32b".
+// Names of the shapes that qwen3_config knows: "tiny", "0.6b", "8b", "14b", "32b" and, with
+// experts, "tiny-moe", "30b-a3b".
 std::vector<std::string> qwen3_shapes();
 
 // The config of a Qwen3 model, BF16, rope_theta 1e6. `num_layers` and `vocab_size` 0: as published.
 // "tiny" (hidden_size 64, intermediate_size 128, 4 heads of 32, 2 KV heads, 2 layers, vocabulary
-// 320, untied) is not published. Any vocabulary must have at least the 257 tokens of the synthetic
-// tokenizer.
+// 320, untied) is not published; "tiny-moe" is the same with 8 experts of 32, two a token. Any
+// vocabulary must have at least the 257 tokens of the synthetic tokenizer.
 hf::Config qwen3_config(const std::string& shape, int64_t num_layers = 0, int64_t vocab_size = 0);
 
 // Writes config.json, model*.safetensors, tokenizer.json (one token a byte, no merges,

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "gptq/quantize_layer.h"
@@ -52,6 +53,11 @@ class RoundStep : public Step {
     });
   }
 
+  int64_t looks(const Plan& plan, int64_t layer_idx) const override {
+    return std::max<int64_t>(
+        1, std::ssize(parts_of(plan.checkpoint.config(), to_solve(plan, layer_idx))));
+  }
+
   bool solves(const quant::LinearScheme& scheme) const noexcept override {
     return gptq_ && gptq_->solves(scheme.weight.bits);
   }
@@ -62,6 +68,8 @@ class RoundStep : public Step {
 
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {
     if (!gptq_) return {};
+    // In parts, the products of all tokens are made in each; ranks divide the work by what does not
+    // depend on their memory.
     return {.flops = gptq::cost_of(plan.checkpoint.config(), to_solve(plan, layer_idx), *gptq_,
                                    lengths_of(*plan.samples).num_tokens(), 0, false)
                          .flops};
@@ -73,12 +81,14 @@ class RoundStep : public Step {
     const gptq::LayerScheme solved = to_solve(plan, layer_idx);
     const int64_t histograms = std::ssize(kept_histograms(own_scheme(plan, layer_idx))) *
                                model::RangeHistogram::size_bytes();
-    if (!gptq_ || std::none_of(solved.begin(), solved.end(), [](const auto& l) { return !!l; }))
-      return memory.weights + memory.forward + histograms;
-    const gptq::Cost cost = gptq::cost_of(
-        config, solved, *gptq_, 0, model::largest_piece(lengths_of(*plan.samples), kForwardTokens),
-        transforms_inputs(plan, layer_idx));
-    return memory.weights + histograms + std::max(memory.forward + cost.observing, cost.solving);
+    int64_t most = memory.forward;
+    for (const gptq::LayerScheme& part : parts_of(config, solved)) {
+      const gptq::Cost cost = gptq::cost_of(
+          config, part, *gptq_, 0, model::largest_piece(lengths_of(*plan.samples), kForwardTokens),
+          transforms_inputs(plan, layer_idx));
+      most = std::max({most, memory.forward + cost.observing, cost.solving});
+    }
+    return memory.weights + histograms + most;
   }
 
   void quantize(const Plan& plan, LayerWork& work) const override {
@@ -86,33 +96,67 @@ class RoundStep : public Step {
     QuantizedLayer& result = work.result;
     const gptq::LayerScheme scheme = own_scheme(plan, work.layer_idx),
                             solved = to_solve(plan, work.layer_idx);
+    const bool is_static = std::ranges::any_of(
+        scheme, [](const auto& linear) { return linear && linear->act.is_static; });
     model::ActivationStats stats(config, work.layer.online);
     for (const model::LinearGroup group : kept_histograms(scheme)) stats.keep_histogram(group);
-    std::optional<gptq::InputGrams> grams;
-    if (gptq_) grams.emplace(config, solved, work.layer.online, gptq_->refit);
-    if (reads(plan, work.layer_idx))
+    std::vector<gptq::LayerScheme> parts = parts_of(config, solved);
+    if (parts.empty() && is_static) parts.emplace_back();  // a look all the same
+    for (const gptq::LayerScheme& part : parts) {
+      const bool is_first = &part == &parts.front();
+      gptq::InputGrams grams(config, part, work.layer.online, gptq_ && gptq_->refit);
       work.look([&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
-        stats.observe(batch, piece);
-        if (grams) grams->observe(piece, batch.num_tokens());
+        if (is_first && is_static) stats.observe(batch, piece);
+        grams.observe(piece, batch.num_tokens());
       });
-    if (grams) {
-      auto codes =
-          gptq::quantize_layer(config, work.layer.weights, solved, *gptq_, *std::move(grams));
-      for (const model::Linear l : model::kAllLinears)
-        if (solved[l]) result.quantized[l] = std::move(codes[l]);
+      if (!gptq_) continue;
+      count_tokens(config, grams, result.experts);
+      auto codes = gptq::quantize_layer(config, work.layer.weights, part, *gptq_, std::move(grams));
+      for (const Linear l : model::linears_in(config, work.layer_idx))
+        if (part[l]) result.quantized[l] = std::move(codes[l]);
     }
-    for (const model::LinearGroup group : model::kAllLinearGroups)
-      for (const Linear l : model::linears_of(group)) {
-        if (!scheme[l]) continue;
-        if (!solved[l])
-          result.quantized[l] =
-              quant::quantize_rtn(work.layer.weights[l].view(), scheme[l]->weight);
-        const quant::ActSpec& act = scheme[l]->act;
-        if (act.is_static) result.ranges[l] = range_of(stats[group], act, plan.float_dtype);
-      }
+    for (const Linear l : model::linears_in(config, work.layer_idx)) {
+      if (!scheme[l]) continue;
+      if (!solved[l])
+        result.quantized[l] = quant::quantize_rtn(work.layer.weights[l].view(), scheme[l]->weight);
+      const quant::ActSpec& act = scheme[l]->act;
+      if (act.is_static) result.ranges[l] = range_of(stats[hf::group_of(l)], act, plan.float_dtype);
+    }
   }
 
+  // Experts are solved for in 2^level passes over the samples.
+  void save_memory(int level) noexcept override { level_ = level; }
+
  private:
+  // `solved` in the parts that are solved for one after the other; none where nothing is.
+  std::vector<gptq::LayerScheme> parts_of(const hf::Config& config,
+                                          const gptq::LayerScheme& solved) const {
+    std::map<int64_t, gptq::LayerScheme> parts;
+    const int64_t num_parts =
+        std::min(std::max<int64_t>(config.num_experts, 1), int64_t{1} << level_);
+    for (int64_t i = 0; i < solved.size(); ++i) {
+      const auto l = static_cast<Linear>(i);
+      if (!solved[l]) continue;
+      // What is not of a routed expert comes with the first of them.
+      const int64_t part =
+          hf::is_routed(config, l) ? hf::expert_of(l) * num_parts / config.num_experts : 0;
+      parts[part][l] = solved[l];
+    }
+    std::vector<gptq::LayerScheme> result;
+    for (auto& [part, scheme] : parts) result.push_back(std::move(scheme));
+    return result;
+  }
+
+  static void count_tokens(const hf::Config& config, const gptq::InputGrams& grams,
+                           std::optional<ExpertTokens>& experts) {
+    for (const gptq::InputGrams::Gram& gram : grams.all()) {
+      if (!hf::is_routed(config, gram.group)) continue;
+      if (!experts) experts.emplace().counts.resize(static_cast<size_t>(config.num_experts));
+      experts->counts[static_cast<size_t>(hf::expert_of(gram.group))] = gram.num_tokens;
+      experts->enough = std::max(experts->enough, gptq::kEnoughForEachInput * gram.hessian.rows());
+    }
+  }
+
   static std::vector<model::LinearGroup> kept_histograms(const gptq::LayerScheme& scheme) {
     std::vector<model::LinearGroup> groups;
     for (const model::LinearGroup group : model::kAllLinearGroups) {
@@ -132,6 +176,7 @@ class RoundStep : public Step {
   }
 
   std::optional<gptq::GptqOptions> gptq_;
+  int level_ = 0;  // see save_memory
 };
 
 }  // namespace

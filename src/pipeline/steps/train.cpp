@@ -98,8 +98,8 @@ class TrainStep : public Step {
 
   bool may_end_early() const noexcept override { return options_.until_flat; }
   // Goes through batches in pieces.
-  void save_memory(bool saves) noexcept override {
-    options_.max_whole_tokens = saves ? 0 : max_whole_tokens_;
+  void save_memory(int level) noexcept override {
+    options_.max_whole_tokens = level > 0 ? 0 : max_whole_tokens_;
   }
 
  private:
