@@ -40,8 +40,9 @@ std::vector<const scheme::Scheme*> preset_rows() {
 int64_t default_group_size(const scheme::Scheme& row, const hf::Config& config) {
   if (row.weight_bits != 4 || row.activations != scheme::Activations::kFloat) return 0;
   int64_t divisor = 0;
-  for (const hf::Linear linear : hf::kAllLinears)
-    divisor = std::gcd(divisor, hf::in_features(config, linear));
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    for (const hf::Linear linear : hf::linears_in(config, layer))
+      divisor = std::gcd(divisor, hf::in_features(config, linear));
   for (const int64_t size : {128, 64, 32})
     if (divisor % size == 0) return size;
   return 0;
@@ -50,7 +51,14 @@ int64_t default_group_size(const scheme::Scheme& row, const hf::Config& config) 
 // Patterns of recipes for the linears that `ignore` names.
 std::vector<std::string> excluded_patterns(const std::vector<std::string>& ignore,
                                            const hf::Config& config, Problems& problems) {
-  std::vector<std::set<int64_t>> layers(hf::kNumLinears);
+  // By path inside a layer, in module order.
+  std::vector<std::pair<std::string, std::set<int64_t>>> layers;
+  const auto layers_of = [&](const std::string& path) -> std::set<int64_t>& {
+    const auto found = std::ranges::find(layers, path, &decltype(layers)::value_type::first);
+    return found != layers.end() ? found->second : layers.emplace_back(path, std::set<int64_t>()).second;
+  };
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    for (const hf::Linear linear : hf::linears_in(config, layer)) layers_of(hf::path_of(config, linear));
   for (const std::string& text : ignore) {
     const hf::NamePattern pattern(text, "--ignore");
     const auto is_meant = [&](const std::string& name) {
@@ -58,9 +66,9 @@ std::vector<std::string> excluded_patterns(const std::vector<std::string>& ignor
     };
     bool is_used = is_meant(hf::lm_head_name(config));  // which stays float anyway
     for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
-      for (const hf::Linear linear : hf::kAllLinears)
+      for (const hf::Linear linear : hf::linears_in(config, layer))
         if (is_meant(hf::name_of(config, layer, linear))) {
-          layers[static_cast<size_t>(linear)].insert(layer);
+          layers_of(hf::path_of(config, linear)).insert(layer);
           is_used = true;
         }
     if (!is_used)
@@ -71,10 +79,23 @@ std::vector<std::string> excluded_patterns(const std::vector<std::string>& ignor
                            ", or expressions, as re:.*" +
                            std::string(hf::path_of(config, hf::Linear::kDownProj))});
   }
+  // What is meant of all routed experts alike is one path with a star.
+  for (const hf::Linear kind : {hf::Linear::kGateProj, hf::Linear::kUpProj, hf::Linear::kDownProj}) {
+    std::vector<std::string> paths;
+    for (int64_t e = 0; e < config.num_experts; ++e)
+      paths.push_back(hf::path_of(config, hf::of_expert(e, kind)));
+    if (paths.empty() || std::ranges::any_of(paths, [&](const std::string& path) {
+          return layers_of(path) != layers_of(paths.front());
+        }))
+      continue;
+    std::string star = paths.front();  // "mlp.experts.0.gate_proj"
+    star.replace(star.find(".0."), 3, ".*.");
+    layers.emplace_back(star, layers_of(paths.front()));
+    std::erase_if(layers, [&](const auto& entry) { return contains(paths, entry.first); });
+  }
   std::vector<std::string> patterns;
-  for (const hf::Linear linear : hf::kAllLinears) {
-    const std::vector<std::string> more = layer_patterns(
-        hf::layers_name(config), layers[static_cast<size_t>(linear)], hf::path_of(config, linear));
+  for (const auto& [path, meant] : layers) {
+    const std::vector<std::string> more = layer_patterns(hf::layers_name(config), meant, path);
     patterns.insert(patterns.end(), more.begin(), more.end());
   }
   return patterns;
@@ -106,8 +127,9 @@ std::string qconfig_of(const scheme::Scheme& row, int64_t group_size, const std:
 }
 
 // What changes weights and keeps the function, in front of the quantizer: prior, process.
-std::pair<std::string, std::string> rotation_of(const scheme::Scheme& row) {
-  if (row.act_bits != 4)
+std::pair<std::string, std::string> rotation_of(const scheme::Scheme& row,
+                                                const hf::Config& config) {
+  if (row.act_bits != 4 || config.num_experts > 0)
     return {"", "    - {type: quarot, online: false, block_size: -1, max_tp_size: 1}\n"};
   // As the profile of every linear W4A4.
   return {
@@ -164,7 +186,7 @@ std::string preset_yaml(const Preset& preset, const hf::Config& config) {
   problems.throw_if_any(ErrorCode::kUsage);
 
   const bool rotates = preset.rotates.value_or(true);
-  const auto [prior, process] = rotates ? rotation_of(row) : std::pair<std::string, std::string>();
+  const auto [prior, process] = rotates ? rotation_of(row, config) : std::pair<std::string, std::string>();
   std::string linears = "qconfig: " + qconfig_of(row, group_size, method) +
                         ", include: " + quoted_list({std::string(hf::layers_name(config)) + ".*"});
   if (!excluded.empty()) linears += ", exclude: " + quoted_list(excluded);

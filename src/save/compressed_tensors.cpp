@@ -64,6 +64,8 @@ class CompressedTensors : public Format {
            hf::quant_method_of(weights.parent_path()) == hf::kCompressedTensors;
   }
 
+  bool holds_experts() const noexcept override { return true; }
+
   void plan_linear(const OutputLinear& linear, const std::string& label,
                    const scheme::Scheme* scheme, DType float_dtype,
                    std::vector<OutputTensor>& tensors,

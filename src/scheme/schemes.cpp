@@ -52,7 +52,7 @@ constexpr std::array kSchemes = {
         .in_multiple = 8,
         .out_multiple = 8,
         .type_rank = 6,
-        .refusal_of_experts = {"it has no such experts", "", Scheme::kUntried, Scheme::kUntried}},
+        .refusal_of_experts = {"it has no such experts", "", Scheme::kUntried, "it has no such experts"}},
     Scheme{.label = "W4A4_FLATQUANT_DYNAMIC",
            .weight_bits = 4,
            .act_bits = 4,
@@ -75,7 +75,7 @@ constexpr std::array kSchemes = {
            .parts = kWeightOnly,
            .scales_in_model_dtype = true,
            .type_rank = 3,
-           .refusal_of_experts = {"", "", Scheme::kUntried, Scheme::kUntried}},
+           .refusal_of_experts = {"", "", Scheme::kUntried}},
     Scheme{.label = "W8A16",
            .weight_bits = 8,
            .act_bits = 16,
@@ -84,13 +84,16 @@ constexpr std::array kSchemes = {
            .parts = kWeightOnly,
            .scales_in_model_dtype = true,
            .type_rank = 2,
-           .refusal = {"", "it does not know the label"}},
+           .refusal = {"", "it does not know the label"},
+           .refusal_of_experts = {Scheme::kUntried, "it does not know the label",
+                                  Scheme::kUntried}},
     // AscendV1 has no name for it.
     Scheme{.label = "W4A16",
            .weight_bits = 4,
            .act_bits = 16,
            .activations = Activations::kFloat,
-           .allows_groups = true},
+           .allows_groups = true,
+           .refusal_of_experts = {Scheme::kUntried, Scheme::kUntried, Scheme::kUntried}},
     Scheme{.label = "W8A8",
            .weight_bits = 8,
            .act_bits = 8,
@@ -118,7 +121,9 @@ constexpr std::array kSchemes = {
            .refusal = {"it keeps this label for experts, and older releases want two levels of "
                        "scales",
                        "it keeps this label for experts"},
-           .refusal_of_experts = {"", "", Scheme::kUntried, Scheme::kUntried}},
+           .refusal_of_experts = {"", "", Scheme::kUntried,
+                                  "it takes codes of such experts a byte each, which are not "
+                                  "written so"}},
 };
 
 int64_t in_features_of_a_block(const LinearSizes& sizes) noexcept {
@@ -204,7 +209,10 @@ std::string Scheme::refused_by(Engine engine, int64_t num_groups, bool of_expert
   std::string_view reason =
       (of_experts ? refusal_of_experts : refusal)[static_cast<size_t>(engine)];
   const EngineRow& row = row_of(engine);
-  const bool are_groups = reason.empty() && num_groups > 1 && !row.loads_groups;
+  // No engine has experts of grouped scales whose inputs are quantized.
+  const bool loads_groups =
+      row.loads_groups && (!of_experts || activations == Activations::kFloat);
+  const bool are_groups = reason.empty() && num_groups > 1 && !loads_groups;
   if (are_groups) reason = "it has one scale an output row";
   if (reason.empty()) return "";
   std::string text(row.title);

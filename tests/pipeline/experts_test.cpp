@@ -12,6 +12,9 @@
 #include "pipeline/quant_options.h"
 #include "pipeline/record.h"
 #include "pipeline/run.h"
+#include "recipe/preset.h"
+#include "save/convert.h"
+#include "save/format.h"
 #include "save/inspect.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
@@ -222,9 +225,61 @@ TEST_F(Experts, AreRefusedWhatIsNotDoneForThem) {
   EXPECT_THAT(refusal(options()), HasSubstr("inputs of experts get no range"));
   write_recipe(qconfig(8, 8));
   QuantOptions other = options();
-  other.formats = {"compressed-tensors"};
-  EXPECT_THAT(refusal(other), HasSubstr("experts are not written as compressed-tensors yet"));
+  other.formats = {"gptq"};
+  EXPECT_THAT(refusal(other), HasSubstr("experts are not written as GPTQ yet"));
   EXPECT_FALSE(std::filesystem::exists(directory_ / "out"));
+}
+
+// As vLLM reads them: one by one, the router in `ignore`.
+TEST_F(Experts, AreWrittenAsCompressedTensors) {
+  write_recipe(qconfig(8, 8));
+  QuantOptions both = options();
+  both.formats = {"ascendv1", "compressed-tensors"};
+  Progress progress;
+  run(make_plan(both), progress);
+  const std::filesystem::path made = directory_ / "out/compressed-tensors";
+  const auto json = nlohmann::json::parse(std::ifstream(made / "config.json"));
+  EXPECT_THAT(json.at("quantization_config").at("ignore").get<std::vector<std::string>>(),
+              testing::IsSupersetOf({"model.layers.0.mlp.gate", "model.layers.1.mlp.gate"}));
+  const io::TensorFiles files = io::TensorFiles::open_files(hf::top_level_safetensors(made));
+  const std::string name = "model.layers.1.mlp.experts.7.down_proj.";
+  EXPECT_EQ(files.at(name + "weight").shape, (Shape{64, 32}));
+  EXPECT_EQ(files.at(name + "weight").dtype, DType::kI8);
+  EXPECT_EQ(files.at(name + "weight_scale").shape, (Shape{64, 1}));
+  EXPECT_TRUE(save::inspect(made, {.engine = scheme::Engine::kVllm}).loads());
+  EXPECT_FALSE(save::inspect(made, {.engine = scheme::Engine::kTransformers}).loads());
+  EXPECT_EQ(kl_from_float("out/compressed-tensors"), kl_from_float("out/ascendv1"));
+  save::convert(made, save::ascendv1_format(), directory_ / "back");
+  EXPECT_EQ(weights("back"), weights("out/ascendv1"));
+}
+
+TEST_F(Experts, OfFourBitsBesideFloatInputsAreWrittenInGroups) {
+  QuantOptions asked = options();
+  asked.recipe_text =
+      recipe::preset_yaml({.scheme = "W4A16", .saver_type = "compressed_tensors_saver"},
+                          hf::read_config(directory_ / "model"));
+  asked.dataset = (directory_ / "calib.jsonl").string();
+  Progress progress;
+  run(make_plan(asked), progress);
+  const io::TensorFiles files =
+      io::TensorFiles::open_files(hf::top_level_safetensors(directory_ / "out"));
+  EXPECT_EQ(files.at("model.layers.0.mlp.experts.2.up_proj.weight_packed").shape, (Shape{32, 8}));
+  EXPECT_EQ(files.at("model.layers.0.mlp.experts.2.up_proj.weight_scale").shape, (Shape{32, 2}));
+  EXPECT_LT(kl_from_float("out"), 0.005);
+  EXPECT_TRUE(save::inspect(directory_ / "out", {.engine = scheme::Engine::kVllm}).loads());
+}
+
+TEST_F(Experts, KeepTheirKeysInInt8) {
+  write_recipe(qconfig(8, 8));
+  QuantOptions asked = options();
+  asked.int8_cache = true;
+  Progress progress;
+  run(make_plan(asked), progress);
+  const auto checkpoint = hf::AscendV1Checkpoint::open(directory_ / "out");
+  ASSERT_TRUE(checkpoint.cache_scales(1));
+  EXPECT_EQ(checkpoint.cache_scales(1)->keys.size(), 64u);
+  EXPECT_TRUE(save::inspect(directory_ / "out").loads());
+  EXPECT_LT(kl_from_float("out"), 0.005);
 }
 
 // A description that was put together by hand.

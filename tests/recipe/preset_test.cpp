@@ -115,6 +115,19 @@ TEST(PresetRecipes, LeaveFloatWhatIgnoreNamesOrItsExpressionsMatchFromTheBeginni
   EXPECT_THAT(problems_of(choice), SizeIs(2));
 }
 
+TEST(PresetRecipes, NameWhatIsMeantOfAllExpertsOnce) {
+  const hf::Config config = test::qwen3_config("tiny-moe");
+  Preset choice = preset("W4A4");
+  choice.ignore = {"re:.*experts", "re:.*layers\\.1\\.self_attn"};
+  const Recipe recipe = read(choice, config);
+  EXPECT_THAT(strategy_of(recipe).exclude,
+              testing::IsSupersetOf({"model.layers.{0,1}.mlp.experts.*.gate_proj",
+                                     "model.layers.{0,1}.mlp.experts.*.down_proj"}));
+  EXPECT_THAT(strategy_of(recipe).exclude, SizeIs(3 + 4));
+  // No fitted rotation, which models with experts do not take yet.
+  EXPECT_THAT(recipe.prior, IsEmpty());
+}
+
 TEST(PresetRecipes, RefuseAllThatContradictsAtOnce) {
   Preset choice = preset("W4A8");
   choice.group_size = 64;

@@ -54,7 +54,9 @@ TEST(Schemes, SayWhichEngineLoadsTheirExperts) {
   };
   EXPECT_EQ(loaded(Engine::kVllmAscend), "FLOAT W8A8_DYNAMIC W4A8_DYNAMIC ");
   EXPECT_EQ(loaded(Engine::kSglang), "W4A4_DYNAMIC W8A8_DYNAMIC W4A8_DYNAMIC ");
-  EXPECT_EQ(loaded(Engine::kVllm), "FLOAT ");
+  EXPECT_EQ(loaded(Engine::kVllm), "FLOAT W8A8_DYNAMIC W8A16 W4A16 ");
+  EXPECT_EQ(find("W4A16")->refused_by(Engine::kVllm, 2, true), "");
+  EXPECT_NE(find("W8A8_DYNAMIC")->refused_by(Engine::kVllm, 2, true), "");
   EXPECT_NE(find("W4A8_DYNAMIC")->refused_by(Engine::kVllmAscend, 2, true), "");
 }
 

@@ -47,7 +47,6 @@ std::unique_ptr<Step> plan_step(const recipe::KvCache& what, Planning planning) 
         {.what = reason, .where = what.location.text(), .fix = "leave kv_cache out"});
   };
   if (const std::string refusal = hf::cache_refusal(config); !refusal.empty()) refuse(refusal);
-  if (config.num_experts > 0) refuse("an int8 cache is not made yet for models with experts");
   return std::make_unique<CacheStep>(planning.plan.steps.size());
 }
 
