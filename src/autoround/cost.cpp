@@ -11,8 +11,8 @@ namespace {
 
 int64_t trained_weights(const hf::Config& config, const LayerScheme& scheme) {
   int64_t size = 0;
-  for (const Linear l : model::kAllLinears)
-    if (scheme[l]) size += model::num_weights(config, l);
+  for (int64_t i = 0; i < scheme.size(); ++i)
+    if (const auto l = static_cast<Linear>(i); scheme[l]) size += model::num_weights(config, l);
   return size;
 }
 
@@ -31,21 +31,30 @@ struct PassCosts {
 // Forward: one product a linear, and q kᵀ and p v. Backward: one product for the gradient of each
 // trained weight and one for that of each linear's input but the first ones', five in attention.
 // Where nothing of attention is trained it runs once, before, and is never differentiated.
-PassCosts pass_costs(const hf::Config& config, const LayerScheme& scheme) {
+PassCosts pass_costs(const hf::Config& config, const LayerScheme& scheme, int64_t layer_idx) {
   const double q_size = static_cast<double>(config.num_attention_heads * config.head_dim);
   const bool attention = trains_attention(scheme);
   PassCosts costs;
-  for (const LinearGroup group : model::kAllLinearGroups) {
+  const bool is_mixture = hf::is_mixture(config, layer_idx);
+  for (const LinearGroup group : model::groups_in(config, layer_idx)) {
     const bool before = !attention && model::is_attention(group);
-    const bool is_first = group == (attention ? LinearGroup::kQkv : LinearGroup::kGateUp);
+    const bool is_first =
+        attention ? group == LinearGroup::kQkv : hf::kind_of(group) == LinearGroup::kGateUp;
+    const double share = hf::is_routed(config, group)
+                             ? static_cast<double>(config.num_experts_per_tok) /
+                                   static_cast<double>(config.num_experts)
+                             : 1.0;
     for (const Linear l : model::linears_of(group)) {
-      const double product = 2 * static_cast<double>(model::num_weights(config, l));
+      const double product = 2 * share * static_cast<double>(model::num_weights(config, l));
+      // The float model's routes are found behind attention.
+      if (is_mixture && model::is_attention(group)) costs.before.per_token += product;
       (before ? costs.before : costs.forward).per_token += product;
       if (scheme[l]) costs.backward.per_token += product;
       if (!before && !is_first) costs.backward.per_token += product;
     }
   }
   (attention ? costs.forward : costs.before).per_pair = 4 * q_size;
+  if (is_mixture) costs.before.per_pair += 4 * q_size;
   costs.backward.per_pair = attention ? 10 * q_size : 0;
   return costs;
 }
@@ -53,7 +62,7 @@ PassCosts pass_costs(const hf::Config& config, const LayerScheme& scheme) {
 }  // namespace
 
 TrainCost train_cost(const hf::Config& config, const LayerScheme& scheme,
-                     const TrainOptions& options, const model::Ragged& samples) {
+                     const TrainOptions& options, const model::Ragged& samples, int64_t layer_idx) {
   const auto tokens = static_cast<double>(samples.num_tokens());
   const double pairs = model::causal_pairs(samples);
   const auto count = std::max(1.0, static_cast<double>(samples.num_sequences()));
@@ -62,7 +71,7 @@ TrainCost train_cost(const hf::Config& config, const LayerScheme& scheme,
   const double measured = std::min<double>(kEvaluationSamples, count) / count;
   // Before, after and of the rule's choice; with until_flat before and after each of three rounds.
   const double evaluated = (options.until_flat ? 4 : 3) * measured;
-  const PassCosts costs = pass_costs(config, scheme);
+  const PassCosts costs = pass_costs(config, scheme, layer_idx);
   TrainCost cost;
   cost.iterations = static_cast<double>(options.iters) * drawn *
                     (costs.forward(tokens, pairs) + costs.backward(tokens, pairs));
@@ -82,15 +91,16 @@ int64_t aside_bytes(const hf::Config& config, const LayerScheme& scheme) {
 }
 
 int64_t train_bytes(const hf::Config& config, const LayerScheme& scheme,
-                    const TrainOptions& options, const model::Ragged& samples,
-                    bool rotates_inputs) {
+                    const TrainOptions& options, const model::Ragged& samples, bool rotates_inputs,
+                    int64_t layer_idx) {
   const bool is_bf16 = options.compute == linalg::ComputeType::kBf16;
   const int64_t longest = model::longest_sample(samples), batch = largest_batch(samples),
                 piece = std::min(batch, model::kPieceTokens);
-  const bool whole = batch <= options.max_whole_tokens;
+  const bool is_mixture = hf::is_mixture(config, layer_idx),
+             whole = !is_mixture && batch <= options.max_whole_tokens;
   const int64_t rows = whole ? batch : piece, trained = trained_weights(config, scheme);
   int64_t params = 0, widest = std::max(config.hidden_size, config.intermediate_size), block = 0;
-  for (const Linear l : model::kAllLinears) {
+  for (const Linear l : model::linears_in(config, layer_idx)) {
     const int64_t in = model::in_features(config, l);
     params += model::num_weights(config, l);
     widest = std::max(widest, in);
@@ -107,6 +117,7 @@ int64_t train_bytes(const hf::Config& config, const LayerScheme& scheme,
   if (!is_bf16 && whole) bytes += block;
   if (options.act_aware) bytes += 4 * rows * widest;  // a rounded input
   if (rotates_inputs) bytes += 4 * rows * widest;
+  if (is_mixture) bytes += TokenRoutes::size_bytes(config, samples.num_tokens());
   return bytes;
 }
 

@@ -30,10 +30,11 @@ class BatchRunner {
         rope_(problem.rope),
         inputs_(problem.inputs),
         targets_(problem.targets),
+        routes_(problem.routes),
         trainable_(linears),
         linears_(problem.online, linears, &linears),
         max_tokens_(largest_batch(inputs_.samples)),
-        is_whole_(max_tokens_ <= options.max_whole_tokens),
+        is_whole_(routes_ == nullptr && max_tokens_ <= options.max_whole_tokens),
         mlp_only_(!trains_attention(problem.scheme)),
         piece_tokens_(std::min(max_tokens_, model::kPieceTokens)),
         saved_(config_, is_whole_ ? max_tokens_ : piece_tokens_, true,
@@ -41,6 +42,7 @@ class BatchRunner {
         x_(piece_tokens_, config_.hidden_size),
         y_(is_whole_ ? max_tokens_ : piece_tokens_, config_.hidden_size),
         row_losses_(piece_tokens_) {
+    LAOS_ASSERT((routes_ != nullptr) == (norms_.routers.experts != nullptr));
     saved_.compute = options.compute;
     if (!is_whole_) linears.keep_gradients();
     if (!mlp_only_) return;
@@ -154,6 +156,7 @@ class BatchRunner {
                        model::Place place) {
     const int64_t n = piece.batch.num_tokens();
     const MatView<float> y = y_.view().slice_rows(place.row, place.row + n);
+    if (routes_ != nullptr) hold_routes(samples, piece);
     if (mlp_only_) {
       gather(attended_, samples, piece, saved_.hidden.view().slice_rows(place.row, place.row + n));
       model::mlp_half_forward<float>(config_, norms_, linears_, saved_, y, place);
@@ -191,6 +194,20 @@ class BatchRunner {
     });
   }
 
+  void hold_routes(const std::vector<int64_t>& samples, const model::Piece& piece) {
+    const int64_t k = config_.num_experts_per_tok;
+    held_experts_.resize(static_cast<size_t>(k * piece.batch.num_tokens()));
+    held_weights_.resize(held_experts_.size());
+    for_rows(samples, piece, [&](int64_t row, int64_t source, int64_t count) {
+      std::copy_n(routes_->experts.begin() + k * source, k * count,
+                  held_experts_.begin() + k * row);
+      std::copy_n(routes_->weights.begin() + k * source, k * count,
+                  held_weights_.begin() + k * row);
+    });
+    saved_.mixture.held_experts = held_experts_;
+    saved_.mixture.held_weights = held_weights_;
+  }
+
   // Sum of the absolute errors of y, which becomes its gradient. Errors are summed row by row and
   // rows in order, so that threads do not matter.
   double lose(const std::vector<int64_t>& samples, const model::Piece& piece, MatView<float> y) {
@@ -212,6 +229,7 @@ class BatchRunner {
   const model::Rope<float>& rope_;
   const model::HiddenStates& inputs_;
   const model::HiddenStates& targets_;
+  const TokenRoutes* routes_;
   TrainableLinears& trainable_;
   model::OnlineLinears linears_;
   int64_t max_tokens_;
@@ -223,6 +241,8 @@ class BatchRunner {
   Buffer<double> row_losses_;
   model::TokenRows attended_;      // what enters the MLP, with mlp_only_
   std::vector<char> is_attended_;  // by sample
+  std::vector<int32_t> held_experts_;  // of a piece
+  std::vector<float> held_weights_;
 };
 
 // What of n samples training looks at: up to kEvaluationSamples, spread evenly over the set, to

@@ -7,6 +7,7 @@
 #include <functional>
 #include <vector>
 
+#include "autoround/token_routes.h"
 #include "autoround/trainable_linears.h"
 #include "model/hidden_states.h"
 #include "model/online_transform.h"
@@ -45,6 +46,7 @@ struct LayerProblem {
   // The layer shall map inputs to targets.
   const model::HiddenStates& inputs;
   const model::HiddenStates& targets;
+  const TokenRoutes* routes = nullptr;  // of the samples, where the layer has experts
   uint32_t seed = 0;  // of the samples that are drawn, with layer_idx
   int64_t layer_idx = 0;
   // Unless empty, weights and best codes are kept in files here, which takes the weights out of
@@ -62,7 +64,8 @@ struct LayerProblem {
 // round. With both tunings off, or no linear in the scheme, it is plain rounding and nothing is
 // run. Where no linear of attention is in the scheme, attention runs once and what it gives is kept
 // as model::TokenRows in the directory. Same arguments, same bytes, on any number of threads, and
-// whatever of options.max_whole_tokens and the directory. Throws Error(kNumeric) when the loss is
+// whatever of options.max_whole_tokens and the directory. In a layer with experts tokens go where
+// problem.routes says, and batches always come in pieces. Throws Error(kNumeric) when the loss is
 // not finite; the weights are lost then.
 LayerResult train_layer(const LayerProblem& problem, const TrainOptions& options,
                         const TrainProgress& progress = nullptr);

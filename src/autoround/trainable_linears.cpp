@@ -68,7 +68,9 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
                                    const TrainOptions& options, const ActBits& untrained,
                                    const model::OnlineTransforms& online)
     : options_(options) {
-  for (const Linear l : model::kAllLinears) {
+  for (int64_t i = 0; i < weights.linears.size(); ++i)
+    if (const auto l = static_cast<Linear>(i); weights[l].size() != 0) linears_.push_back(l);
+  for (const Linear l : linears_) {
     const MatView<const float> weight = weights[l].view();
     float_weights_[l] = weight;
     biases_[l] = weights.biases[l].data();
@@ -100,7 +102,7 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
     trained_[l] = std::move(t);
   }
   if (is_bf16()) {
-    for (const model::Linear l : model::kAllLinears) {
+    for (const model::Linear l : linears_) {
       const MatView<const float> weight = float_weights_[l];
       narrow_[l] = Mat<uint16_t>(weight.rows, weight.cols);  // [out, in]
       if (!trained_[l]) linalg::to_bf16(weight, narrow_[l].view());
@@ -110,7 +112,7 @@ TrainableLinears::TrainableLinears(const model::LayerWeights& weights, const Lay
 }
 
 void TrainableLinears::reset() {
-  for (const model::Linear l : model::kAllLinears) {
+  for (const model::Linear l : linears_) {
     std::optional<Trained>& t = trained_[l];
     if (!t) continue;
     t->alpha_min.assign(t->scale.size(), 1.0f);
@@ -126,7 +128,7 @@ void TrainableLinears::reset() {
 
 void TrainableLinears::put_weights_aside(model::LayerWeights& weights,
                                          const std::filesystem::path& directory) {
-  for (const Linear l : model::kAllLinears) {
+  for (const Linear l : linears_) {
     if (!trained_[l]) continue;
     const Mat<float>& source = weights[l];
     aside_[l] = io::PagedMat<float>(source.rows(), source.cols(), directory);  // [out, in]
@@ -147,7 +149,7 @@ void TrainableLinears::restore_weights(model::LayerWeights& weights) {
     t->dequantized = {};
     t->offsets = {};
   }
-  for (const Linear l : model::kAllLinears) {
+  for (const Linear l : linears_) {
     io::PagedMat<float>& source = aside_[l];
     if (source.size() == 0) continue;
     Mat<float> weight(source.rows(), source.cols());  // [out, in]
@@ -337,13 +339,13 @@ void TrainableLinears::weight_gradient(model::LinearGroup group, MatView<const f
 
 void TrainableLinears::keep_gradients() {
   keeps_gradients_ = true;
-  for (const model::Linear l : model::kAllLinears)
+  for (const model::Linear l : linears_)
     // [out, in]
     if (trained_[l]) gradients_[l] = Mat<float>(float_weights_[l].rows, float_weights_[l].cols);
 }
 
 void TrainableLinears::step() {
-  for (const model::Linear l : model::kAllLinears) {
+  for (const model::Linear l : linears_) {
     if (!has_gradient_[l]) continue;
     parallel_for_ranges(gradients_[l].rows(), kGradientRows, [&](int64_t begin, int64_t end) {
       update_rows(l, begin, end, gradients_[l].row(begin));
@@ -353,7 +355,7 @@ void TrainableLinears::step() {
 }
 
 void TrainableLinears::save(Snapshot& snapshot) const {
-  for (const model::Linear l : model::kAllLinears) {
+  for (const model::Linear l : linears_) {
     if (!trained_[l]) continue;
     const Trained& t = *trained_[l];
     io::PagedMat<int8_t>& q = snapshot.q[l];
@@ -385,7 +387,8 @@ void TrainableLinears::save(Snapshot& snapshot) const {
 
 LayerCodes TrainableLinears::Snapshot::codes() const {
   LayerCodes codes;
-  for (const model::Linear l : model::kAllLinears) {
+  for (int64_t i = 0; i < q.size(); ++i) {
+    const auto l = static_cast<Linear>(i);
     if (q[l].size() == 0) continue;
     codes[l].spec = specs[l];
     codes[l].scale = scale[l];
@@ -398,7 +401,7 @@ LayerCodes TrainableLinears::Snapshot::codes() const {
 }
 
 void TrainableLinears::apply(const Snapshot& snapshot) {
-  for (const model::Linear l : model::kAllLinears) {
+  for (const model::Linear l : linears_) {
     if (!trained_[l]) continue;
     Trained& t = *trained_[l];
     t.scale = snapshot.scale[l];

@@ -118,6 +118,7 @@ class TrainableLinears : public model::LinearsForward<float>, public model::Line
 
   TrainOptions options_;
   float lr_ = 0;
+  std::vector<model::Linear> linears_;     // of the layer
   model::PerLinear<const float*> biases_;  // null: none
   model::PerLinear<MatView<const float>> float_weights_;
   model::PerLinear<int> act_bits_ = {};  // 0: not rounded

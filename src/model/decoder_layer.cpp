@@ -432,7 +432,7 @@ void add_bias(const T* bias, MatView<T> y) {
 template <class T>
 LayerSaved<T>::LayerSaved(const hf::Config& config, int64_t max_tokens, bool with_backward,
                           int64_t max_keys)
-    : mixture(config, max_tokens) {
+    : mixture(config, max_tokens, with_backward) {
   max_keys = std::max(max_keys, max_tokens);
   const int64_t n = max_tokens, hidden_size = config.hidden_size,
                 intermediate_size = hf::dense_intermediate_size(config);
@@ -483,7 +483,7 @@ int64_t LayerSaved<T>::size_bytes(const hf::Config& config, int64_t max_tokens, 
   int64_t size =
       n * (3 * hidden_size + 3 * q_size + 3 * intermediate_size + 2 + config.num_attention_heads) +
       max_keys * (3 * kv_size + config.num_key_value_heads) +
-      MixtureSaved<T>::num_values(config, n);
+      MixtureSaved<T>::num_values(config, n, with_backward);
   if (with_backward) {
     size += std::min(n, kPieceTokens) * std::max(intermediate_size, hidden_size);
     if (q_size > intermediate_size) size += 2 * n * q_size;
@@ -550,11 +550,27 @@ void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
 }
 
 template <class T>
+void route_mixture(const hf::Config& config, const LayerNorms<T>& norms, LayerSaved<T>& saved,
+                   int64_t n) {
+  hidden_norm_forward(config, norms, saved, Rows<T>{{}, n});
+  route<T>(config, norms.routers, rows_of(saved.hidden_normed, 0, n), saved.mixture);
+}
+
+template <class T>
 void mlp_half_backward(const hf::Config& config, const LayerNorms<T>& norms,
                        LinearsBackward<T>& linears, const Ragged& batch, LayerSaved<T>& saved,
                        MatView<T> d_y, bool wants_d_hidden, T* d_gain) {
   const int64_t n = batch.num_tokens();
-  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n && norms.routers.experts == nullptr);
+  LAOS_ASSERT(d_y.rows == n && saved.hidden.rows() >= n);
+  if (norms.routers.experts != nullptr) {
+    const MatView<T> d_normed =
+        wants_d_hidden ? d_rows_of(saved, n, config.hidden_size) : MatView<T>{};
+    mixture_backward<T>(config, norms.routers, linears, saved.mixture, d_y, d_normed);
+    if (wants_d_hidden)
+      norm_backward<T>(norms.post_attention_layernorm, rows_of(saved.hidden, 0, n),
+                       saved.hidden_inv_rms.data(), d_normed, d_y, d_gain);
+    return;
+  }
   const auto rows = [n](Mat<T>& matrix) -> MatView<const T> { return rows_of(matrix, 0, n); };
   const std::vector<int64_t> ends = ends_of(batch);
   for_pieces(
@@ -673,6 +689,8 @@ void FloatLinears<T>::weight_gradient(LinearGroup group, MatView<const T> x,
                                           MatView<const T>, LayerSaved<T>&, Place);                \
   template void mlp_half_forward<T>(const hf::Config&, const LayerNorms<T>&, LinearsForward<T>&,   \
                                     LayerSaved<T>&, MatView<T>, Place);                            \
+  template void route_mixture<T>(const hf::Config&, const LayerNorms<T>&, LayerSaved<T>&,          \
+                                 int64_t);                                                         \
   template void mlp_half_backward<T>(const hf::Config&, const LayerNorms<T>&, LinearsBackward<T>&, \
                                      const Ragged&, LayerSaved<T>&, MatView<T>, bool,              \
                                      std::add_pointer_t<T>);                                       \

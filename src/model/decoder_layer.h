@@ -189,8 +189,14 @@ void mlp_half_forward(const hf::Config& config, const LayerNorms<T>& norms,
                       LinearsForward<T>& linears, LayerSaved<T>& saved, MatView<T> y,
                       Place place = {});
 
-// Of layers without experts: given d_y = ∂loss/∂y and saved as mlp_half_forward left it, calls
-// `linears` for down and gate_up: all that a layer needs of which only those are trained. Where
+// Of a layer with experts: where the first n tokens of saved.hidden go, into saved.mixture.
+template <class T>
+void route_mixture(const hf::Config& config, const LayerNorms<T>& norms, LayerSaved<T>& saved,
+                   int64_t n);
+
+// Given d_y = ∂loss/∂y and saved as mlp_half_forward left it, calls
+// `linears` for down and gate_up, or for those of the experts (mixture_backward): all that a layer
+// needs of which only those are trained. Where
 // `wants_d_hidden`, d_y becomes ∂loss/∂saved.hidden, and the gradient of the norm's gain is added
 // to `d_gain` unless that is null. Overwrites saved.gate and saved.up.
 template <class T>

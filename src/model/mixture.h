@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/tensor.h"
@@ -16,6 +17,8 @@ namespace laos::model {
 
 template <class T>
 class LinearsForward;
+template <class T>
+class LinearsBackward;
 
 // What a mixture chooses and weighs by; both are null in layers that have none.
 template <class T>
@@ -36,15 +39,31 @@ struct MixtureSaved {
   // Of the shared expert, a row a token. It reads what forward read, [n, hidden_size].
   MatView<const T> shared_x = {};
   Mat<T> shared_gate, shared_up, shared_act;  // [tokens, shared_expert_intermediate_size]
+  std::vector<T> shared_weights;              // of what it makes of each token
   Mat<T> y;                                   // [tokens, hidden_size]: what one expert makes
+  // Backward only.
+  Mat<T> shared_y;  // [tokens, hidden_size]: what the shared expert makes
+  Mat<T> d_act;     // [tokens, the widest of an expert]
 
-  MixtureSaved(const hf::Config& config, int64_t max_tokens);
-  static int64_t num_values(const hf::Config& config, int64_t max_tokens) noexcept;
+  // Unless these are empty, token i of what forward reads goes to the experts held_experts[k i] to
+  // held_experts[k i + k - 1], in order, with these weights, whatever the routers say; k =
+  // num_experts_per_tok. Must outlive forward.
+  std::span<const int32_t> held_experts = {};
+  std::span<const T> held_weights = {};
+
+  MixtureSaved(const hf::Config& config, int64_t max_tokens, bool with_backward = false);
+  static int64_t num_values(const hf::Config& config, int64_t max_tokens,
+                            bool with_backward = false) noexcept;
 
   // What the linears of an expert's group read: a row for each token that goes to the expert. As
   // long as what forward read.
   MatView<const T> input_of(hf::LinearGroup group) const;
 };
+
+// Sets offsets, tokens and weights of `saved`: which experts the tokens x [n, hidden_size] go to.
+template <class T>
+void route(const hf::Config& config, const Routers<T>& routers, MatView<const T> x,
+           MixtureSaved<T>& saved, DType dtype = DType::kF32);
 
 // y [n, hidden_size] = mixture(x [n, hidden_size]). Which experts a token goes to, and where the
 // linears treat rows independently all of what it gets, does not depend on the tokens beside it.
@@ -54,5 +73,14 @@ template <class T>
 void mixture_forward(const hf::Config& config, const Routers<T>& routers,
                      LinearsForward<T>& linears, MatView<const T> x, MixtureSaved<T>& saved,
                      MatView<T> y, DType dtype = DType::kF32);
+
+// Given d_y = ∂loss/∂y and saved as forward left it, calls `linears` for the groups of every expert
+// that a token went to, down and then gate_up, and sets d_x = ∂loss/∂x [n, hidden_size] unless its
+// data is null. Which experts a token goes to and their weights count as given. Overwrites
+// saved.gate, saved.up and their like of the shared expert.
+template <class T>
+void mixture_backward(const hf::Config& config, const Routers<T>& routers,
+                      LinearsBackward<T>& linears, MixtureSaved<T>& saved, MatView<const T> d_y,
+                      MatView<T> d_x);
 
 }  // namespace laos::model

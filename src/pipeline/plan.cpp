@@ -209,12 +209,14 @@ void refuse_for_experts(const recipe::Processor& processor, Planning planning) {
   const auto* rotate = std::get_if<recipe::Rotate>(&processor.what);
   if (rotate != nullptr && !rotate->options.online && !rotate->options.use_fitted) return;
   if (std::holds_alternative<recipe::LinearQuant>(processor.what) ||
-      std::holds_alternative<recipe::GptqQuant>(processor.what))
+      std::holds_alternative<recipe::GptqQuant>(processor.what) ||
+      std::holds_alternative<recipe::AutoroundQuant>(processor.what))
     return;
   planning.problems.add(
       {.what = "this is not done yet for models with experts",
        .where = processor.location.text(),
-       .fix = "these models take quarot without online, linear_quant and gptq_quant"});
+       .fix = "these models take quarot without online, linear_quant, gptq_quant and "
+              "autoround_quant"});
 }
 
 // The processors of prior and main stages.

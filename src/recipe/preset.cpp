@@ -55,10 +55,12 @@ std::vector<std::string> excluded_patterns(const std::vector<std::string>& ignor
   std::vector<std::pair<std::string, std::set<int64_t>>> layers;
   const auto layers_of = [&](const std::string& path) -> std::set<int64_t>& {
     const auto found = std::ranges::find(layers, path, &decltype(layers)::value_type::first);
-    return found != layers.end() ? found->second : layers.emplace_back(path, std::set<int64_t>()).second;
+    return found != layers.end() ? found->second
+                                 : layers.emplace_back(path, std::set<int64_t>()).second;
   };
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
-    for (const hf::Linear linear : hf::linears_in(config, layer)) layers_of(hf::path_of(config, linear));
+    for (const hf::Linear linear : hf::linears_in(config, layer))
+      layers_of(hf::path_of(config, linear));
   for (const std::string& text : ignore) {
     const hf::NamePattern pattern(text, "--ignore");
     const auto is_meant = [&](const std::string& name) {
@@ -80,7 +82,8 @@ std::vector<std::string> excluded_patterns(const std::vector<std::string>& ignor
                            std::string(hf::path_of(config, hf::Linear::kDownProj))});
   }
   // What is meant of all routed experts alike is one path with a star.
-  for (const hf::Linear kind : {hf::Linear::kGateProj, hf::Linear::kUpProj, hf::Linear::kDownProj}) {
+  for (const hf::Linear kind :
+       {hf::Linear::kGateProj, hf::Linear::kUpProj, hf::Linear::kDownProj}) {
     std::vector<std::string> paths;
     for (int64_t e = 0; e < config.num_experts; ++e)
       paths.push_back(hf::path_of(config, hf::of_expert(e, kind)));
@@ -186,7 +189,8 @@ std::string preset_yaml(const Preset& preset, const hf::Config& config) {
   problems.throw_if_any(ErrorCode::kUsage);
 
   const bool rotates = preset.rotates.value_or(true);
-  const auto [prior, process] = rotates ? rotation_of(row, config) : std::pair<std::string, std::string>();
+  const auto [prior, process] =
+      rotates ? rotation_of(row, config) : std::pair<std::string, std::string>();
   std::string linears = "qconfig: " + qconfig_of(row, group_size, method) +
                         ", include: " + quoted_list({std::string(hf::layers_name(config)) + ".*"});
   if (!excluded.empty()) linears += ", exclude: " + quoted_list(excluded);

@@ -42,17 +42,17 @@ constexpr std::array kSchemes = {
            .type_rank = 1,
            .refusal_of_experts = {"", "it has no float experts beside quantized linears"}},
     // vLLM-Ascend packs codes along in_features, SGLang along out_features, 8 to an int32.
-    Scheme{
-        .label = "W4A4_DYNAMIC",
-        .weight_bits = 4,
-        .act_bits = 4,
-        .activations = Activations::kDynamic,
-        .allows_groups = true,
-        .parts = kWeightOnly,
-        .in_multiple = 8,
-        .out_multiple = 8,
-        .type_rank = 6,
-        .refusal_of_experts = {"it has no such experts", "", Scheme::kUntried, "it has no such experts"}},
+    Scheme{.label = "W4A4_DYNAMIC",
+           .weight_bits = 4,
+           .act_bits = 4,
+           .activations = Activations::kDynamic,
+           .allows_groups = true,
+           .parts = kWeightOnly,
+           .in_multiple = 8,
+           .out_multiple = 8,
+           .type_rank = 6,
+           .refusal_of_experts = {"it has no such experts", "", Scheme::kUntried,
+                                  "it has no such experts"}},
     Scheme{.label = "W4A4_FLATQUANT_DYNAMIC",
            .weight_bits = 4,
            .act_bits = 4,
@@ -76,17 +76,17 @@ constexpr std::array kSchemes = {
            .scales_in_model_dtype = true,
            .type_rank = 3,
            .refusal_of_experts = {"", "", Scheme::kUntried}},
-    Scheme{.label = "W8A16",
-           .weight_bits = 8,
-           .act_bits = 16,
-           .activations = Activations::kFloat,
-           .allows_groups = true,
-           .parts = kWeightOnly,
-           .scales_in_model_dtype = true,
-           .type_rank = 2,
-           .refusal = {"", "it does not know the label"},
-           .refusal_of_experts = {Scheme::kUntried, "it does not know the label",
-                                  Scheme::kUntried}},
+    Scheme{
+        .label = "W8A16",
+        .weight_bits = 8,
+        .act_bits = 16,
+        .activations = Activations::kFloat,
+        .allows_groups = true,
+        .parts = kWeightOnly,
+        .scales_in_model_dtype = true,
+        .type_rank = 2,
+        .refusal = {"", "it does not know the label"},
+        .refusal_of_experts = {Scheme::kUntried, "it does not know the label", Scheme::kUntried}},
     // AscendV1 has no name for it.
     Scheme{.label = "W4A16",
            .weight_bits = 4,
@@ -210,8 +210,7 @@ std::string Scheme::refused_by(Engine engine, int64_t num_groups, bool of_expert
       (of_experts ? refusal_of_experts : refusal)[static_cast<size_t>(engine)];
   const EngineRow& row = row_of(engine);
   // No engine has experts of grouped scales whose inputs are quantized.
-  const bool loads_groups =
-      row.loads_groups && (!of_experts || activations == Activations::kFloat);
+  const bool loads_groups = row.loads_groups && (!of_experts || activations == Activations::kFloat);
   const bool are_groups = reason.empty() && num_groups > 1 && !loads_groups;
   if (are_groups) reason = "it has one scale an output row";
   if (reason.empty()) return "";

@@ -22,6 +22,7 @@ struct Case {
   int64_t hidden_size, intermediate_size, heads, kv_heads, head_dim;
   std::vector<int64_t> lengths;
   const char* architecture = "Qwen3ForCausalLM";
+  int64_t num_experts = 0, top = 0, shared = 0;  // of intermediate_size each
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -41,6 +42,10 @@ hf::Config config_of(const Case& c) {
   config.head_dim = c.head_dim;
   config.rms_norm_eps = 1e-6;
   config.rope_theta = 10000;
+  config.num_experts = c.num_experts;
+  config.num_experts_per_tok = c.top;
+  config.moe_intermediate_size = c.num_experts > 0 ? c.intermediate_size : 0;
+  config.shared_expert_intermediate_size = c.shared;
   return config;
 }
 
@@ -52,6 +57,10 @@ struct Layer64 {
   PerLinear<Mat<double>> weights, d_weights, biases;
   std::array<Mat<double>, 4> gains, d_gains;
   Mat<double> x, target, y, d_y, d_x;
+  Mat<double> router, shared_gate;
+  // Of each token in turn the experts it goes to, and their weights.
+  std::vector<int32_t> held_experts;
+  std::vector<double> held_weights;
 
   Mat<double> normal(int64_t rows, int64_t cols, double mean, double sigma) {
     std::normal_distribution<double> distribution(mean, sigma);
@@ -62,10 +71,11 @@ struct Layer64 {
 
   explicit Layer64(const Case& c) : config(config_of(c)) {
     for (const int64_t length : c.lengths) batch.append(length);
-    for (const Linear l : kAllLinears) {
+    for (const Linear l : linears_in(config, 0)) {
       const int64_t in = in_features(config, l), out = out_features(config, l);
       weights[l] = normal(out, in, 0, 1 / std::sqrt(static_cast<double>(in)));
       d_weights[l] = Mat<double>(out, in);
+      d_weights[l].fill_zero();  // experts that no token goes to have no gradient
       if (has_bias(config, l)) biases[l] = normal(1, out, 0, 0.5);
     }
     const int64_t sizes[] = {config.hidden_size, config.hidden_size, config.head_dim,
@@ -76,6 +86,7 @@ struct Layer64 {
       d_gains[i].fill_zero();
     }
     const int64_t n = batch.num_tokens();
+    if (config.num_experts > 0) hold_routes(n);
     x = normal(n, config.hidden_size, 0, 1);
     target = normal(n, config.hidden_size, 0, 1);
     y = Mat<double>(n, config.hidden_size);
@@ -83,15 +94,36 @@ struct Layer64 {
     d_x = Mat<double>(n, config.hidden_size);
   }
 
+  // Expert 1 gets no token.
+  void hold_routes(int64_t n) {
+    router = normal(config.num_experts, config.hidden_size, 0, 1);
+    if (config.shared_expert_intermediate_size > 0)
+      shared_gate = normal(1, config.hidden_size, 0, 1);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < config.num_experts_per_tok; ++j) {
+        const int64_t first = i % 2 == 0 ? 0 : 2;
+        held_experts.push_back(static_cast<int32_t>(j == 0 ? first : first + 1 + j));
+        held_weights.push_back(0.2 + 0.1 * static_cast<double>((i + 2 * j) % 5));
+      }
+  }
+  void hold(LayerSaved<double>& saved) const {
+    const auto count = static_cast<size_t>(config.num_experts_per_tok * batch.num_tokens());
+    saved.mixture.held_experts = std::span(held_experts).first(count);
+    saved.mixture.held_weights = std::span(held_weights).first(count);
+  }
+
   LayerNorms<double> norms() const {
     const bool qk_norm = config.family->qk_norm;
-    return {gains[0].data(), gains[1].data(), qk_norm ? gains[2].data() : nullptr,
-            qk_norm ? gains[3].data() : nullptr};
+    return {.input_layernorm = gains[0].data(),
+            .post_attention_layernorm = gains[1].data(),
+            .q_norm = qk_norm ? gains[2].data() : nullptr,
+            .k_norm = qk_norm ? gains[3].data() : nullptr,
+            .routers = {router.data(), shared_gate.data()}};
   }
   FloatLinears<double> linears(bool with_grads) {
     FloatLinears<double>::Weights w;
     FloatLinears<double>::Grads g;
-    for (const Linear l : kAllLinears) {
+    for (const Linear l : linears_in(config, 0)) {
       w.linears[l] = weights[l].view();
       if (biases[l].size() != 0) w.biases[l] = biases[l].data();
       if (with_grads) g[l] = d_weights[l].view();
@@ -102,6 +134,7 @@ struct Layer64 {
   // Smooth, so that finite differences hold everywhere: sum (y - target)^2 / 2.
   double loss() {
     LayerSaved<double> saved(config, batch.num_tokens(), false);
+    hold(saved);
     const Rope<double> rope(config, 64);
     FloatLinears<double> l = linears(false);
     const int64_t n = batch.num_tokens();
@@ -115,6 +148,7 @@ struct Layer64 {
 
   void backward() {
     LayerSaved<double> saved(config, batch.num_tokens(), true);
+    hold(saved);
     const Rope<double> rope(config, 64);
     FloatLinears<double> l = linears(true);
     layer_forward<double>(config, norms(), l, rope, batch, x.view(), saved, y.view());
@@ -135,7 +169,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"AsManyKvHeads", 7, 11, 3, 3, 8, {9}},
                     Case{"LlamaWithBiases", 10, 14, 3, 1, 4, {5, 1, 7}, "LlamaForCausalLM"},
                     Case{"Qwen2", 6, 9, 4, 2, 6, {3, 11}, "Qwen2ForCausalLM"},
-                    Case{"Mistral", 8, 5, 7, 1, 2, {9}, "MistralForCausalLM"}),
+                    Case{"Mistral", 8, 5, 7, 1, 2, {9}, "MistralForCausalLM"},
+                    Case{"Experts", 6, 5, 4, 2, 2, {5, 4}, "Qwen3MoeForCausalLM", 5, 2},
+                    Case{"SharedExpert", 6, 5, 4, 2, 2, {7}, "Qwen2MoeForCausalLM", 4, 1, 7}),
     [](const auto& p) { return p.param.name; });
 
 TEST_P(DecoderLayer, GradientMatchesFiniteDifferenceForEveryParameterAndTheInput) {
@@ -157,7 +193,7 @@ TEST_P(DecoderLayer, GradientMatchesFiniteDifferenceForEveryParameterAndTheInput
           << name << " element " << i;
     }
   };
-  for (const Linear l : kAllLinears)
+  for (const Linear l : linears_in(layer.config, 0))
     check(layer.weights[l], layer.d_weights[l], std::string(path_of(layer.config, l)).c_str());
   const char* norm_names[] = {"input_layernorm", "post_attention_layernorm", "q_norm", "k_norm"};
   for (size_t i = 0; i < 4; ++i) check(layer.gains[i], layer.d_gains[i], norm_names[i]);
@@ -175,6 +211,9 @@ TEST_P(DecoderLayer, ABatchOfSequencesEqualsEachAlone) {
     alone.batch.append(batch.length(s));
     const int64_t begin = batch.offsets[static_cast<size_t>(s)], width = alone.config.hidden_size;
     std::copy_n(together.x.row(begin), batch.length(s) * width, alone.x.data());
+    const int64_t held = begin * alone.config.num_experts_per_tok;
+    alone.held_experts.erase(alone.held_experts.begin(), alone.held_experts.begin() + held);
+    alone.held_weights.erase(alone.held_weights.begin(), alone.held_weights.begin() + held);
     alone.loss();
     for (int64_t i = 0; i < batch.length(s) * width; ++i)
       ASSERT_DOUBLE_EQ(alone.y.data()[i], y.row(begin)[i]) << "sequence " << s;

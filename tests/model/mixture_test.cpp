@@ -166,12 +166,15 @@ TEST(Mixture, IsTheSameOnAnyNumberOfThreads) {
 TEST(Mixture, TakesTheMemoryThatItSays) {
   for (const int64_t shared : {0, 16}) {
     const hf::Config config = config_of(8, 3, shared, true);
-    const MixtureSaved<float> saved(config, 11);
-    int64_t sum = 0;
-    for (const Mat<float>* m : {&saved.x, &saved.gate, &saved.up, &saved.act, &saved.shared_gate,
-                                &saved.shared_up, &saved.shared_act, &saved.y})
-      sum += m->size();
-    EXPECT_EQ(sum, MixtureSaved<float>::num_values(config, 11));
+    for (const bool with_backward : {false, true}) {
+      const MixtureSaved<float> saved(config, 11, with_backward);
+      int64_t sum = 0;
+      for (const Mat<float>* m :
+           {&saved.x, &saved.gate, &saved.up, &saved.act, &saved.shared_gate, &saved.shared_up,
+            &saved.shared_act, &saved.y, &saved.shared_y, &saved.d_act})
+        sum += m->size();
+      EXPECT_EQ(sum, MixtureSaved<float>::num_values(config, 11, with_backward));
+    }
   }
 }
 

@@ -244,14 +244,21 @@ TEST_F(Ranks, MakeTheBytesOfOneProcess) {
 TEST_F(Ranks, MakeTheBytesOfOneProcessOfExperts) {
   fs::remove_all(model_);
   test::write_synthetic({.config = test::qwen3_config("tiny-moe", 4), .seed = 3}, model_);
-  recipe(kExpertRecipe);
-  ASSERT_EQ(quantize("reference", 0).exit_code, 0);
-  for (const int ranks : {1, 2, 3}) {
-    SCOPED_TRACE(ranks);
-    fs::remove_all(directory_ / "out");
-    const test::CommandResult result = quantize("out", ranks);
-    ASSERT_EQ(result.exit_code, 0) << result.output;
-    EXPECT_EQ(manifest("out"), manifest("reference"));
+  std::string trained = kExpertRecipe;
+  const std::string solver = "gptq_quant, refit: true";
+  trained.replace(trained.find(solver), solver.size(), "autoround_quant, iters: 2");
+  trained.replace(trained.find("method: minmax"), 14, "method: autoround");
+  for (const std::string& text : {std::string(kExpertRecipe), trained}) {
+    recipe(text);
+    fs::remove_all(directory_ / "reference");
+    ASSERT_EQ(quantize("reference", 0).exit_code, 0);
+    for (const int ranks : {1, 2, 3}) {
+      SCOPED_TRACE(ranks);
+      fs::remove_all(directory_ / "out");
+      const test::CommandResult result = quantize("out", ranks);
+      ASSERT_EQ(result.exit_code, 0) << result.output;
+      EXPECT_EQ(manifest("out"), manifest("reference"));
+    }
   }
 }
 

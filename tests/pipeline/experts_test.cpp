@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/threads.h"
 #include "eval/metrics.h"
 #include "hf/ascendv1.h"
 #include "io/file.h"
@@ -280,6 +281,40 @@ TEST_F(Experts, KeepTheirKeysInInt8) {
   EXPECT_EQ(checkpoint.cache_scales(1)->keys.size(), 64u);
   EXPECT_TRUE(save::inspect(directory_ / "out").loads());
   EXPECT_LT(kl_from_float("out"), 0.005);
+}
+
+// With the router's choice held, training makes the output of the layer nearer to the float one's;
+// attention is trained beside the experts, or stays as it was rounded.
+TEST_F(Experts, LearnTheirRounding) {
+  for (const char* include : {"[\"*.experts.*\"]", "[\"*\"]"}) {
+    SCOPED_TRACE(include);
+    std::ofstream(directory_ / "recipe.yaml")
+        << "apiversion: modelslim_v1\nspec:\n  process:\n"
+           "    - type: autoround_quant\n      iters: 20\n      act_aware: true\n"
+           "      strategies: [{qconfig: {weight: {scope: per_channel, dtype: int4, symmetric: "
+           "true, method: autoround}, act: {scope: per_token, dtype: int8, symmetric: true, "
+           "method: minmax}}, include: "
+        << include << "}]\n    - {type: linear_quant, qconfig: " << qconfig(8, 8)
+        << ", include: [\"*\"]}\n  save: [{type: ascendv1_saver}]\n  dataset: calib.jsonl\n";
+    for (const char* old : {"out", "again"}) std::filesystem::remove_all(directory_ / old);
+    const RunResult result = quantize();
+    for (const report::Layer& layer : result.records) {
+      ASSERT_EQ(layer.training.size(), 1u);
+      EXPECT_LT(layer.training[0].loss, 0.97 * layer.training[0].rounding_loss);
+    }
+    const auto checkpoint = hf::AscendV1Checkpoint::open(directory_ / "out");
+    EXPECT_EQ(checkpoint.label("model.layers.1.mlp.experts.3.up_proj"), "W4A8_DYNAMIC");
+    // The same bytes on any number of threads, and with as little memory as there may be.
+    const std::string bytes = weights("out");
+    const int threads = num_threads();
+    set_num_threads(threads == 1 ? 3 : 1);
+    const Plan plan = make_plan(options("again"));
+    for (const auto& step : plan.steps) step->save_memory(Step::kMostSavings);
+    Progress progress;
+    run(plan, progress);
+    set_num_threads(threads);
+    EXPECT_EQ(weights("again"), bytes);
+  }
 }
 
 // A description that was put together by hand.

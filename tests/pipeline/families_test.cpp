@@ -232,8 +232,8 @@ TEST_P(Families, AreWrittenAsVllmAscendLoadsThem) {
   const hf::Config config = hf::read_config(directory_ / "model");
   if (config.num_experts > 0) {
     // What is refused until it is done.
-    EXPECT_THROW(quantize("    - {type: autoround_quant, strategies: [{qconfig: *w8}]}\n"), Error);
     EXPECT_THROW(quantize("    - {type: iter_smooth}\n"), Error);
+    EXPECT_THROW(quantize("    - {type: quarot, online: true}\n"), Error);
     EXPECT_FALSE(fs::exists(directory_ / "out"));
     quantize(
         "    - {type: quarot}\n"

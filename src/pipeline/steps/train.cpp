@@ -31,7 +31,7 @@ class TrainStep : public Step {
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {
     const autoround::TrainCost cost =
         autoround::train_cost(plan.checkpoint.config(), trained_scheme(plan, layer_idx), options_,
-                              lengths_of(*plan.samples));
+                              lengths_of(*plan.samples), layer_idx);
     return {.flops = cost.flops, .trained = cost.iterations};
   }
 
@@ -41,7 +41,7 @@ class TrainStep : public Step {
     const autoround::LayerScheme scheme = trained_scheme(plan, layer_idx);
     const int64_t training =
         autoround::train_bytes(config, scheme, options_, lengths_of(*plan.samples),
-                               transforms_inputs(plan, layer_idx)) +
+                               transforms_inputs(plan, layer_idx), layer_idx) +
         (options_.compute == linalg::ComputeType::kBf16 ? linalg::kBf16CodeBytes : 0);
     // Before and after training all weights are there once, with what is applied or with codes.
     return std::max({memory.weights + memory.forward, training + memory.backward,
@@ -63,8 +63,16 @@ class TrainStep : public Step {
     autoround::ActBits untrained = {};
     // Linears that an earlier step quantized act as they are now, so that training makes up for it.
     model::PerLinear<Mat<float>> replaced;
-    if (reads(plan, work.layer_idx)) work.ensure_outputs();
-    for (const Linear l : model::kAllLinears) {
+    const hf::Config& config = plan.checkpoint.config();
+    const std::vector<Linear> linears = model::linears_in(config, work.layer_idx);
+    std::optional<autoround::TokenRoutes> routes;
+    if (reads(plan, work.layer_idx)) {
+      work.ensure_outputs();
+      if (model::is_mixture(config, work.layer_idx))
+        routes = autoround::routes_of(config, weights, work.layer.online, work.pass().rope(),
+                                      work.inputs(), samples(plan, work.layer_idx));
+    }
+    for (const Linear l : linears) {
       if (scheme[l]) continue;
       if (own[l]) result.quantized[l] = quant::quantize_rtn(weights[l].view(), own[l]->weight);
       if (result.quantized[l].q.size() == 0) continue;
@@ -74,7 +82,7 @@ class TrainStep : public Step {
       std::swap(replaced[l], weights[l]);
     }
     autoround::LayerResult trained = autoround::train_layer(
-        {.config = plan.checkpoint.config(),
+        {.config = config,
          .weights = weights,
          .online = work.layer.online,
          .scheme = scheme,
@@ -82,6 +90,7 @@ class TrainStep : public Step {
          .rope = work.pass().rope(),
          .inputs = work.inputs(),
          .targets = work.outputs(),
+         .routes = routes ? &*routes : nullptr,
          .seed = plan.options.seed,
          .layer_idx = work.layer_idx,
          .directory = work.pass().scratch()},
@@ -89,7 +98,7 @@ class TrainStep : public Step {
           work.progress().iteration(work.layer_idx, iteration, options_.iters, loss);
           stop_if_asked(work.progress());
         });
-    for (const Linear l : model::kAllLinears) {
+    for (const Linear l : linears) {
       if (scheme[l]) result.quantized[l] = std::move(trained.weights[l]);
       if (replaced[l].size() != 0) std::swap(replaced[l], weights[l]);
     }
