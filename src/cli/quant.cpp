@@ -393,7 +393,7 @@ std::vector<pipeline::PlannedLinear> with_experts_as_one(const pipeline::Plan& p
     lines.push_back(*linear);
     if (is_one) {
       std::string& name = lines.back().name;  // "model.layers.3.mlp.experts.0.gate_proj"
-      name = name.substr(0, name.rfind('.', name.rfind('.') - 1)) + ".*";
+      name.replace(name.rfind('.', name.rfind('.') - 1), std::string::npos, ".*");
     }
     linear = is_one ? end : std::next(linear);
   }

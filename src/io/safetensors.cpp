@@ -13,6 +13,7 @@
 #include "core/collapse.h"
 #include "core/error.h"
 #include "io/lfs.h"
+#include "io/ordered_json.h"
 #include "io/own_file.h"
 #include "io/paged_memory.h"
 
@@ -657,7 +658,7 @@ ShardLayout lay_out(const std::vector<TensorSpec>& tensors) {
     entry["dtype"] = to_string(tensor.dtype);
     entry["shape"] = tensor.shape;
     entry["data_offsets"] = {offset, end};
-    header.emplace(tensor.name, std::move(entry));
+    add_member(header, tensor.name, std::move(entry));
     layout.begin[i] = offset;
     offset = end;
   }
@@ -757,7 +758,8 @@ std::string ShardedWriter::index_json() const {
   index["metadata"]["total_size"] = plan_.total_size;
   nlohmann::ordered_json& weight_map = index["weight_map"] = nlohmann::ordered_json::object();
   for (const ShardPlan::Shard& shard : plan_.shards)
-    for (const TensorSpec& tensor : shard.tensors) weight_map.emplace(tensor.name, shard.file_name);
+    for (const TensorSpec& tensor : shard.tensors)
+      add_member(weight_map, tensor.name, shard.file_name);
   return index.dump(2);
 }
 

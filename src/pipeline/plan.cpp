@@ -281,7 +281,7 @@ void check_scheme(const hf::Config& config, const PlannedLinear& planned, Proble
                           " does not divide in_features " + std::to_string(in_features),
                   .where = where,
                   .fix = "use a group_size that divides it, or add the linear to `exclude`"});
-  if (planned.scheme->act.is_static && hf::is_routed(config, planned.linear))
+  if (planned.scheme->act.is_static && hf::expert_of(planned.linear) >= 0)
     problems.add({.what = "inputs of experts get no range that is fixed at calibration",
                   .where = where,
                   .fix = "give them scope: per_token"});
@@ -695,6 +695,13 @@ void plan_memory(Plan& plan) {
       best = level;
     }
   bytes(best);
+  int64_t passes = 1;
+  for (const auto& step : plan.steps)
+    for (int64_t i = 0; i < plan.checkpoint.config().num_hidden_layers; ++i)
+      if (step->reads(plan, i)) passes = std::max(passes, step->looks(plan, i));
+  if (passes > 1)
+    plan.warnings.push_back("memory is short: a layer's experts are solved for in " +
+                            std::to_string(passes) + " passes over the text, which takes longer");
   if (needed <= limit || !plan.options.writes) return;
   if (!is_asked && needed <= (limit = available_memory_bytes(needed))) return;
   throw Error(ErrorCode::kResource,

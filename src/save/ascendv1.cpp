@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hf/ascendv1.h"
+#include "io/ordered_json.h"
 #include "save/format.h"
 
 namespace laos::save {
@@ -162,7 +163,7 @@ std::string description_json(const CheckpointJob& job) {
   for (const OutputTensor& tensor : job.tensors) {
     if (tensor.label.empty()) continue;
     has_cache_scales = has_cache_scales || tensor.label == hf::kCacheLabel;
-    description[tensor.spec.name] = tensor.label;
+    io::add_member(description, tensor.spec.name, tensor.label);
     labels.push_back(tensor.label);
     const bool is_scale = tensor.spec.name.ends_with(".weight_scale");
     if (is_scale && tensor.spec.shape[1] > 1) group_size = tensor.group_size;

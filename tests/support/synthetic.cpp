@@ -10,6 +10,7 @@
 #include "core/threads.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
+#include "io/ordered_json.h"
 #include "io/safetensors.h"
 
 namespace laos::test {
@@ -38,6 +39,7 @@ const std::map<std::string, PublishedShape>& published_shapes() {
       {"14b", {5120, 17408, 40, 40, 8, 128, 151936, false}},
       {"32b", {5120, 25600, 64, 64, 8, 128, 151936, false}},
       {"30b-a3b", {2048, 6144, 48, 32, 4, 128, 151936, false, 128, 8, 768}},
+      {"235b-a22b", {4096, 12288, 94, 64, 4, 128, 151936, false, 128, 8, 1536}},
   };
   return shapes;
 }
@@ -94,8 +96,9 @@ void write_hollow(const std::vector<io::TensorSpec>& specs, const std::filesyste
   for (const io::TensorSpec& spec : specs) {
     const int64_t begin = end;
     end += spec.size_bytes();
-    header[spec.name] = {
-        {"dtype", to_string(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {begin, end}}};
+    io::add_member(
+        header, spec.name,
+        {{"dtype", to_string(spec.dtype)}, {"shape", spec.shape}, {"data_offsets", {begin, end}}});
   }
   const std::string text = header.dump();
   std::string prefix(8, '\0');

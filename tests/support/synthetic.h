@@ -21,7 +21,7 @@ struct SyntheticModel {
 };
 
 // Names of the shapes that qwen3_config knows: "tiny", "0.6b", "8b", "14b", "32b" and, with
-// experts, "tiny-moe", "30b-a3b".
+// experts, "tiny-moe", "30b-a3b", "235b-a22b".
 std::vector<std::string> qwen3_shapes();
 
 // The config of a Qwen3 model, BF16, rope_theta 1e6. `num_layers` and `vocab_size` 0: as published.
