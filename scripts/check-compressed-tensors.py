@@ -1,18 +1,26 @@
 #!/usr/bin/env python3
-"""Holds compressed-tensors checkpoints that laos wrote against transformers.
+"""Holds quantized checkpoints, of laos or of other programs, against transformers.
 
-check-compressed-tensors.py [--laos PROGRAM] [--text FILE] [--windows N] DIR...
+check-compressed-tensors.py [--laos PROGRAM] [--text FILE] [--windows N] [--no-engines] DIR...
 
-Needs torch, transformers and compressed-tensors. Each DIR must load without a warning, and its perplexity in float32
-must be that of `laos eval` when inputs get the steps that engines give them, max|x| / 127 or / 7. The package itself
-takes max|x| / 127.5 or / 7.5, with -128 and -8 in reach; the perplexity of that is printed too.
+Needs torch, transformers and compressed-tensors (for GPTQ and AutoRound's format also GPTQModel or auto-round). Each
+DIR must load without a warning. Its perplexity in float32, with transformers as it is, must be that of
+`laos eval --emulate transformers` within 0.3 %. Then the package is given the steps that engines have, max|x| / 127 or
+/ 7 for max|x| / 127.5 or / 7.5, and held against plain `laos eval` (not with --no-engines).
+
+What stands after ± is the standard error of the mean over windows: where inputs are rounded, sums that differ in their
+last bits round differently now and then, and what follows from there differs too. Means beyond the bar that are within
+two errors are noise, and more windows tell.
 """
 import argparse
+import contextlib
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import torch
@@ -21,18 +29,23 @@ from compressed_tensors.quantization.utils import helpers
 from loguru import logger as loguru_logger
 
 WINDOW = 512
-# By the fewest bits of an input: rounded inputs differ by a step where sums differ in their last bits, and what follows
-# from there differs too.
-TOLERANCE = {16: 1e-5, 8: 2e-3, 4: 1e-2}
+BAR = 3e-3
 package_qparams = helpers.calculate_qparams
 
 
-def engine_qparams(min_vals, max_vals, args, global_scale=None):
+def engine_qparams(min_vals, max_vals, args, *rest, **more):
     if not args.symmetric:
-        return package_qparams(min_vals, max_vals, args, global_scale=global_scale)
+        return package_qparams(min_vals, max_vals, args, *rest, **more)
     peak = torch.max(min_vals.abs(), max_vals.abs())
     scale = torch.where(peak == 0, torch.ones_like(peak), peak / (2 ** (args.num_bits - 1) - 1))
     return scale, torch.zeros_like(scale)
+
+
+@contextlib.contextmanager
+def engine_steps():
+    helpers.calculate_qparams = engine_qparams
+    yield
+    helpers.calculate_qparams = package_qparams
 
 
 class Complaints(logging.Handler):
@@ -59,48 +72,66 @@ def load(directory):
 
 
 @torch.no_grad()
-def perplexity(model, ids):
-    total, count = 0.0, 0
-    for begin in range(0, len(ids), WINDOW):
-        window = torch.tensor([ids[begin : begin + WINDOW]])
+def theirs(model, windows):
+    """The negative log-likelihood of each window."""
+    sums = []
+    for ids in windows:
+        window = torch.tensor([ids])
         logits = model(window, use_cache=False).logits[0, :-1].double()
-        total += torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum").item()
-        count += window.shape[1] - 1
-    return math.exp(total / count)
+        sums.append(torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum").item())
+    return sums
 
 
-def input_bits(model):
-    schemes = [getattr(module, "quantization_scheme", None) for module in model.modules()]
-    inputs = [scheme.input_activations for scheme in schemes if scheme is not None]
-    return min((args.num_bits for args in inputs if args is not None), default=16)
+def ours(laos, directory, windows, more):
+    sums = []
+    with tempfile.TemporaryDirectory() as temp:
+        text = os.path.join(temp, "window.jsonl")
+        for ids in windows:
+            with open(text, "w", encoding="utf-8") as file:
+                file.write(json.dumps({"ids": ids}) + "\n")
+            command = [laos, "eval", "--model-path", directory, "--text", text, "--json", "--seq-len", str(len(ids))]
+            result = json.loads(subprocess.run(command + more, check=True, capture_output=True, text=True).stdout)
+            sums.append(result["nll"] * result["tokens"])
+    return sums
+
+
+def compare(name, their_sums, our_sums, tokens):
+    """Prints both perplexities; whether the second is within the bar of the first."""
+    count = len(their_sums)
+    differences = [(b - a) / tokens for a, b in zip(their_sums, our_sums)]
+    mean = sum(differences) / count
+    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count * max(1, count - 1)))
+    their_mean, our_mean = sum(their_sums) / count / tokens, sum(our_sums) / count / tokens
+    fits = abs(math.expm1(mean)) < BAR
+    print(f"  {name}: transformers {math.exp(their_mean):.4f}, laos {math.exp(our_mean):.4f}, "
+          f"{100 * math.expm1(mean):+.3f} ± {100 * error:.3f} % in {count} windows{'' if fits else ': FAILED'}", flush=True)
+    return fits
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--laos", default="build/release/laos")
     parser.add_argument("--text", default="models/qwen3-tiny-eval.txt")
-    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--no-engines", action="store_true")
     parser.add_argument("directories", nargs="+")
     options = parser.parse_args()
     text = open(options.text, encoding="utf-8").read()
     failed = False
     for directory in options.directories:
         model, tokenizer, complaints = load(directory)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"][: WINDOW * options.windows]
-        helpers.calculate_qparams = engine_qparams
-        engine = perplexity(model, ids)
-        helpers.calculate_qparams = package_qparams
-        package = perplexity(model, ids)
-        command = [options.laos, "eval", "--model-path", directory, "--text", options.text, "--json"]
-        command += ["--seq-len", str(WINDOW), "--max-tokens", str((WINDOW - 1) * options.windows)]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        ours = result["models"][0]["perplexity"] if "models" in result else result["perplexity"]
-        fits = abs(engine / ours - 1) < TOLERANCE[input_bits(model)] and not complaints
-        failed = failed or not fits
-        print(f"{directory}: laos {ours:.5f}, transformers {engine:.5f} with the steps of engines, "
-              f"{package:.5f} with the package's: {'ok' if fits else 'FAILED'}")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        windows = [ids[begin : begin + WINDOW] for begin in range(0, len(ids) - WINDOW + 1, WINDOW)][: options.windows]
+        print(f"{directory}:", flush=True)
         for complaint in complaints:
             print(f"  warned: {complaint}")
+        emulated = ours(options.laos, directory, windows, ["--emulate", "transformers"])
+        fits = compare("as it is", theirs(model, windows), emulated, WINDOW - 1) and not complaints
+        if not options.no_engines:
+            with engine_steps():
+                stepped = theirs(model, windows)
+            fits = compare("steps of engines", stepped, ours(options.laos, directory, windows, []), WINDOW - 1) and fits
+        failed = failed or not fits
     return 1 if failed else 0
 
 

@@ -10,20 +10,35 @@
 namespace laos::cli {
 namespace {
 
-constexpr const char* kVllmAscend = "vllm-ascend";
+struct EmulatedEngine {
+  const char* name;
+  eval::Arithmetic arithmetic;
+  const char* what;
+};
+constexpr EmulatedEngine kEmulated[] = {
+    {"vllm-ascend", eval::Arithmetic::kVllmAscend,
+     "activations in the model's dtype, W4A4 products in f16"},
+    {"transformers", eval::Arithmetic::kTransformers,
+     "dynamic inputs in the steps of the compressed-tensors package"},
+};
 
 }  // namespace
 
 void add_emulate_option(CLI::App& command, std::string& engine) {
-  command
-      .add_option("--emulate", engine,
-                  "compute as this engine does: activations in the model's dtype, W4A4 products in "
-                  "f16; the baseline stays exact")
-      ->check(CLI::IsMember({kVllmAscend}));
+  std::vector<std::string> names;
+  std::string what = "compute as this engine does";
+  for (const EmulatedEngine& row : kEmulated) {
+    names.emplace_back(row.name);
+    what += std::string(names.size() == 1 ? ": " : "; ") + row.name + " (" + row.what + ")";
+  }
+  command.add_option("--emulate", engine, what + "; the baseline stays exact")
+      ->check(CLI::IsMember(names));
 }
 
 eval::Arithmetic arithmetic_of(const std::string& engine) {
-  return engine == kVllmAscend ? eval::Arithmetic::kVllmAscend : eval::Arithmetic::kExact;
+  for (const EmulatedEngine& row : kEmulated)
+    if (engine == row.name) return row.arithmetic;
+  return eval::Arithmetic::kExact;
 }
 
 OverflowReport::~OverflowReport() {

@@ -8,6 +8,7 @@
 
 #include "core/threads.h"
 #include "hf/model_tensors.h"
+#include "hf/quantization_config.h"
 #include "hf/quantized_checkpoint.h"
 #include "linalg/gemm.h"
 #include "linalg/row_products.h"
@@ -151,7 +152,7 @@ class RoundedLayer : public EvalLayer {
 };
 
 std::unique_ptr<Emulation> emulation_of(const hf::Config& config, Arithmetic arithmetic) {
-  if (arithmetic == Arithmetic::kExact) return nullptr;
+  if (arithmetic != Arithmetic::kVllmAscend) return nullptr;
   return std::make_unique<Emulation>(Emulation{.dtype = config.dtype});
 }
 
@@ -214,6 +215,7 @@ class MixedLinears : public model::LinearsForward<float> {
   model::PerLinear<Entry> entries;
   model::LayerWeights small;       // norms, routers and biases
   Emulation* emulation = nullptr;  // null: outputs stay as they are
+  quant::TokenPeak token_peak = quant::TokenPeak::kLargestCode;
 
   void forward(LinearGroup group, MatView<const float> x,
                std::span<const MatView<float>> ys) override {
@@ -226,7 +228,7 @@ class MixedLinears : public model::LinearsForward<float> {
         entry.fixed->forward(x, ys[i]);
       } else if (entry.dynamic) {
         if (entry.act_bits != tokens_bits) {
-          tokens = quant::quantize_tokens(x, {.bits = entry.act_bits}, entry.clip);
+          tokens = quant::quantize_tokens(x, {.bits = entry.act_bits}, entry.clip, token_peak);
           tokens_bits = entry.act_bits;
         }
         entry.dynamic->forward(tokens, ys[i]);
@@ -263,8 +265,9 @@ Mat<float> square(const std::vector<float>& values) {
 class QuantizedLayer : public EvalLayer {
  public:
   QuantizedLayer(const hf::QuantizedCheckpoint& checkpoint, int64_t layer_idx, bool resident,
-                 Emulation* emulation) {
+                 Arithmetic arithmetic, Emulation* emulation) {
     mixed_.emulation = emulation;
+    if (arithmetic == Arithmetic::kTransformers) mixed_.token_peak = quant::TokenPeak::kHalfBeyond;
     const hf::Config& config = checkpoint.config();
     for (const Linear l : model::linears_in(config, layer_idx)) {
       const std::string name = model::name_of(config, layer_idx, l);
@@ -371,6 +374,7 @@ class QuantizedModel : public EvalModel {
   QuantizedModel(std::unique_ptr<hf::QuantizedCheckpoint> checkpoint, Arithmetic arithmetic)
       : files_(std::move(checkpoint)),
         checkpoint_(*files_),
+        arithmetic_(arithmetic),
         emulation_(emulation_of(checkpoint_.config(), arithmetic)) {
     Problems problems;
     for (int64_t i = 0; i < checkpoint_.config().num_hidden_layers; ++i) {
@@ -391,10 +395,12 @@ class QuantizedModel : public EvalModel {
   const hf::Config& config() const override { return checkpoint_.config(); }
   std::string label(const std::string& linear) const override { return checkpoint_.label(linear); }
   std::unique_ptr<EvalLayer> load_layer(int64_t layer_idx) const override {
-    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, false, emulation_.get());
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, false, arithmetic_,
+                                            emulation_.get());
   }
   std::unique_ptr<EvalLayer> load_resident_layer(int64_t layer_idx) const override {
-    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, true, emulation_.get());
+    return std::make_unique<QuantizedLayer>(checkpoint_, layer_idx, true, arithmetic_,
+                                            emulation_.get());
   }
   TensorView embed_tokens() const override {
     return checkpoint_.weight(hf::embed_tokens_name(config()));
@@ -425,6 +431,7 @@ class QuantizedModel : public EvalModel {
 
   std::unique_ptr<hf::QuantizedCheckpoint> files_;
   const hf::QuantizedCheckpoint& checkpoint_;
+  Arithmetic arithmetic_;
   std::unique_ptr<Emulation> emulation_;
 };
 
@@ -434,6 +441,12 @@ std::unique_ptr<EvalModel> open_eval_model(const std::filesystem::path& director
                                            Arithmetic arithmetic) {
   if (auto quantized = hf::open_quantized(directory))
     return std::make_unique<QuantizedModel>(std::move(quantized), arithmetic);
+  if (const std::string method = hf::quant_method_of(directory); !method.empty())
+    throw Error(ErrorCode::kUnsupported,
+                {.what = "checkpoints quantized by `" + method + "` are not read",
+                 .where = (directory / "config.json").string() + ", " + hf::kQuantizationConfig +
+                          ".quant_method",
+                 .fix = "laos reads AscendV1, compressed-tensors and gptq"});
   return std::make_unique<FloatModel>(model::Checkpoint::open(directory), arithmetic);
 }
 

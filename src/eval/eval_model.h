@@ -25,7 +25,9 @@ class EvalLayer {
 
 // How a checkpoint computes. kExact: linears under an integer label in exact integer products with
 // their stored scales, everything else in f32. kVllmAscend: as the engine does, see Emulation.
-enum class Arithmetic { kExact, kVllmAscend };
+// kTransformers: likewise exact, with the steps that the compressed-tensors package gives dynamic
+// inputs, max|x| / 127.5 or / 7.5.
+enum class Arithmetic { kExact, kVllmAscend, kTransformers };
 
 // Weights are read a layer at a time. Layers must not outlive the model, whose files they may read.
 class EvalModel {
@@ -50,7 +52,7 @@ class EvalModel {
   // Takes what was read of the files out of the process, see io::drop_pages: for those who stream
   // layers, so that memory does not grow with their number.
   virtual void drop_pages() const noexcept = 0;
-  // Null for Arithmetic::kExact.
+  // Null but for Arithmetic::kVllmAscend.
   virtual const Emulation* emulation() const = 0;
 };
 

@@ -59,18 +59,29 @@ GptqConfig read_gptq_config(const std::filesystem::path& directory) {
     refuse("sym", "weights with zero points are not computed");
   if (at("desc_act") == true && config.group_size != 0)
     refuse("desc_act", "groups of reordered inputs are not computed");
+  if (const GptqJson type = at("data_type"); !type.is_null() && type != "int")
+    refuse("data_type", "weights of this kind are not computed");
+  if (const GptqJson bits = at("act_bits"); bits.is_number_integer() && bits < 16)
+    refuse("act_bits", "quantized inputs are not computed");
   if (at(kGptqHeadKey) == true) refuse(kGptqHeadKey, "a quantized lm_head is not computed");
-  GptqJson format = at("checkpoint_format");
-  if (format.is_null()) format = at("format");
-  config.is_first_version = format.is_null() || format == "gptq";
-  if (!config.is_first_version && format != "gptq_v2")
-    refuse("checkpoint_format", "this way to store codes is not read");
+  const bool is_auto_round = at("quant_method") == kAutoRound;
+  const char* format_key = is_auto_round ? "packing_format" : "checkpoint_format";
+  GptqJson format = at(format_key);
+  if (format.is_null() && !is_auto_round) format = at("format");
+  config.is_first_version =
+      is_auto_round ? format == "auto_round:auto_gptq" : format.is_null() || format == "gptq";
+  if (!config.is_first_version && format != (is_auto_round ? "auto_round:gptqmodel" : "gptq_v2"))
+    refuse(format_key, "this way to store codes is not read");
   if (const GptqJson words = at("pack_dtype"); !words.is_null() && words != "int32")
     refuse("pack_dtype", "codes in other words than int32 are not read");
   // Rules for single linears: those that only leave some float say what the tensors say too.
   if (const GptqJson rules = at("dynamic"); rules.is_object())
     for (const auto& [pattern, rule] : rules.items())
       if (!pattern.starts_with("-:")) refuse("dynamic", "linears of several kinds are not read");
+  if (const GptqJson rules = at("extra_config"); rules.is_object())
+    for (const auto& [name, rule] : rules.items())
+      if (!rule.is_object() || rule.value("bits", GptqJson()) != 16)
+        refuse("extra_config", "linears of several kinds are not read");
   problems.throw_if_any(ErrorCode::kUnsupported);
   return config;
 }

@@ -16,8 +16,9 @@
 
 namespace laos::hf {
 
-inline constexpr const char* kGptq = "gptq";            // its quant_method
-inline constexpr const char* kGptqHeadKey = "lm_head";  // whether the head is quantized too
+inline constexpr const char* kGptq = "gptq";             // its quant_method
+inline constexpr const char* kAutoRound = "auto-round";  // AutoRound's own, for the same tensors
+inline constexpr const char* kGptqHeadKey = "lm_head";   // whether the head is quantized too
 // What loaders read that do not look into config.json.
 inline constexpr const char* kGptqConfigFile = "quantize_config.json";
 

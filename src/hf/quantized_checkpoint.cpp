@@ -20,7 +20,7 @@ std::optional<scheme::CheckpointFormat> format_of(const std::filesystem::path& d
   if (is_unfinished(directory)) return std::nullopt;
   const std::string method = quant_method_of(directory);
   if (method == kCompressedTensors) return Format::kCompressedTensors;
-  if (method == kGptq) return Format::kGptq;
+  if (method == kGptq || method == kAutoRound) return Format::kGptq;
   return std::nullopt;
 }
 

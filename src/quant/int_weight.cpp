@@ -13,10 +13,12 @@ namespace {
 
 constexpr int64_t kRowGrain = 16;
 
-float token_scale(const float* x, int64_t n, const ActSpec& spec, float clip) noexcept {
+float token_scale(const float* x, int64_t n, const ActSpec& spec, float clip,
+                  TokenPeak peak) noexcept {
   const kernels::Range range = kernels::range(x, n);
-  const float peak = std::max(range.max, -range.min);
-  const float scale = clip * peak / static_cast<float>(spec.q_max());
+  const float steps =
+      static_cast<float>(spec.q_max()) + (peak == TokenPeak::kHalfBeyond ? 0.5f : 0.0f);
+  const float scale = clip * std::max(range.max, -range.min) / steps;
   return scale > 0 ? scale : 1.0f;
 }
 
@@ -61,11 +63,12 @@ Mat<float> dequantize(const IntWeight& weight) {
   return real;
 }
 
-QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec, float clip) {
+QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec, float clip,
+                                TokenPeak peak) {
   QuantizedTokens tokens{Mat<int8_t>(x.rows, x.cols), Buffer<float>(x.rows)};
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      tokens.scale[i] = token_scale(x.row(i), x.cols, spec, clip);
+      tokens.scale[i] = token_scale(x.row(i), x.cols, spec, clip, peak);
       kernels::quantize(x.row(i), nullptr, tokens.scale[i], spec.q_max(), tokens.q.row(i), x.cols);
     }
   });
@@ -76,7 +79,8 @@ void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<f
                           float clip) {
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      kernels::fake_quantize(x.row(i), nullptr, token_scale(x.row(i), x.cols, spec, clip),
+      kernels::fake_quantize(x.row(i), nullptr,
+                             token_scale(x.row(i), x.cols, spec, clip, TokenPeak::kLargestCode),
                              spec.q_max(), x_hat.row(i), x.cols);
   });
 }

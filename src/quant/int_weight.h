@@ -37,7 +37,12 @@ struct QuantizedTokens {
   Mat<int8_t> q;        // [num_tokens, in_features]
   Buffer<float> scale;  // [num_tokens]
 };
-QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec, float clip = 1);
+// What a token's largest value is in steps: q_max, or, as in the compressed-tensors package,
+// q_max + 1/2, so that all codes are spread over -max|x| to max|x|. There a largest value that is
+// negative lies between two codes, and the last bit of the division decides.
+enum class TokenPeak { kLargestCode, kHalfBeyond };
+QuantizedTokens quantize_tokens(MatView<const float> x, const ActSpec& spec, float clip = 1,
+                                TokenPeak peak = TokenPeak::kLargestCode);
 // x_hat = scale * q of the same. x_hat may be x.
 void fake_quantize_tokens(MatView<const float> x, const ActSpec& spec, MatView<float> x_hat,
                           float clip = 1);

@@ -20,6 +20,7 @@
 #include "hf/gptq.h"
 #include "hf/json_file.h"
 #include "hf/model_tensors.h"
+#include "hf/quantization_config.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "save/format.h"
@@ -163,7 +164,7 @@ class Inspection {
 
   // The same of GPTQ, whose zero points have been looked at when it opened.
   InspectReport run_gptq(const std::vector<fs::path>& paths) {
-    report_.model_quant_type = hf::kGptq;
+    report_.model_quant_type = hf::quant_method_of(directory_);
     require_tokenizer();
     attempt([&] {
       const auto checkpoint = hf::GptqCheckpoint::open(directory_);

@@ -115,6 +115,19 @@ TEST(Compare, EqualsItsDefinitionComputedDirectly) {
                                         compare(models[2], base, windows).divergence.kl.value}));
 }
 
+TEST(OpenEvalModel, NamesAWayToQuantizeThatIsNotRead) {
+  const test::TemporaryDirectory directory;
+  std::ofstream(directory / "config.json") << R"({"quantization_config": {"quant_method": "awq"}})";
+  try {
+    open_eval_model(directory.path());
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_NE(std::string(error.what()).find("quantized by `awq` are not read"), std::string::npos)
+        << error.what();
+  }
+}
+
 // tests/golden/qwen3-tiny/README.md: logits of an independent implementation in f64.
 TEST(FinalHidden, GivesTheGoldenLogits) {
   const io::TensorFiles files =

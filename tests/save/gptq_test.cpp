@@ -244,6 +244,39 @@ TEST_F(GptqFormat, OfOtherProgramsIsRefusedWhereItIsNotComputed) {
   EXPECT_NO_THROW(hf::GptqCheckpoint::open(temp_ / "q"));
 }
 
+// AutoRound has names of its own for the same tensors, which hold no order of groups.
+TEST_F(GptqFormat, OfAutoRoundIsReadWhereItIsComputed) {
+  write(all(4, 8));
+  const json good = {{"quant_method", "auto-round"},
+                     {"bits", 4},
+                     {"data_type", "int"},
+                     {"group_size", 8},
+                     {"sym", true},
+                     {"packing_format", "auto_round:auto_gptq"},
+                     {"extra_config", {{"lm_head", {{"bits", 16}, {"data_type", "float"}}}}}};
+  const auto change = [&](const char* key, const json& value) {
+    json changed = config();
+    changed["quantization_config"] = good;
+    if (*key != 0) changed["quantization_config"][key] = value;
+    write_text(temp_ / "q" / "config.json", changed.dump());
+  };
+  change("", {});
+  const std::string linear = "model.layers.0.mlp.up_proj";
+  EXPECT_EQ(hf::open_quantized(temp_ / "q")->label(linear), "W4A16");
+  EXPECT_EQ(inspect(temp_ / "q").model_quant_type, "auto-round");
+  const auto refusal = [&](const char* key, const json& value) {
+    change(key, value);
+    return std::string(error_of([&] { hf::open_quantized(temp_ / "q"); }).what());
+  };
+  EXPECT_THAT(refusal("packing_format", "auto_round:auto_awq"), HasSubstr("packing_format"));
+  EXPECT_THAT(refusal("packing_format", json()), HasSubstr("packing_format"));
+  EXPECT_THAT(refusal("packing_format", "auto_round:gptqmodel"), HasSubstr("in the middle"));
+  EXPECT_THAT(refusal("data_type", "mx_fp"), HasSubstr("data_type"));
+  EXPECT_THAT(refusal("act_bits", 8), HasSubstr("quantized inputs"));
+  EXPECT_THAT(refusal("extra_config", {{linear, {{"bits", 8}}}}), HasSubstr("several kinds"));
+  EXPECT_THAT(refusal("sym", false), HasSubstr("zero points"));
+}
+
 // A run that was stopped between the older checkpoint and its own.
 TEST_F(GptqFormat, WithoutItsConfigIsNoCheckpointAndIsReplaced) {
   write(all(4, 8));
