@@ -54,6 +54,7 @@ def llmcompressor(options, samples):
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
 
     bits, inputs = (4, None) if options.scheme == "W4A16" else (8, None)
     if options.scheme == "W8A8":
@@ -64,7 +65,10 @@ def llmcompressor(options, samples):
     scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(num_bits=bits, **group),
                                 input_activations=inputs)
     order = {"actorder": options.actorder} if options.actorder else {}
-    modifier = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"], **order)
+    if options.rtn:
+        modifier = QuantizationModifier(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    else:
+        modifier = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"], **order)
     data = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in samples])
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype="auto")
     oneshot(model=model, tokenizer=options.model, dataset=data, recipe=modifier, max_seq_length=options.seqlen,
@@ -90,6 +94,7 @@ def main():
     parser.add_argument("--format", default="auto_round", help="of AutoRound")
     parser.add_argument("--desc-act", action="store_true", help="of GPTQModel")
     parser.add_argument("--actorder", default="", help="of llmcompressor: static, weight, group")
+    parser.add_argument("--rtn", action="store_true", help="of llmcompressor: round to nearest instead of GPTQ")
     options = parser.parse_args()
     samples = samples_of(options)
     begin = time.time()

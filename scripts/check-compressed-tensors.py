@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds quantized checkpoints, of laos or of other programs, against transformers.
 
-check-compressed-tensors.py [--laos PROGRAM] [--text FILE] [--windows N] [--no-engines] DIR...
+check-compressed-tensors.py [--laos PROGRAM] [--text FILE] [--windows N] [--no-engines] [--noise] DIR...
 
 Needs torch, transformers and compressed-tensors (for GPTQ and AutoRound's format also GPTQModel or auto-round). Each
 DIR must load without a warning. Its perplexity in float32, with transformers as it is, must be that of
@@ -10,7 +10,7 @@ DIR must load without a warning. Its perplexity in float32, with transformers as
 
 What stands after ± is the standard error of the mean over windows: where inputs are rounded, sums that differ in their
 last bits round differently now and then, and what follows from there differs too. Means beyond the bar that are within
-two errors are noise, and more windows tell.
+two errors are noise, and more windows tell. --noise also holds transformers in float64 against itself in float32.
 """
 import argparse
 import contextlib
@@ -95,7 +95,7 @@ def ours(laos, directory, windows, more):
     return sums
 
 
-def compare(name, their_sums, our_sums, tokens):
+def compare(name, their_sums, our_sums, tokens, what="laos"):
     """Prints both perplexities; whether the second is within the bar of the first."""
     count = len(their_sums)
     differences = [(b - a) / tokens for a, b in zip(their_sums, our_sums)]
@@ -103,7 +103,7 @@ def compare(name, their_sums, our_sums, tokens):
     error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count * max(1, count - 1)))
     their_mean, our_mean = sum(their_sums) / count / tokens, sum(our_sums) / count / tokens
     fits = abs(math.expm1(mean)) < BAR
-    print(f"  {name}: transformers {math.exp(their_mean):.4f}, laos {math.exp(our_mean):.4f}, "
+    print(f"  {name}: transformers {math.exp(their_mean):.4f}, {what} {math.exp(our_mean):.4f}, "
           f"{100 * math.expm1(mean):+.3f} ± {100 * error:.3f} % in {count} windows{'' if fits else ': FAILED'}", flush=True)
     return fits
 
@@ -114,6 +114,7 @@ def main():
     parser.add_argument("--text", default="models/qwen3-tiny-eval.txt")
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--no-engines", action="store_true")
+    parser.add_argument("--noise", action="store_true")
     parser.add_argument("directories", nargs="+")
     options = parser.parse_args()
     text = open(options.text, encoding="utf-8").read()
@@ -126,11 +127,14 @@ def main():
         for complaint in complaints:
             print(f"  warned: {complaint}")
         emulated = ours(options.laos, directory, windows, ["--emulate", "transformers"])
-        fits = compare("as it is", theirs(model, windows), emulated, WINDOW - 1) and not complaints
+        sums = theirs(model, windows)
+        fits = compare("as it is", sums, emulated, WINDOW - 1) and not complaints
         if not options.no_engines:
             with engine_steps():
                 stepped = theirs(model, windows)
             fits = compare("steps of engines", stepped, ours(options.laos, directory, windows, []), WINDOW - 1) and fits
+        if options.noise:
+            compare("float64", sums, theirs(model.double(), windows), WINDOW - 1, "in float64")
         failed = failed or not fits
     return 1 if failed else 0
 

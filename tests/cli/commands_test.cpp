@@ -75,6 +75,8 @@ TEST_F(Commands, EvalEmulatesTheEngineOnRequestOnly) {
   };
   EXPECT_NE(perplexity(" --emulate vllm-ascend"), perplexity(""));
   EXPECT_NEAR(perplexity(" --emulate vllm-ascend"), perplexity(""), 0.05 * perplexity(""));
+  // It changes the steps of quantized inputs alone.
+  EXPECT_EQ(perplexity(" --emulate transformers"), perplexity(""));
   EXPECT_EQ(eval("--emulate other").exit_code, 2);
 }
 
