@@ -9,8 +9,8 @@ DIR must load without a warning. Its perplexity in float32, with transformers as
 / 7 for max|x| / 127.5 or / 7.5, and held against plain `laos eval` (not with --no-engines).
 
 What stands after ± is the standard error of the mean over windows: where inputs are rounded, sums that differ in their
-last bits round differently now and then, and what follows from there differs too. Means beyond the bar that are within
-two errors are noise, and more windows tell. --noise also holds transformers in float64 against itself in float32.
+last bits round differently now and then, and what follows from there differs too. A mean beyond the bar but within
+two errors fails nothing: more windows tell. --noise also holds transformers in float64 against itself in float32.
 """
 import argparse
 import contextlib
@@ -96,16 +96,17 @@ def ours(laos, directory, windows, more):
 
 
 def compare(name, their_sums, our_sums, tokens, what="laos"):
-    """Prints both perplexities; whether the second is within the bar of the first."""
+    """Prints both perplexities; whether the second is within the bar of the first, or within two errors."""
     count = len(their_sums)
     differences = [(b - a) / tokens for a, b in zip(their_sums, our_sums)]
     mean = sum(differences) / count
     error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count * max(1, count - 1)))
     their_mean, our_mean = sum(their_sums) / count / tokens, sum(our_sums) / count / tokens
-    fits = abs(math.expm1(mean)) < BAR
+    is_within, is_noise = abs(math.expm1(mean)) < BAR, abs(mean) < 2 * error
+    verdict = "" if is_within else ": beyond the bar, within two errors" if is_noise else ": FAILED"
     print(f"  {name}: transformers {math.exp(their_mean):.4f}, {what} {math.exp(our_mean):.4f}, "
-          f"{100 * math.expm1(mean):+.3f} ± {100 * error:.3f} % in {count} windows{'' if fits else ': FAILED'}", flush=True)
-    return fits
+          f"{100 * math.expm1(mean):+.3f} ± {100 * error:.3f} % in {count} windows{verdict}", flush=True)
+    return is_within or is_noise
 
 
 def main():
