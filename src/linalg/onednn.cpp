@@ -46,20 +46,27 @@ void require_room(size_t bytes) {
   ::munmap(probe, bytes);
 }
 
+// More than oneDNN takes at once for the code of products: 12 MB of AVX2's, 26 MB of AVX-512's.
+constexpr size_t kCodeRoom = size_t{48} << 20;
+
 // oneDNN makes the code of a product when one is first asked for: those of f32 and int8, which take
-// every shape, are made at once. Throws std::bad_alloc.
+// every shape, are made at once. Which of its kernels a product of f32 takes depends on its shape:
+// these are shapes of each. Throws std::bad_alloc.
 void require_code() {
   static const bool once = [] {
-    require_room(size_t{48} << 20);
+    require_room(kCodeRoom);
     constexpr int64_t kSize = 64;
     const std::vector<float> a(kSize * kSize), b(kSize * kSize);
     std::vector<float> c(kSize * kSize);
-    for (const int64_t n : {kSize, int64_t{1}})
-      for (const char trans_a : {'N', 'T'})
-        for (const char trans_b : {'N', 'T'})
-          check(dnnl_sgemm(trans_a, trans_b, kSize, n, kSize, 1.0f, a.data(), kSize, b.data(),
-                           trans_b == 'N' ? n : kSize, 0.0f, c.data(), n),
-                "dnnl_sgemm");
+    for (const int64_t m : {kSize, int64_t{2}})
+      for (const int64_t n : {kSize, int64_t{1}})
+        for (const int64_t k : {kSize, int64_t{1}})
+          for (const char trans_a : {'N', 'T'})
+            for (const char trans_b : {'N', 'T'})
+              for (const float beta : {0.0f, 1.0f})
+                check(dnnl_sgemm(trans_a, trans_b, m, n, k, 1.0f, a.data(), trans_a == 'N' ? k : m,
+                                 b.data(), trans_b == 'N' ? n : k, beta, c.data(), n),
+                      "dnnl_sgemm");
     const std::vector<int8_t> codes(kSize * kSize);
     std::vector<int32_t> sums(kSize * kSize);
     const int32_t zero = 0;
@@ -133,6 +140,7 @@ const float* widened(const uint16_t* x, int64_t rows, int64_t cols, int64_t stri
 struct Bf16Product {
   dnnl::memory::desc a, b, c, scratchpad;
   dnnl::matmul product;
+  mutable std::once_flag has_run = {};
 };
 using Bf16Key = std::array<int64_t, 10>;
 
@@ -151,11 +159,24 @@ class Bf16Products {
     }
     // One at a time: what is found to be left must not be another thread's a moment later.
     const std::lock_guard making(making_);
-    require_room(size_t{32} << 20);
+    require_room(kCodeRoom);
     Product made = make();
     const std::unique_lock lock(mutex_);
     if (std::ssize(products_) >= kMaxBf16Products) products_.clear();
     return products_.emplace(key, std::move(made)).first->second;
+  }
+
+  // Some code is made only when a product runs for the first time.
+  template <class F>
+  void run(const Bf16Product& product, const F& execute) {
+    bool is_first = false;
+    std::call_once(product.has_run, [&] {
+      const std::lock_guard making(making_);
+      require_room(kCodeRoom);
+      execute();
+      is_first = true;
+    });
+    if (!is_first) execute();
   }
 
  private:
@@ -239,18 +260,20 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
                                 trans_b ? memory::dims{1, ldb} : memory::dims{ldb, 1});
       const memory::desc c_desc({m, n}, memory::data_type::f32, memory::dims{ldc, 1});
       const dnnl::matmul::primitive_desc desc = bf16_desc(a_desc, b_desc, c_desc, accumulate);
-      return std::make_shared<const Bf16Product>(
-          Bf16Product{a_desc, b_desc, c_desc, desc.scratchpad_desc(), dnnl::matmul(desc)});
+      return std::shared_ptr<const Bf16Product>(
+          new Bf16Product{a_desc, b_desc, c_desc, desc.scratchpad_desc(), dnnl::matmul(desc)});
     });
     const auto needed = static_cast<int64_t>(p->scratchpad.get_size());
     if (scratchpad.size() < needed) scratchpad = Buffer<std::byte>(needed);
-    // oneDNN's memory knows no const.
-    p->product.execute(stream,
-                       {{DNNL_ARG_SRC, memory(p->a, cpu(), const_cast<uint16_t*>(a))},
-                        {DNNL_ARG_WEIGHTS, memory(p->b, cpu(), const_cast<uint16_t*>(b))},
-                        {DNNL_ARG_DST, memory(p->c, cpu(), c)},
-                        {DNNL_ARG_SCRATCHPAD, memory(p->scratchpad, cpu(), scratchpad.data())}});
-    stream.wait();
+    bf16_products().run(*p, [&] {
+      // oneDNN's memory knows no const.
+      p->product.execute(stream,
+                         {{DNNL_ARG_SRC, memory(p->a, cpu(), const_cast<uint16_t*>(a))},
+                          {DNNL_ARG_WEIGHTS, memory(p->b, cpu(), const_cast<uint16_t*>(b))},
+                          {DNNL_ARG_DST, memory(p->c, cpu(), c)},
+                          {DNNL_ARG_SCRATCHPAD, memory(p->scratchpad, cpu(), scratchpad.data())}});
+      stream.wait();
+    });
   } catch (const dnnl::error& error) {
     check(error.status, "matmul");
   }

@@ -56,6 +56,9 @@ double efficiency(const hf::Config& config, linalg::ComputeType compute) {
 constexpr double kOperationsPerWeight = 1500, kOperationsPerSummedWeight = 500,
                  kOperationsPerReadWeight = 75;
 
+// Of a Hadamard transform, which is bound by memory: docs/performance.md has its times.
+constexpr double kOperationsPerTransformedWeight = 60;
+
 double head_weights(const hf::Config& config) {
   return static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
 }
@@ -111,7 +114,9 @@ PlanCosts costs_of(const Plan& plan) {
     const auto params = static_cast<double>(hf::num_weights(config, i));
     cost.pass = 2 * weights_of_token(config, i) * static_cast<double>(samples.num_tokens()) +
                 costs.per_pair * model::causal_pairs(samples);
-    cost.rotate = plan.rotate() != nullptr ? 2 * params * hidden_size : 0;
+    if (const rotation::RotateOptions* rotate = plan.rotate())
+      cost.rotate =
+          params * (rotate->use_fitted ? 2 * hidden_size : kOperationsPerTransformedWeight);
     cost.steps = kOperationsPerWeight * params;
     cost.passed = plan.reads_activations_from(i + 1);
     for (const auto& step : plan.steps) {
