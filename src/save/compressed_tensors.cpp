@@ -90,9 +90,8 @@ class CompressedTensors : public Format {
     } else {
       add("weight", DType::kI8, {out, in});
     }
-    // Loaders hold scales in the model's dtype; where the recipe chose another, all bits are kept.
-    const DType scale_dtype = weight.scale_dtype == float_dtype ? float_dtype : DType::kF32;
-    add("weight_scale", scale_dtype, {out, weight.group_size == 0 ? 1 : in / weight.group_size});
+    add("weight_scale", stored_scale_dtype(weight, float_dtype),
+        {out, weight.group_size == 0 ? 1 : in / weight.group_size});
     if (scheme->activations == scheme::Activations::kStatic) {
       add("input_scale", float_dtype, {1});
       if (!linear.scheme->act.symmetric) add("input_zero_point", DType::kI8, {1});

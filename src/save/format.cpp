@@ -30,6 +30,10 @@ bool is_finite(DType dtype, const std::byte* value) noexcept {
 
 }  // namespace
 
+DType stored_scale_dtype(const quant::WeightSpec& weight, DType float_dtype) noexcept {
+  return weight.scale_dtype == float_dtype ? float_dtype : DType::kF32;
+}
+
 void convert_row(const std::string& where, DType dtype, int64_t row, const float* values,
                  int64_t cols, std::byte* target) {
   from_f32(values, cols, dtype, target);

@@ -55,6 +55,10 @@ struct LinearSink {
   void write_float(const std::string& suffix, std::span<const float> values) const;
 };
 
+// Of the scales of the formats that GPUs load: loaders hold them in the model's dtype; where the
+// recipe chose another, all bits are kept.
+DType stored_scale_dtype(const quant::WeightSpec& weight, DType float_dtype) noexcept;
+
 struct TextFile {
   std::string name;
   std::string text;

@@ -113,8 +113,7 @@ class Gptq : public Format {
     };
     add("qweight", DType::kI32, {in / in_a_word, out});
     add("qzeros", DType::kI32, {groups, out / in_a_word});
-    // Loaders hold scales in the model's dtype; where the recipe chose another, all bits are kept.
-    add("scales", weight.scale_dtype == float_dtype ? float_dtype : DType::kF32, {groups, out});
+    add("scales", stored_scale_dtype(weight, float_dtype), {groups, out});
     add("g_idx", DType::kI32, {in});
     if (linear.has_bias) add("bias", float_dtype, {out});
   }
