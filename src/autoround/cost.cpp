@@ -40,10 +40,7 @@ PassCosts pass_costs(const hf::Config& config, const LayerScheme& scheme, int64_
     const bool before = !attention && model::is_attention(group);
     const bool is_first =
         attention ? group == LinearGroup::kQkv : hf::kind_of(group) == LinearGroup::kGateUp;
-    const double share = hf::is_routed(config, group)
-                             ? static_cast<double>(config.num_experts_per_tok) /
-                                   static_cast<double>(config.num_experts)
-                             : 1.0;
+    const double share = hf::share_of_tokens(config, group);
     for (const Linear l : model::linears_of(group)) {
       const double product = 2 * share * static_cast<double>(model::num_weights(config, l));
       // The float model's routes are found behind attention.

@@ -7,9 +7,9 @@ namespace laos::autoround {
 TokenRoutes routes_of(const hf::Config& config, const model::LayerWeights& weights,
                       const model::OnlineTransforms& online, const model::Rope<float>& rope,
                       const model::HiddenStates& inputs, const std::vector<int64_t>& samples) {
-  const auto k = static_cast<size_t>(config.num_experts_per_tok);
+  const int64_t k = config.num_experts_per_tok;
   TokenRoutes routes;
-  routes.experts.resize(static_cast<size_t>(inputs.rows.rows()) * k);
+  routes.experts.resize(static_cast<size_t>(inputs.rows.rows() * k));
   routes.weights.resize(routes.experts.size());
   int64_t longest = 1;
   for (const int64_t s : samples) longest = std::max(longest, inputs.samples.length(s));
@@ -17,7 +17,6 @@ TokenRoutes routes_of(const hf::Config& config, const model::LayerWeights& weigh
   const model::LayerNorms<float> norms = model::norms_of(weights);
   model::FloatLinears<float> plain(model::views_of(weights));
   model::OnlineLinears linears(online, plain);
-  std::vector<size_t> filled;  // experts of each token of a piece
   for (const int64_t s : samples) {
     const int64_t first = inputs.samples.offsets[static_cast<size_t>(s)];
     model::Ragged sample;
@@ -28,15 +27,9 @@ TokenRoutes routes_of(const hf::Config& config, const model::LayerWeights& weigh
                                            inputs.rows.view().slice_rows(begin, begin + n), saved);
       inputs.rows.drop(begin, begin + n);
       model::route_mixture<float>(config, norms, saved, n);
-      filled.assign(static_cast<size_t>(n), 0);
-      const model::MixtureSaved<float>& routed = saved.mixture;
-      for (size_t e = 0; e + 1 < routed.offsets.size(); ++e)
-        for (int64_t row = routed.offsets[e]; row < routed.offsets[e + 1]; ++row) {
-          const auto token = static_cast<size_t>(routed.tokens[static_cast<size_t>(row)]);
-          const size_t at = (static_cast<size_t>(begin) + token) * k + filled[token]++;
-          routes.experts[at] = static_cast<int32_t>(e);
-          routes.weights[at] = routed.weights[static_cast<size_t>(row)];
-        }
+      const TokenRoutes routed = model::routes_by_token(config, saved.mixture);
+      std::ranges::copy(routed.experts, routes.experts.begin() + begin * k);
+      std::ranges::copy(routed.weights, routes.weights.begin() + begin * k);
     }
   }
   return routes;

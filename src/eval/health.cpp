@@ -130,22 +130,12 @@ std::array<model::Outliers, 4> outliers_of_inputs(const model::LayerSaved<float>
   return result;
 }
 
-// The experts of each token, in order.
-std::vector<std::vector<int64_t>> experts_of(const model::MixtureSaved<float>& saved,
-                                             int64_t num_tokens) {
-  std::vector<std::vector<int64_t>> experts(static_cast<size_t>(num_tokens));
-  for (size_t e = 0; e + 1 < saved.offsets.size(); ++e)
-    for (int64_t row = saved.offsets[e]; row < saved.offsets[e + 1]; ++row)
-      experts[static_cast<size_t>(saved.tokens[static_cast<size_t>(row)])].push_back(
-          static_cast<int64_t>(e));
-  return experts;
-}
-
-double share_that_differs(const std::vector<std::vector<int64_t>>& a,
-                          const std::vector<std::vector<int64_t>>& b) {
+// Of the tokens, each of which has k experts, one after the other.
+double share_that_differs(const std::vector<int32_t>& a, const std::vector<int32_t>& b, int64_t k) {
   int64_t differing = 0;
-  for (size_t i = 0; i < a.size(); ++i) differing += a[i] == b[i] ? 0 : 1;
-  return static_cast<double>(differing) / static_cast<double>(a.size());
+  for (auto of_a = a.begin(), of_b = b.begin(); of_a != a.end(); of_a += k, of_b += k)
+    differing += std::equal(of_a, of_a + k, of_b) ? 0 : 1;
+  return static_cast<double>(differing * k) / static_cast<double>(a.size());
 }
 
 std::string percent(double ratio) {
@@ -243,8 +233,8 @@ bool run_layers(const EvalModel& model, const EvalModel& baseline, const Basis& 
     }
     const bool is_mixture = model::is_mixture(config, i);
     layer.before = outliers_of_inputs(saved, n, is_mixture);
-    const auto routed =
-        is_mixture ? experts_of(saved.mixture, n) : std::vector<std::vector<int64_t>>();
+    const auto experts = [&] { return model::routes_by_token(config, saved.mixture).experts; };
+    const std::vector<int32_t> routed = is_mixture ? experts() : std::vector<int32_t>();
     Mat<float> added(n, config.hidden_size);
     for (int64_t j = 0; j < added.size(); ++j)
       added.data()[j] = next.data()[j] - expected.rows.data()[j];
@@ -258,7 +248,8 @@ bool run_layers(const EvalModel& model, const EvalModel& baseline, const Basis& 
     if (finite) {
       forward(*quantized, actual.rows.view(), next.view());
       layer.after = outliers_of_inputs(saved, n, is_mixture);
-      if (is_mixture) layer.rerouted = share_that_differs(routed, experts_of(saved.mixture, n));
+      if (is_mixture)
+        layer.rerouted = share_that_differs(routed, experts(), config.num_experts_per_tok);
       std::swap(actual.rows, next);
       finite = model::is_finite(std::as_const(actual.rows).view());
     }

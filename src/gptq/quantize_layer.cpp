@@ -230,12 +230,9 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     }
     // A product of symmetric result is formed whole; a factor is a third of a cube, feedback half a
     // product; a round of refinement two passes over the codes and two products for the scales.
-    const bool is_routed = hf::is_routed(config, group);
-    has_routed = has_routed || is_routed;
-    const double share = is_routed ? static_cast<double>(config.num_experts_per_tok) /
-                                         static_cast<double>(config.num_experts)
-                                   : 1.0;
-    const double gram = 2 * share * static_cast<double>(tokens) * in * in;
+    has_routed = has_routed || hf::is_routed(config, group);
+    const double gram =
+        2 * hf::share_of_tokens(config, group) * static_cast<double>(tokens) * in * in;
     const double solved = in * in * in / 3 + out * in * in;
     flops += gram + solved;
     flops += 8 * static_cast<double>(options.refine) * out * in * in;

@@ -96,6 +96,14 @@ bool is_routed(const Config& config, LinearGroup group) noexcept {
   return expert_of(group) >= 0 && expert_of(group) < config.num_experts;
 }
 
+double share_of_tokens(const Config& config, Linear linear) noexcept {
+  return share_of_tokens(config, group_of(linear));
+}
+double share_of_tokens(const Config& config, LinearGroup group) noexcept {
+  if (!is_routed(config, group)) return 1;
+  return static_cast<double>(config.num_experts_per_tok) / static_cast<double>(config.num_experts);
+}
+
 bool names_routed_expert(std::string_view module) noexcept {
   constexpr std::string_view kExperts = ".experts.";
   const size_t at = module.rfind(kExperts);

@@ -120,6 +120,9 @@ int64_t index_of(const Config& config, int64_t layer_idx, Linear linear) noexcep
 // Whether a linear, or a group, is of an expert that some of the tokens go to.
 bool is_routed(const Config& config, Linear linear) noexcept;
 bool is_routed(const Config& config, LinearGroup group) noexcept;
+// What share of the tokens a linear, or a group, sees where experts get as many as each other.
+double share_of_tokens(const Config& config, Linear linear) noexcept;
+double share_of_tokens(const Config& config, LinearGroup group) noexcept;
 
 // Whether a module's name says that it belongs to an expert that some of the tokens go to, as
 // "model.layers.3.mlp.experts.7.up_proj" does in every family that has experts.

@@ -193,6 +193,23 @@ void route(const hf::Config& config, const Routers<T>& routers, MatView<const T>
     }
 }
 
+TokenRoutes routes_by_token(const hf::Config& config, const MixtureSaved<float>& saved) {
+  const auto k = static_cast<size_t>(config.num_experts_per_tok);
+  TokenRoutes routes;
+  routes.experts.resize(saved.tokens.size());
+  routes.weights.resize(saved.tokens.size());
+  std::vector<size_t> filled(saved.tokens.size() / k);  // experts of each token so far
+  for (size_t e = 0; e + 1 < saved.offsets.size(); ++e)
+    for (auto row = static_cast<size_t>(saved.offsets[e]);
+         row < static_cast<size_t>(saved.offsets[e + 1]); ++row) {
+      const auto token = static_cast<size_t>(saved.tokens[row]);
+      const size_t at = token * k + filled[token]++;
+      routes.experts[at] = static_cast<int32_t>(e);
+      routes.weights[at] = saved.weights[row];
+    }
+  return routes;
+}
+
 template <class T>
 void mixture_forward(const hf::Config& config, const Routers<T>& routers,
                      LinearsForward<T>& linears, MatView<const T> x, MixtureSaved<T>& saved,

@@ -60,6 +60,19 @@ struct MixtureSaved {
   MatView<const T> input_of(hf::LinearGroup group) const;
 };
 
+// Where tokens go, told by token: token i to the experts [k i] to [k i + k - 1], in order, with
+// these weights; k = num_experts_per_tok.
+struct TokenRoutes {
+  std::vector<int32_t> experts;
+  std::vector<float> weights;
+
+  static int64_t size_bytes(const hf::Config& config, int64_t num_tokens) noexcept {
+    return config.num_experts_per_tok * num_tokens * int64_t{sizeof(int32_t) + sizeof(float)};
+  }
+};
+// Of the tokens that forward or route() has read.
+TokenRoutes routes_by_token(const hf::Config& config, const MixtureSaved<float>& saved);
+
 // Sets offsets, tokens and weights of `saved`: which experts the tokens x [n, hidden_size] go to.
 template <class T>
 void route(const hf::Config& config, const Routers<T>& routers, MatView<const T> x,

@@ -67,10 +67,7 @@ double head_weights(const hf::Config& config) {
 double weights_of_token(const hf::Config& config, int64_t layer_idx) {
   double sum = 0;
   for (const model::Linear l : model::linears_in(config, layer_idx)) {
-    sum += static_cast<double>(model::num_weights(config, l)) *
-           (hf::is_routed(config, l) ? static_cast<double>(config.num_experts_per_tok) /
-                                           static_cast<double>(config.num_experts)
-                                     : 1.0);
+    sum += static_cast<double>(model::num_weights(config, l)) * hf::share_of_tokens(config, l);
   }
   return sum;
 }
