@@ -46,7 +46,9 @@ Window PairEncoder::encode(std::string_view context, std::string_view continuati
   context.remove_suffix(hf::trailing_space(context));
   Window pair;
   pair.ids = tokenizer_.begin(tokenizer_.encode(text));
-  if (context.empty()) {
+  // Both may be one token together.
+  const bool is_alone = context.empty() || (pair.ids.size() == 1 && !continuation.empty());
+  if (is_alone) {
     if (tokenizer_.ids_before().empty()) {
       const int32_t first = first_token();
       if (pair.ids.empty() || pair.ids.front() != first) pair.ids.insert(pair.ids.begin(), first);

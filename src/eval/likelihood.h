@@ -22,9 +22,10 @@ class PairEncoder {
 
   // Both encoded as one text; scored is what comes after as many tokens as the context alone has,
   // one token at least. White space at the end of the context belongs to the continuation, for
-  // tokens begin with it. Behind no context the continuation stands after the token that a text
-  // begins with: bos_token, or the end of a text where there is none. Throws Error(kData) on a
-  // continuation without a token, and Error as hf::Tokenizer::encode.
+  // tokens begin with it. Behind no context the continuation, and what is one token with its
+  // context, stands after the token that a text begins with: bos_token, or the end of a text where
+  // there is none. Throws Error(kData) on a continuation without a token, and Error as
+  // hf::Tokenizer::encode.
   Window encode(std::string_view context, std::string_view continuation) const;
 
  private:
