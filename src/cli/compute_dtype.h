@@ -1,4 +1,4 @@
-// --compute-dtype of the commands that train.
+// --compute-dtype of the commands that calibrate and train.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -12,8 +12,8 @@ namespace laos::cli {
 inline void add_compute_dtype(CLI::App& command, std::string& value) {
   command
       .add_option(both_spellings("--compute-dtype"), value,
-                  "operands of training's products: bf16, f32, or auto: bf16 where the processor "
-                  "has it (AVX512-BF16, AMX, Arm bf16)")
+                  "operands of the products of calibration and training, whose sums are f32: bf16, "
+                  "f32, or auto: bf16 where the processor has it (AVX512-BF16, AMX, Arm bf16)")
       ->check(CLI::IsMember({"auto", "bf16", "f32"}))
       ->capture_default_str();
 }

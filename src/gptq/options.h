@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "linalg/gemm.h"
+
 namespace laos::gptq {
 
 struct GptqOptions {
@@ -12,6 +14,7 @@ struct GptqOptions {
   int64_t refine = 0;     // rounds of improving codes and scales after that
   // Linears of which weight widths are solved; those of the other are rounded to nearest.
   bool solve_int4 = true, solve_int8 = true;
+  linalg::ComputeType compute = linalg::ComputeType::kF32;  // of the Gram matrices
 
   bool solves(int weight_bits) const noexcept { return weight_bits == 4 ? solve_int4 : solve_int8; }
 };

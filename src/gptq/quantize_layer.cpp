@@ -67,11 +67,18 @@ void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
   }
 }
 
+// Of products in bf16: few sizes, and little more than there are.
+int64_t padded_rows(int64_t rows) noexcept {
+  const int64_t block = rows < 512 ? 64 : 256;
+  return (rows + block - 1) / block * block;
+}
+
 }  // namespace
 
 InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
-                       const model::OnlineTransforms& online, bool with_cross)
-    : config_(config), online_(online) {
+                       const model::OnlineTransforms& online, bool with_cross,
+                       linalg::ComputeType compute)
+    : config_(config), online_(online), compute_(compute) {
   const auto add = [&](std::vector<Gram>& grams, LinearGroup group, int bits) {
     if (std::ranges::any_of(
             grams, [&](const Gram& gram) { return gram.group == group && gram.act_bits == bits; }))
@@ -110,7 +117,17 @@ void InputGrams::observe(const model::LayerSaved<float>& saved, int64_t num_toke
   }
 }
 
-void InputGrams::observe(Gram& gram, MatView<const float> input) const {
+// x rounded, below it rows of zeros, which add nothing to a product: oneDNN makes code for every
+// number of rows it meets.
+MatView<const uint16_t> InputGrams::narrow(MatView<const float> x, Buffer<uint16_t>& buffer) const {
+  const int64_t rows = padded_rows(x.rows);
+  const MatView<uint16_t> y = grown(buffer, rows, x.cols);
+  linalg::to_bf16(x, y.slice_rows(0, x.rows));
+  std::fill_n(y.row(x.rows), (rows - x.rows) * x.cols, uint16_t{0});
+  return y;
+}
+
+void InputGrams::observe(Gram& gram, MatView<const float> input) {
   if (input.rows == 0) return;  // no token goes to the expert
   gram.num_tokens += input.rows;
   Mat<float> transformed;  // [tokens, in], as is `quantized`
@@ -132,9 +149,17 @@ void InputGrams::observe(Gram& gram, MatView<const float> input) const {
     quant::fake_quantize_tokens(x, {.bits = gram.act_bits}, target, online_.clip_of(gram.group));
     xq = target;
   }
+  const bool has_cross = gram.cross.size() != 0;
+  if (compute_ == linalg::ComputeType::kBf16) {
+    const MatView<const uint16_t> narrow_xq = narrow(xq, narrow_xq_);
+    linalg::gram_bf16(narrow_xq, true, gram.hessian.view());
+    if (has_cross)
+      linalg::gemm_bf16(Trans::kYes, Trans::kNo, narrow_xq, narrow(x, narrow_x_), true,
+                        gram.cross.view());
+    return;
+  }
   linalg::gram(xq, gram.hessian.view(), 1.0f);
-  if (gram.cross.size() != 0)
-    linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
+  if (has_cross) linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
 }
 
 void InputGrams::add_average(Gram& gram) const {
@@ -219,7 +244,7 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
 // Linears of a group count as one weight, as those of one scheme are solved.
 Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
              int64_t tokens, int64_t piece_tokens, bool is_transformed) {
-  double flops = 0, solving = 0, held = 0, piece = 0;
+  double flops = 0, grams = 0, solving = 0, held = 0, piece = 0;
   bool has_routed = false;
   for (const LinearGroup group : groups_of(scheme)) {
     double in = 0, out = 0;
@@ -234,23 +259,28 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     const double gram =
         2 * hf::share_of_tokens(config, group) * static_cast<double>(tokens) * in * in;
     const double solved = in * in * in / 3 + out * in * in;
-    flops += gram + solved;
+    grams += gram * (options.refit ? 2 : 1);
+    flops += solved;
     flops += 8 * static_cast<double>(options.refine) * out * in * in;
-    if (options.refit) flops += gram + solved + 3 * out * in * in;
+    if (options.refit) flops += solved + 3 * out * in * in;
     held += 4 * in * in * (options.refit ? 2 : 1);
     // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
     // end, as they are fed back into each other, and their codes.
     solving = std::max(solving, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
-    // Inputs transformed and quantized, one in the place of the other unless both are read.
-    piece = std::max(piece, 4 * static_cast<double>(piece_tokens) * in *
-                                (is_transformed && options.refit ? 2 : 1));
+    // Inputs transformed and quantized, one in the place of the other unless both are read, and
+    // what is rounded of them.
+    const double narrow =
+        options.compute == linalg::ComputeType::kF32 ? 0 : 2 * (options.refit ? 2 : 1);
+    piece = std::max(piece, (4.0 * (is_transformed && options.refit ? 2 : 1) + narrow) *
+                                static_cast<double>(piece_tokens) * in);
   }
   if (has_routed) {  // the gram of all tokens, which goes before anything is solved
     const auto in = static_cast<double>(config.hidden_size);
-    flops += 2 * static_cast<double>(tokens) * in * in * (options.refit ? 2 : 1);
+    grams += 2 * static_cast<double>(tokens) * in * in * (options.refit ? 2 : 1);
     held += 4 * in * in * (options.refit ? 2 : 1);
   }
-  return {.flops = flops,
+  return {.flops = flops + grams,
+          .grams = grams,
           .observing = static_cast<int64_t>(held + piece),
           .solving = static_cast<int64_t>(solving)};
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -23,7 +24,8 @@ inline constexpr int64_t kEnoughForEachInput = 4;
 
 // Xqᵀ Xq, and Xqᵀ X for refit, over all observed samples: X what a linear reads, Xq the same after
 // the dynamic quantization of its scheme (X itself where activations are float or static). One of
-// each per linear group and width, f32, the sums in the order of observation.
+// each per linear group and width, f32, the sums in the order of observation. In bf16 both are
+// rounded to bfloat16 before they are multiplied.
 //
 // A routed expert sees the tokens that go to it. Where these are fewer than enough, missing() of
 // them, take() adds as many average ones: for gate and up of all tokens of the layer; for down,
@@ -34,7 +36,8 @@ class InputGrams {
  public:
   // `online` must outlive this.
   InputGrams(const hf::Config& config, const LayerScheme& scheme,
-             const model::OnlineTransforms& online, bool with_cross);
+             const model::OnlineTransforms& online, bool with_cross,
+             linalg::ComputeType compute = linalg::ComputeType::kF32);
 
   // A piece of the samples, as forward_all shows it.
   void observe(const model::LayerSaved<float>& saved, int64_t num_tokens);
@@ -55,11 +58,14 @@ class InputGrams {
   }
 
  private:
-  void observe(Gram& gram, MatView<const float> input) const;
+  void observe(Gram& gram, MatView<const float> input);
+  MatView<const uint16_t> narrow(MatView<const float> x, Buffer<uint16_t>& buffer) const;
   void add_average(Gram& gram) const;
 
   const hf::Config& config_;
   const model::OnlineTransforms& online_;
+  const linalg::ComputeType compute_;
+  Buffer<uint16_t> narrow_xq_, narrow_x_;
   std::vector<Gram> grams_;
   std::vector<Gram> of_all_;  // what gate and up of all experts read, by width
   double down_square_ = 0;    // of what down of all experts reads, the sum
@@ -80,6 +86,7 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
 // linears are transformed online.
 struct Cost {
   double flops = 0;
+  double grams = 0;  // of these: the products of inputs, which are in their own dtype
   // Bytes at once, beside the layer's weights and codes: of InputGrams in observe(), and in
   // quantize_layer().
   int64_t observing = 0, solving = 0;

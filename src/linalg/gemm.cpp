@@ -73,6 +73,26 @@ void for_tiles(Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T
   });
 }
 
+// Calls one(x, y, tile) for tiles of c = aᵀ a that are on or above its diagonal, x and y the
+// columns of a that tile = xᵀ y takes, and mirrors them.
+template <class T, class F>
+void gram_in_tiles(MatView<const T> a, MatView<float> c, const F& one) {
+  // Tiles over each strip of rows from its diagonal on.
+  constexpr int64_t kRows = kTile.rows, kCols = kTile.cols;
+  const int64_t n = a.cols, strips = (n + kRows - 1) / kRows,
+                most = std::max<int64_t>(n / kCols, 1);
+  LAOS_ASSERT(c.rows == n && c.cols == n);
+  parallel_for(strips * most, [&](int64_t t) {
+    const int64_t i0 = t / most * kRows, i1 = std::min(i0 + kRows, n), width = n - i0,
+                  tiles = std::max<int64_t>(width / kCols, 1), tile = t % most;
+    if (tile >= tiles) return;
+    const int64_t j0 = i0 + width * tile / tiles, j1 = i0 + width * (tile + 1) / tiles;
+    one(a.slice_cols(i0, i1), a.slice_cols(j0, j1), c.slice_rows(i0, i1).slice_cols(j0, j1));
+    for (int64_t i = i0; i < i1; ++i)
+      for (int64_t j = std::max(j0, i + 1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
+  });
+}
+
 }  // namespace
 
 void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, MatView<const float> b,
@@ -174,21 +194,16 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const d
 }
 
 void gram(MatView<const float> a, MatView<float> c, float beta) {
-  // Tiles over each strip of rows from its diagonal on.
-  constexpr int64_t kRows = kTile.rows, kCols = kTile.cols;
-  const int64_t n = a.cols, strips = (n + kRows - 1) / kRows,
-                most = std::max<int64_t>(n / kCols, 1);
-  LAOS_ASSERT(c.rows == n && c.cols == n);
-  parallel_for(strips * most, [&](int64_t t) {
-    const int64_t i0 = t / most * kRows, i1 = std::min(i0 + kRows, n), width = n - i0,
-                  tiles = std::max<int64_t>(width / kCols, 1), tile = t % most;
-    if (tile >= tiles) return;
-    const int64_t j0 = i0 + width * tile / tiles, j1 = i0 + width * (tile + 1) / tiles;
-    gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, a.slice_cols(i0, i1), a.slice_cols(j0, j1), beta,
-                    c.slice_rows(i0, i1).slice_cols(j0, j1));
-    for (int64_t i = i0; i < i1; ++i)
-      for (int64_t j = std::max(j0, i + 1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
+  gram_in_tiles(a, c, [&](MatView<const float> x, MatView<const float> y, MatView<float> tile) {
+    gemm_one_thread(Trans::kYes, Trans::kNo, 1.0f, x, y, beta, tile);
   });
+}
+
+void gram_bf16(MatView<const uint16_t> a, bool accumulate, MatView<float> c) {
+  gram_in_tiles(a, c,
+                [&](MatView<const uint16_t> x, MatView<const uint16_t> y, MatView<float> tile) {
+                  gemm_bf16_one_thread(Trans::kYes, Trans::kNo, x, y, accumulate, tile);
+                });
 }
 
 }  // namespace laos::linalg

@@ -49,5 +49,7 @@ void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> 
 // c [n, n] = aᵀ a + beta * c for a [k, n] and a symmetric c, symmetric to the last bit; half the
 // work of gemm.
 void gram(MatView<const float> a, MatView<float> c, float beta = 0);
+// The same of bfloat16 bits, sums and c in f32; c is added to when `accumulate`.
+void gram_bf16(MatView<const uint16_t> a, bool accumulate, MatView<float> c);
 
 }  // namespace laos::linalg

@@ -53,10 +53,10 @@ double distance_from_identity(MatView<const float> gram_matrix) {
   return largest;
 }
 
-// ‖I - g‖₂ of a symmetric g [n, n], from below: the largest ratio of some steps of the power method
-// from eight vectors of ±1. One eigenvalue far from the others', which is what decides whether more
-// steps are needed, is found to many digits.
-double deviation(MatView<const float> g) {
+// The largest magnitude of an eigenvalue of shift * I - g, g [n, n] normal, from below: the largest
+// ratio of some steps of the power method from eight vectors of ±1. One far from the others', which
+// is what matters to those who ask, is found to many digits.
+double largest_eigenvalue(float shift, MatView<const float> g) {
   constexpr int64_t kVectors = 8, kSteps = 8;
   const int64_t n = g.rows;
   Mat<float> v(kVectors, n), next(kVectors, n);
@@ -71,7 +71,7 @@ double deviation(MatView<const float> g) {
     for (int64_t i = 0; i < kVectors; ++i) {
       double before = 0, after = 0;
       for (int64_t j = 0; j < n; ++j) {
-        next(i, j) = v(i, j) - next(i, j);
+        next(i, j) = shift * v(i, j) - next(i, j);
         before += static_cast<double>(v(i, j)) * v(i, j);
         after += static_cast<double>(next(i, j)) * next(i, j);
       }
@@ -200,6 +200,8 @@ double orthogonality_error(MatView<const float> q) {
   return distance_from_identity(product.view());
 }
 
+double spectral_norm(MatView<const float> x) { return largest_eigenvalue(0, x); }
+
 void reorthogonalize(Mat<float>& q) {
   Mat<float> gram_matrix(q.cols(), q.cols());
   for (int step = 0; step < 2; ++step) {
@@ -209,6 +211,30 @@ void reorthogonalize(Mat<float>& q) {
          next.view());
     q = std::move(next);
   }
+}
+
+void newton_schulz_step(Mat<float>& q, ComputeType compute) {
+  const int64_t n = q.cols();
+  Mat<float> defect(n, n);
+  const auto halve_what_misses = [&] {  // of what is qᵀq until then
+    parallel_for(n, [&](int64_t i) {
+      for (int64_t j = 0; j < n; ++j) defect(i, j) = 0.5f * ((i == j ? 1.0f : 0.0f) - defect(i, j));
+    });
+  };
+  if (compute == ComputeType::kF32) {
+    gram(std::as_const(q).view(), defect.view());
+    halve_what_misses();
+    const Mat<float> before = q.clone();
+    gemm(Trans::kNo, Trans::kNo, 1.0f, before.view(), std::as_const(defect).view(), 1.0f, q.view());
+    return;
+  }
+  Mat<uint16_t> narrow_q(q.rows(), n), narrow_defect(n, n);
+  to_bf16(std::as_const(q).view(), narrow_q.view());
+  gram_bf16(std::as_const(narrow_q).view(), false, defect.view());
+  halve_what_misses();
+  to_bf16(std::as_const(defect).view(), narrow_defect.view());
+  gemm_bf16(Trans::kNo, Trans::kNo, std::as_const(narrow_q).view(),
+            std::as_const(narrow_defect).view(), true, q.view());
 }
 
 PolarResult polar_factor(MatView<const float> c, double ridge) {
@@ -244,7 +270,7 @@ PolarResult polar_factor(MatView<const float> c, double ridge) {
   Mat<float> inverses(n, std::min(n, kBlock));
   for (double far = 1; far >= kLast && result.iterations < kMaxIterations; ++result.iterations) {
     gram(x, gram_matrix);
-    far = deviation(gram_matrix);
+    far = largest_eigenvalue(1, gram_matrix);
     if (far < kNear) {
       // A Newton-Schulz step squares what is left, so that of kLast f32's own noise is left: next =
       // 1.5 x - 0.5 x (xᵀx).

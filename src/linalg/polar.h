@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/tensor.h"
+#include "linalg/gemm.h"
 
 namespace laos::linalg {
 
@@ -22,6 +23,14 @@ PolarResult polar_factor(MatView<const float> c, double ridge = 1e-4);
 // The nearest orthogonal matrix to a `q` [n, n] that is orthogonal but for accumulated rounding:
 // two Newton-Schulz steps, which square the defect each.
 void reorthogonalize(Mat<float>& q);
+
+// One such step, products in `compute`: q + q (I - qᵀq) / 2. In bf16 a defect of the size of what q
+// loses when it is rounded to bfloat16 stays.
+void newton_schulz_step(Mat<float>& q, ComputeType compute);
+
+// The largest singular value of x [n, n] that is symmetric or skew, from below: exact to many
+// digits where it is far from the others, else a good part of it.
+double spectral_norm(MatView<const float> x);
 
 // Largest |QᵀQ - I| entry.
 double orthogonality_error(MatView<const float> q);

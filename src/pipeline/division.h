@@ -30,19 +30,24 @@ LayerNeeds needs_of(const Plan& plan, int64_t layer_idx);
 // Operations of one layer.
 struct LayerCost {
   double pass = 0;      // all samples through the float layer, once
+  double experts = 0;   // of a pass: those of a mixture, which stay in f32
   double rotate = 0;    // of its weights
   double looks = 0;     // passes that its steps make themselves
   double repeated = 0;  // more of them to save memory; of no weight where ranks divide the work,
                         // since each has its own memory
   double steps = 0;     // what its steps do besides
-  double trained = 0;   // of these: training, whose products are in its own dtype
+  double trained = 0;   // of these: training
+  double products = 0;  // of these: what else is in the dtype of the plan's products
   bool passed = false;  // its float outputs are needed, by its own steps or behind it
   double total() const;
+  double in_dtype() const;  // of the total, without training: in the dtype of the plan's products
 };
 // Of the whole plan.
 struct PlanCosts {
-  double fit_pass = 0;  // samples of stage 1 through all layers
-  double fit = 0;       // fitting, after that
+  double fit_pass = 0;      // samples of stage 1 through all layers
+  double fit_experts = 0;   // of it
+  double fit = 0;           // fitting, after that
+  double fit_products = 0;  // of it: what is in the dtype of the plan's products
   std::vector<LayerCost> layers;
   double save = 0;    // embedding and head
   double health = 0;  // the check of what was made
@@ -52,10 +57,11 @@ struct PlanCosts {
   double per_token = 0, per_pair = 0;  // of a pass: a token, and two of them that attend
   double weights = 0;                  // of the linears of all layers
   double total() const;  // of the recipe: of one process that does all but the last two
+  double in_dtype() const, trained() const;  // of the total
 };
 PlanCosts costs_of(const Plan& plan);
 // Expected of one process that does it all, on a machine that multiplies at these rates: in f32 and
-// in the dtype of training.
+// in the dtype of the plan's products.
 double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
                   double train_gflops);
 

@@ -5,6 +5,7 @@
 #include "core/threads.h"
 #include "linalg/gemm.h"
 #include "model/attention.h"
+#include "model/pass_linears.h"
 #include "pipeline/analyze.h"
 #include "pipeline/division.h"
 #include "pipeline/plan.h"
@@ -46,11 +47,15 @@ double measure_gemm_gflops(linalg::ComputeType compute) {
 
 // The share of the GEMM rate that a run reaches: the work on elements grows with the width of rows,
 // that of products with its square. docs/performance.md has what these were fitted to.
-double efficiency(const hf::Config& config, linalg::ComputeType compute) {
-  const double width = compute == linalg::ComputeType::kBf16 ? 850 : 80;
+enum class Work { kTraining, kOther };
+double efficiency(const hf::Config& config, linalg::ComputeType compute, Work work) {
+  const bool is_bf16 = compute == linalg::ComputeType::kBf16;
+  const double width = work == Work::kTraining ? (is_bf16 ? 850 : 80) : (is_bf16 ? 2800 : 550);
   return static_cast<double>(config.hidden_size) /
          (static_cast<double>(config.hidden_size) + width);
 }
+// Products in bf16 beside those in f32, where nothing was measured: AVX512-BF16 has 2, AMX 3 to 4.
+constexpr double kBf16Speed = 3;
 // Reading, rounding, checking and writing a weight, in operations of that rate; its part of the
 // sums by which a model and what is made of it are known; and reading a weight of the health check.
 constexpr double kOperationsPerWeight = 1500, kOperationsPerSummedWeight = 500,
@@ -63,11 +68,17 @@ double head_weights(const hf::Config& config) {
   return static_cast<double>(config.vocab_size) * static_cast<double>(config.hidden_size);
 }
 
-// Weights that a token passes through in a layer.
-double weights_of_token(const hf::Config& config, int64_t layer_idx) {
-  double sum = 0;
+// Weights that a token passes through in a layer, and those of experts among them.
+struct WeightsOfToken {
+  double all = 0, experts = 0;
+};
+WeightsOfToken weights_of_token(const hf::Config& config, int64_t layer_idx) {
+  WeightsOfToken sum;
   for (const model::Linear l : model::linears_in(config, layer_idx)) {
-    sum += static_cast<double>(model::num_weights(config, l)) * hf::share_of_tokens(config, l);
+    const double weights =
+        static_cast<double>(model::num_weights(config, l)) * hf::share_of_tokens(config, l);
+    sum.all += weights;
+    if (hf::expert_of(l) >= 0) sum.experts += weights;
   }
   return sum;
 }
@@ -92,25 +103,33 @@ PlanCosts costs_of(const Plan& plan) {
   PlanCosts costs;
   // One product a linear, and q kᵀ and p v.
   const auto layers = static_cast<double>(config.num_hidden_layers);
+  double experts = 0;  // a token, in all layers
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    costs.per_token += 2 * weights_of_token(config, i) / layers;
+    const WeightsOfToken weights = weights_of_token(config, i);
+    costs.per_token += 2 * weights.all / layers;
+    experts += 2 * weights.experts;
     costs.weights += static_cast<double>(hf::num_weights(config, i));
   }
   costs.per_pair = 4 * q_size;
   for (const PlannedFit& fit : plan.fits) {
     const model::Ragged samples = lengths_of(*fit.samples);
     costs.fit_pass += layers * costs.forward_of(samples.num_tokens(), model::causal_pairs(samples));
-    costs.fit += rotation::fit_flops(
+    costs.fit_experts += experts * static_cast<double>(samples.num_tokens());
+    const double flops = rotation::fit_flops(
         fit.options, rotation::num_fit_rows(config, fit.options, samples, fit.chunks),
         config.hidden_size);
+    costs.fit += flops;
+    if (fit.options.objective == rotation::FitObjective::kTokenRange) costs.fit_products += flops;
   }
 
   const model::Ragged samples = lengths_of(*plan.samples);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerCost& cost = costs.layers.emplace_back();
     const auto params = static_cast<double>(hf::num_weights(config, i));
-    cost.pass = 2 * weights_of_token(config, i) * static_cast<double>(samples.num_tokens()) +
-                costs.per_pair * model::causal_pairs(samples);
+    const auto tokens = static_cast<double>(samples.num_tokens());
+    const WeightsOfToken weights = weights_of_token(config, i);
+    cost.pass = 2 * weights.all * tokens + costs.per_pair * model::causal_pairs(samples);
+    cost.experts = 2 * weights.experts * tokens;
     if (const rotation::RotateOptions* rotate = plan.rotate())
       cost.rotate =
           params * (rotate->use_fitted ? 2 * hidden_size : kOperationsPerTransformedWeight);
@@ -126,6 +145,7 @@ PlanCosts costs_of(const Plan& plan) {
       const StepCost own = step->cost(plan, i);
       cost.steps += own.flops;
       cost.trained += own.trained;
+      cost.products += own.products;
     }
   }
   costs.save = 2 * kOperationsPerWeight * head_weights(config) +
@@ -232,7 +252,9 @@ int64_t peak_ram_bytes(const Plan& plan) {
     return model::LayerSaved<float>::size_bytes(
                config, model::largest_piece(samples, kForwardTokens), false, longest) +
            4 * longest * config.head_dim + thread_bytes(config, longest, false) +
-           4 * kForwardTokens * hidden_size;
+           4 * kForwardTokens * hidden_size +
+           model::pass_linears_bytes(plan.options.compute, config,
+                                     model::largest_piece(samples, kForwardTokens));
   };
 
   int64_t peak = 4 * params;  // reading and checking a layer
@@ -284,36 +306,60 @@ double LayerCost::total() const {
   return (std::max(looks, passed ? 1.0 : 0.0) + repeated) * pass + rotate + steps;
 }
 
+double LayerCost::in_dtype() const {
+  return (std::max(looks, passed ? 1.0 : 0.0) + repeated) * (pass - experts) + products;
+}
+
+double PlanCosts::in_dtype() const {
+  double flops = fit_pass - fit_experts + fit_products;
+  for (const LayerCost& cost : layers) flops += cost.in_dtype();
+  return flops;
+}
+
 double PlanCosts::total() const {
   double flops = fit_pass + fit;
   for (const LayerCost& cost : layers) flops += cost.total();
   return flops;
 }
 
+double PlanCosts::trained() const {
+  double flops = 0;
+  for (const LayerCost& cost : layers) flops += cost.trained;
+  return flops;
+}
+
 std::vector<PartCost> part_costs(const Plan& plan, const PlanCosts& costs) {
   const hf::Config& config = plan.checkpoint.config();
-  double layers = 0, trained = 0;
+  double layers = 0, narrow = 0;
   for (const LayerCost& layer : costs.layers) {
     layers += layer.total();
-    trained += layer.trained;
+    narrow += layer.in_dtype();
   }
-  const double slower =
-      efficiency(config, linalg::ComputeType::kF32) / efficiency(config, plan.options.compute);
-  return {{kCollectPart, costs.fit_pass},
-          {kFitPart, costs.fit},
-          {kQuantizePart, layers - trained + trained * slower},
-          {kSavePart, costs.save},
-          {kHealthPart, costs.health}};
+  const linalg::ComputeType compute = plan.options.compute;
+  const double speed = compute == linalg::ComputeType::kBf16 ? kBf16Speed : 1;
+  const auto in_f32 = [&](double flops, Work work) {  // what takes as long
+    return flops * efficiency(config, linalg::ComputeType::kF32, Work::kOther) /
+           (efficiency(config, compute, work) * speed);
+  };
+  const double trained = costs.trained();
+  return {
+      {kCollectPart, costs.fit_experts + in_f32(costs.fit_pass - costs.fit_experts, Work::kOther)},
+      {kFitPart, costs.fit - costs.fit_products + in_f32(costs.fit_products, Work::kOther)},
+      {kQuantizePart,
+       layers - narrow - trained + in_f32(narrow, Work::kOther) + in_f32(trained, Work::kTraining)},
+      {kSavePart, costs.save},
+      {kHealthPart, costs.health}};
 }
 
 double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
                   double train_gflops) {
-  double trained = 0;
-  for (const LayerCost& layer : costs.layers) trained += layer.trained;
+  const double narrow = costs.in_dtype(), trained = costs.trained();
   const hf::Config& config = plan.checkpoint.config();
-  return 1e-9 * ((costs.total() + costs.save + costs.health - trained) /
-                     (efficiency(config, linalg::ComputeType::kF32) * gemm_gflops) +
-                 trained / (efficiency(config, plan.options.compute) * train_gflops));
+  const linalg::ComputeType compute = plan.options.compute;
+  return 1e-9 * ((costs.total() + costs.save + costs.health - narrow - trained) /
+                     (efficiency(config, linalg::ComputeType::kF32, Work::kOther) * gemm_gflops) +
+                 narrow / (efficiency(config, compute, Work::kOther) * train_gflops) +
+                 trained / (efficiency(config, compute, Work::kTraining) * train_gflops));
 }
 
 Estimate estimate(const Plan& plan) {
@@ -333,7 +379,8 @@ Estimate estimate(const Plan& plan) {
   result.seconds = seconds_of(plan, costs, result.gemm_gflops, result.train_gflops);
   result.health_seconds =
       1e-9 * costs.health /
-      (efficiency(plan.checkpoint.config(), linalg::ComputeType::kF32) * result.gemm_gflops);
+      (efficiency(plan.checkpoint.config(), linalg::ComputeType::kF32, Work::kOther) *
+       result.gemm_gflops);
   return result;
 }
 
@@ -368,7 +415,7 @@ AnalysisEstimate estimate(const Plan& plan, const Analysis& analysis,
   AnalysisEstimate result;
   result.flops = steps + costs.per_token * tokens * passes + head;
   result.seconds = 1e-9 * result.flops /
-                   (efficiency(config, linalg::ComputeType::kF32) *
+                   (efficiency(config, linalg::ComputeType::kF32, Work::kOther) *
                     measure_gemm_gflops(linalg::ComputeType::kF32));
   const int64_t rows = 4 * config.hidden_size * options.tokens;
   const int64_t kept = scratch_bytes(plan) + static_cast<int64_t>(candidates) * rows;

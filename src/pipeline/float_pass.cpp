@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/pass_linears.h"
 #include "pipeline/stopwatch.h"
 
 namespace laos::pipeline {
@@ -129,8 +130,9 @@ void FloatPass::forward(const FloatLayer& layer, const model::HiddenStates& inpu
   const Stopwatch watch;
   model::LayerSaved<float> saved(config_, model::largest_piece(inputs.samples, kForwardTokens),
                                  false, model::longest_sample(inputs.samples));
-  model::FloatLinears<float> plain(model::views_of(layer.weights));
-  model::OnlineLinears linears(layer.online, plain);
+  saved.compute = plan_.options.compute;
+  const auto plain = model::pass_linears(saved.compute, model::views_of(layer.weights));
+  model::OnlineLinears linears(layer.online, *plain);
   const auto show = [&](const model::Piece&, const model::Ragged& batch,
                         model::LayerSaved<float>& piece) {
     require_finite(plan_, layer.layer_idx, piece, batch.num_tokens());

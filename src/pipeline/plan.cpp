@@ -241,8 +241,10 @@ void plan_stages(Plan& plan, Problems& problems) {
         }
       }
       // A matrix that nothing applies need not be fitted; the recipe's warnings say so.
-      if (rotate != nullptr && rotate->options.use_fitted)
+      if (rotate != nullptr && rotate->options.use_fitted) {
         plan.fits.push_back({fit->options, nullptr, 1});
+        plan.fits.back().options.compute = plan.options.compute;
+      }
     }
   }
   for (const recipe::Processor& processor : plan.recipe.main.process) {

@@ -43,7 +43,8 @@ struct QuantOptions {
   // kHoldBackOneIn, kMostHeldBack at most.
   std::optional<int64_t> hold_back;
   uint32_t seed = 42;
-  // Operands of the products of training. Everything else is computed in f32.
+  // Operands of the products of training, of the float layers that calibration samples pass through
+  // and of what linears are solved with. Everything else is computed in f32.
   linalg::ComputeType compute = linalg::ComputeType::kF32;
   bool local_model = false;  // model_path is a machine's own copy, like those of others
   bool restart = false;      // throw away what an interrupted run finished

@@ -5,6 +5,7 @@
 #include <span>
 #include <utility>
 
+#include "model/pass_linears.h"
 #include "pipeline/division.h"
 #include "pipeline/float_pass.h"
 #include "rotation/rotation.h"
@@ -39,13 +40,14 @@ Mat<float> collect_rows(const Plan& plan, const PlannedFit& planned,
     const model::Rope<float> rope(config, model::longest_sample(lengths));
     model::LayerSaved<float> saved(config, model::largest_piece(states.samples, kForwardTokens),
                                    false, model::longest_sample(states.samples));
+    saved.compute = plan.options.compute;
     progress.begin(kCollectPart, config.num_hidden_layers);
     for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
       model::LayerWeights weights = plan.checkpoint.load_layer(i);
       rotation::fold_norms(weights);
-      model::FloatLinears<float> linears(model::views_of(weights));
+      const auto linears = model::pass_linears(saved.compute, model::views_of(weights));
       model::forward_all(
-          config, model::norms_of(weights), linears, rope, states, kForwardTokens, saved, &states,
+          config, model::norms_of(weights), *linears, rope, states, kForwardTokens, saved, &states,
           [&](const model::Piece&, const model::Ragged& batch, model::LayerSaved<float>& piece) {
             require_finite(plan, i, piece, batch.num_tokens());
             rows.observe(batch, piece);

@@ -20,7 +20,8 @@ class LayerWork;
 // Operations that a step spends on a layer, besides passing samples through it in float.
 struct StepCost {
   double flops = 0;
-  double trained = 0;  // of these: training, whose products are in its own dtype
+  // Of these: training, and what else is in the dtype of the plan's products.
+  double trained = 0, products = 0;
 };
 
 // What a step may build on when it says its memory: bytes of...

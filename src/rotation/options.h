@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "linalg/gemm.h"
 #include "model/checkpoint.h"
 
 namespace laos::rotation {
@@ -24,6 +25,7 @@ struct FitOptions {
   std::vector<std::string> layer_type = {std::string(hf::short_name(hf::Linear::kUpProj))};
   int64_t block_size = -1;     // of the initial Hadamard matrix; -1 = whole
   int64_t max_samples = 2048;  // rows kept a layer
+  linalg::ComputeType compute = linalg::ComputeType::kF32;  // of the steps of kTokenRange
 };
 
 // What a recipe says where it leaves the rest of an objective's options out.

@@ -7,6 +7,7 @@
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
+#include "linalg/kernels/bf16.h"
 #include "linalg/polar.h"
 #include "quant/kernels/rows.h"
 
@@ -22,17 +23,87 @@ constexpr float kMomentum = 0.9f;
 // Root mean square angle by which the first step turns the axes; falls to zero with the steps. On
 // the bundled model 1/32 gets less far, 1/8 no further.
 constexpr double kAngle = 1.0 / 16;
+// The most that a step turns any plane by, in radians. In wide models with few directions in the
+// gradient all of kAngle * sqrt(n) may fall on one, and turns of more than sqrt(2) are beyond what
+// a Newton-Schulz step brings back.
+constexpr double kLargestAngle = 0.5;
+
+// Operands of the fit's products, as f32 and as bfloat16 bits.
+void keep(const float* x, float* y, int64_t n) { std::copy_n(x, n, y); }
+void keep(const float* x, uint16_t* y, int64_t n) { linalg::kernels::to_bf16(x, y, n); }
+void product(Trans trans_a, MatView<const float> a, MatView<const float> b, bool accumulate,
+             MatView<float> c) {
+  linalg::gemm(trans_a, Trans::kNo, 1.0f, a, b, accumulate ? 1.0f : 0.0f, c);
+}
+void product(Trans trans_a, MatView<const uint16_t> a, MatView<const uint16_t> b, bool accumulate,
+             MatView<float> c) {
+  linalg::gemm_bf16(trans_a, Trans::kNo, a, b, accumulate, c);
+}
+
+template <class T>
+Mat<T> kept(const Mat<float>& x) {
+  Mat<T> y(x.rows(), x.cols());
+  parallel_for_ranges(x.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
+    keep(x.row(begin), y.row(begin), (end - begin) * x.cols());
+  });
+  return y;
+}
 
 // Rows first, first + stride, ... of `rows`, by their place in `order`.
-Mat<float> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t first,
-                    size_t stride) {
+template <class T>
+Mat<T> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t first,
+                size_t stride) {
   const size_t count = (order.size() - first + stride - 1) / stride;
-  Mat<float> result(static_cast<int64_t>(count), a.cols());
+  Mat<T> result(static_cast<int64_t>(count), a.cols());
   parallel_for_ranges(result.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      std::copy_n(a.row(order[first + static_cast<size_t>(i) * stride]), a.cols(), result.row(i));
+      keep(a.row(order[first + static_cast<size_t>(i) * stride]), result.row(i), a.cols());
   });
   return result;
+}
+
+// The gradient of the batch's ranges with respect to a block R is aᵀ g, so Rᵀ times it is zᵀ g:
+// that, into `products` [n, n], one a block.
+template <class T>
+void range_gradients(const Mat<T>& batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                     std::vector<Mat<float>>& products) {
+  const int64_t n = blocks.front().cols(), cols = batch.cols();
+  Mat<float> z(batch.rows(), cols);
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    const Mat<T> block = kept<T>(blocks[b]);
+    for (int64_t k = 0; k < sharing; ++k) {
+      const int64_t begin = (static_cast<int64_t>(b) * sharing + k) * n;
+      product(Trans::kNo, batch.view().slice_cols(begin, begin + n), block.view(), false,
+              z.view().slice_cols(begin, begin + n));
+    }
+  }
+  Mat<T> value(z.rows(), cols), gradient(z.rows(), cols);
+  parallel_for_ranges(z.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      keep(z.row(i), value.row(i), cols);
+      range_and_gradient(z.row(i), cols);
+      keep(z.row(i), gradient.row(i), cols);
+    }
+  });
+  for (size_t b = 0; b < blocks.size(); ++b)
+    for (int64_t k = 0; k < sharing; ++k) {
+      const int64_t begin = (static_cast<int64_t>(b) * sharing + k) * n;
+      product(Trans::kYes, std::as_const(value).view().slice_cols(begin, begin + n),
+              std::as_const(gradient).view().slice_cols(begin, begin + n), k > 0,
+              products[b].view());
+    }
+}
+
+// block <- block (I - turn), and towards the nearest orthogonal matrix.
+template <class T>
+void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Mat<float>& block) {
+  const Mat<T> before = kept<T>(block), by = kept<T>(turn);
+  Mat<float> change(block.rows(), block.cols());
+  product(Trans::kNo, before.view(), by.view(), false, change.view());
+  parallel_for(block.rows(), [&](int64_t i) {
+    for (int64_t j = 0; j < block.cols(); ++j) block(i, j) -= change(i, j);
+  });
+  linalg::newton_schulz_step(block, compute);
 }
 
 }  // namespace
@@ -101,7 +172,7 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
   for (int64_t i = 0; i < a.rows(); ++i)
     (i % kRangeHeldBack == kRangeHeldBack - 1 ? held_back : fitted).push_back(i);
   if (held_back.empty()) held_back = fitted;
-  const Mat<float> judge = gathered(a, held_back, 0, 1);
+  const Mat<float> judge = gathered<float>(a, held_back, 0, 1);
   Mat<float> judged(judge.rows(), a.cols()), quantized(judge.rows(), a.cols());
   best_step = 0;
   double best_loss = rounding_error(judge.view(), fit.quant_bits, quantized.view());
@@ -114,37 +185,30 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
     momenta.emplace_back(n, n).fill_zero();
     for (int64_t i = 0; i < n; ++i) blocks[b](i, i) = 1;
   }
-  Mat<float> turn(n, n), product(n, n);
+  std::vector<Mat<float>> products;
+  for (size_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
+  Mat<float> turn(n, n);
+  const bool is_bf16 = fit.compute == linalg::ComputeType::kBf16;
   // A batch takes every so manyth row, so that it has rows of all layers.
   const auto batch_rows = static_cast<size_t>(fit.batch_rows);
   const size_t batches = std::max<size_t>(1, (fitted.size() + batch_rows - 1) / batch_rows);
   std::vector<double> row_sums(static_cast<size_t>(n));
   for (int64_t step = 1; step <= fit.steps; ++step) {
-    const Mat<float> batch = gathered(a, fitted, static_cast<size_t>(step - 1) % batches, batches);
-    Mat<float> z(batch.rows(), a.cols());
-    multiply_blocks(batch.view(), blocks, fit.sharing, z.view());
-    Mat<float> gradient = z.clone();
-    parallel_for_ranges(z.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) range_and_gradient(gradient.row(i), z.cols());
-    });
+    const size_t first = static_cast<size_t>(step - 1) % batches;
+    if (is_bf16)
+      range_gradients(gathered<uint16_t>(a, fitted, first, batches), blocks, fit.sharing, products);
+    else
+      range_gradients(gathered<float>(a, fitted, first, batches), blocks, fit.sharing, products);
     const double angle =
         kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
     bool any = false;
     for (size_t b = 0; b < num_blocks; ++b) {
-      // The gradient with respect to R is aᵀ g, so Rᵀ times it is zᵀ g, and its skew part the
-      // direction in the group's tangent space at R.
-      for (int64_t k = 0; k < fit.sharing; ++k) {
-        const int64_t begin = (static_cast<int64_t>(b) * fit.sharing + k) * n;
-        linalg::gemm(Trans::kYes, Trans::kNo, 1.0f,
-                     std::as_const(z).view().slice_cols(begin, begin + n),
-                     std::as_const(gradient).view().slice_cols(begin, begin + n),
-                     k == 0 ? 0.0f : 1.0f, product.view());
-      }
+      // The skew part is the direction in the group's tangent space at R.
       parallel_for(n, [&](int64_t i) {
         double sum = 0;
         for (int64_t j = 0; j < n; ++j) {
           float& m = momenta[b](i, j);
-          m = kMomentum * m + 0.5f * (product(i, j) - product(j, i));
+          m = kMomentum * m + 0.5f * (products[b](i, j) - products[b](j, i));
           sum += static_cast<double>(m) * m;
         }
         row_sums[static_cast<size_t>(i)] = sum;
@@ -154,19 +218,20 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
       norm = std::sqrt(norm);
       if (!(norm > 0)) continue;
       any = true;
-      const auto factor = static_cast<float>(angle * std::sqrt(static_cast<double>(n)) / norm);
+      const double widest = linalg::spectral_norm(std::as_const(momenta[b]).view());
+      const auto factor = static_cast<float>(
+          std::min(angle * std::sqrt(static_cast<double>(n)) / norm, kLargestAngle / widest));
       parallel_for(n, [&](int64_t i) {
         for (int64_t j = 0; j < n; ++j) turn(i, j) = factor * momenta[b](i, j);
       });
-      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, std::as_const(blocks[b]).view(),
-                   std::as_const(turn).view(), 0.0f, product.view());
-      parallel_for(n, [&](int64_t i) {
-        for (int64_t j = 0; j < n; ++j) blocks[b](i, j) -= product(i, j);
-      });
-      linalg::reorthogonalize(blocks[b]);
+      if (is_bf16)
+        turn_block<uint16_t>(turn, fit.compute, blocks[b]);
+      else
+        turn_block<float>(turn, fit.compute, blocks[b]);
     }
     if (!any) break;
     if (step % kNoteSteps != 0 && step != fit.steps) continue;
+    for (Mat<float>& block : blocks) linalg::reorthogonalize(block);
     multiply_blocks(judge.view(), blocks, fit.sharing, judged.view());
     const double loss =
         rounding_error(std::as_const(judged).view(), fit.quant_bits, quantized.view());
@@ -189,7 +254,8 @@ Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
                                                    .sharing = 1,
                                                    .steps = options.steps,
                                                    .quant_bits = options.quant_bits,
-                                                   .batch_rows = kRangeBatchRows},
+                                                   .batch_rows = kRangeBatchRows,
+                                                   .compute = options.compute},
                                                   note, best_step);
   return best.empty() ? Mat<float>() : std::move(best.front());
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "linalg/gemm.h"
 #include "rotation/options.h"
 
 namespace laos::rotation {
@@ -36,11 +37,14 @@ struct RangeFit {
   int64_t steps;
   int quant_bits;
   int64_t batch_rows;  // that a step sees, at most
+  linalg::ComputeType compute = linalg::ComputeType::kF32;  // of the products of steps
 };
 
 // The orthogonal matrices [n, n], one for every `sharing` runs of n columns of `a`, that make the
 // mean of range² of its rows small when each run is multiplied by its matrix, by momentum descent
-// on the rotation group, each matrix turned by the same angle in a step. Empty for the identity.
+// on the rotation group, each matrix turned by the same angle in a step, no plane of it by much.
+// Empty for the identity.
+// Between steps they are orthogonal to a few digits; those that are judged and returned to all.
 // Every eighth row is not fitted to: those returned are the ones with the least rounding_error on
 // those rows, the identity included, and `best_step` their step. `note` gets that error now and
 // then. Same bytes on any number of threads. `a` [m, k * sharing * n], m >= 1.

@@ -61,6 +61,15 @@ class GptqLayer : public testing::Test {
     model::FloatLinears<float> linears(model::views_of(weights_));
     return run(linears);
   }
+  // Of what a group reads in channel i, over all tokens.
+  double square_of(LinearGroup group, int64_t i) const {
+    double sum = 0;
+    for (int64_t t = 0; t < 53; ++t) {
+      const double x = saved_.input_of(group)(t, i);
+      sum += x * x;
+    }
+    return sum;
+  }
   InputGrams grams_of(const LayerScheme& scheme, bool with_cross) {
     InputGrams grams(config_, scheme, online_, with_cross);
     run_float();
@@ -276,6 +285,26 @@ TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
       EXPECT_NEAR(gram.hessian(i, j), expected, size * 110 * 6e-8);
       EXPECT_NEAR(gram.cross(i, j), cross, size * 110 * 6e-8);
     }
+  }
+}
+
+TEST_F(GptqLayer, GramsInBf16AreThoseOfTheInputsRoundedToIt) {
+  const LayerScheme scheme = all(4, 4);
+  InputGrams exact = grams_of(scheme, true),
+             narrow(config_, scheme, online_, true, linalg::ComputeType::kBf16);
+  narrow.observe(saved_, 53);
+  for (const LinearGroup group : model::kAllLinearGroups) {
+    const InputGrams::Gram &a = exact.of(group, {.bits = 4}), &b = narrow.of(group, {.bits = 4});
+    EXPECT_EQ(a.num_tokens, b.num_tokens);
+    for (const auto& [f32, bf16] : {std::pair{&a.hessian, &b.hessian}, {&a.cross, &b.cross}})
+      for (int64_t i = 0; i < f32->rows(); ++i)
+        for (int64_t j = 0; j < f32->cols(); ++j)
+          // Each factor of each term is off by at most 2^-8 of itself, and the sum of the terms'
+          // sizes at most the root of the product of both sums of squares.
+          ASSERT_NEAR((*f32)(i, j), (*bf16)(i, j),
+                      0.008 * std::sqrt((a.hessian(i, i) + square_of(group, i)) *
+                                        (a.hessian(j, j) + square_of(group, j))))
+              << i << ", " << j;
   }
 }
 

@@ -176,6 +176,48 @@ TEST(Gram, IsTheFullProductAndSymmetricAndAdds) {
   }
 }
 
+TEST(Gram, InBf16IsTheProductOfTheRoundedRowsAndSymmetricAndAdds) {
+  for (const int64_t n : {70, 600, 2100}) {
+    const Mat<uint16_t> a = narrowed(normal_matrix(70, n, 5));
+    const Mat<double> a64 = widened(a);
+    Mat<float> half(n, n);
+    Mat<double> full(n, n);
+    gram_bf16(a.view(), false, half.view());
+    gram_bf16(a.view(), true, half.view());
+    gemm(Trans::kYes, Trans::kNo, 2.0, a64.view(), a64.view(), 0.0, full.view());
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        ASSERT_NEAR(half(i, j), full(i, j), 4 * 72 * 72 * FLT_EPSILON) << n;
+        ASSERT_EQ(half(i, j), half(j, i)) << n;
+      }
+  }
+}
+
+TEST(NewtonSchulzStep, SquaresTheDefectAsFarAsItsDtypeGoes) {
+  constexpr int64_t kN = 200;
+  const Mat<float> q = polar_factor(normal_matrix(kN, kN, 1).view()).factor;
+  for (const ComputeType compute : {ComputeType::kF32, ComputeType::kBf16}) {
+    Mat<float> stretched = q.clone();
+    for (int64_t i = 0; i < stretched.size(); ++i) stretched.data()[i] *= 1.05f;
+    // 1.05 becomes 1.05 - 1.05 * (1.05^2 - 1) / 2 = 0.9962, whose square is 0.0076 from 1.
+    newton_schulz_step(stretched, compute);
+    const double first = orthogonality_error(stretched.view());
+    newton_schulz_step(stretched, compute);
+    newton_schulz_step(stretched, compute);
+    const double last = orthogonality_error(stretched.view());
+    if (compute == ComputeType::kF32) {
+      EXPECT_NEAR(first, 0.0076, 1e-4);
+      EXPECT_LT(last, 1e-5);
+    } else {
+      // Steps see q rounded, off by up to 2^-8 of its values, and correct what they see until it
+      // rounds otherwise. In products of columns such errors add up as random ones do, to 2^-8 /
+      // sqrt(200); ten times that no entry passes.
+      EXPECT_NEAR(first, 0.0076, 2e-3);
+      EXPECT_LT(last, 10 * 0.004 / std::sqrt(200.0));
+    }
+  }
+}
+
 class S8WeightRange : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(FourAndEightBits, S8WeightRange, testing::Values(8, 128),
                          testing::PrintToStringParamName());

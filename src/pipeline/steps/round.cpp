@@ -43,8 +43,10 @@ quant::StaticRange range_of(const model::ActivationStats::Group& stats, const qu
 class RoundStep : public Step {
  public:
   // `gptq`: nullopt rounds to nearest.
-  RoundStep(size_t index, const std::optional<gptq::GptqOptions>& gptq)
-      : Step(index), gptq_(gptq) {}
+  RoundStep(Planning planning, const std::optional<gptq::GptqOptions>& gptq)
+      : Step(planning.plan.steps.size()), gptq_(gptq) {
+    if (gptq_) gptq_->compute = planning.plan.options.compute;
+  }
 
   bool reads(const Plan& plan, int64_t layer_idx) const override {
     const gptq::LayerScheme scheme = own_scheme(plan, layer_idx);
@@ -70,9 +72,9 @@ class RoundStep : public Step {
     if (!gptq_) return {};
     // In parts, the products of all tokens are made in each; ranks divide the work by what does not
     // depend on their memory.
-    return {.flops = gptq::cost_of(plan.checkpoint.config(), to_solve(plan, layer_idx), *gptq_,
-                                   lengths_of(*plan.samples).num_tokens(), 0, false)
-                         .flops};
+    const gptq::Cost cost = gptq::cost_of(plan.checkpoint.config(), to_solve(plan, layer_idx),
+                                          *gptq_, lengths_of(*plan.samples).num_tokens(), 0, false);
+    return {.flops = cost.flops, .products = cost.grams};
   }
 
   int64_t peak_memory(const Plan& plan, int64_t layer_idx,
@@ -104,7 +106,8 @@ class RoundStep : public Step {
     if (parts.empty() && is_static) parts.emplace_back();  // a look all the same
     for (const gptq::LayerScheme& part : parts) {
       const bool is_first = &part == &parts.front();
-      gptq::InputGrams grams(config, part, work.layer.online, gptq_ && gptq_->refit);
+      gptq::InputGrams grams(config, part, work.layer.online, gptq_ && gptq_->refit,
+                             plan.options.compute);
       work.look([&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
         if (is_first && is_static) stats.observe(batch, piece);
         grams.observe(piece, batch.num_tokens());
@@ -183,12 +186,12 @@ class RoundStep : public Step {
 
 std::unique_ptr<Step> plan_step(const recipe::LinearQuant& what, const recipe::Location&,
                                 Planning planning) {
-  return std::make_unique<RoundStep>(planning.plan.steps.size(), what.gptq);
+  return std::make_unique<RoundStep>(planning, what.gptq);
 }
 
 std::unique_ptr<Step> plan_step(const recipe::GptqQuant& what, const recipe::Location&,
                                 Planning planning) {
-  return std::make_unique<RoundStep>(planning.plan.steps.size(), what.options);
+  return std::make_unique<RoundStep>(planning, what.options);
 }
 
 }  // namespace laos::pipeline
