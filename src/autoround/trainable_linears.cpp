@@ -48,11 +48,10 @@ int64_t padded_tokens(std::span<const int64_t> ends) noexcept {
 void narrow_pieces(MatView<const float> x, std::span<const int64_t> ends, MatView<uint16_t> y) {
   int64_t first = 0, row = 0;
   for (const int64_t last : ends) {
-    const int64_t n = last - first, padded = padded_tokens(n);
-    linalg::to_bf16(x.slice_rows(first, last), y.slice_rows(row, row + n));
-    std::fill_n(y.row(row + n), (padded - n) * y.cols, uint16_t{0});
+    const int64_t end = row + padded_tokens(last - first);
+    linalg::to_bf16_padded(x.slice_rows(first, last), y.slice_rows(row, end));
     first = last;
-    row += padded;
+    row = end;
   }
 }
 

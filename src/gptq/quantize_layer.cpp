@@ -67,10 +67,12 @@ void scatter(const quant::IntWeight& solved, const model::LayerWeights& weights,
   }
 }
 
-// Of products in bf16: few sizes, and little more than there are.
-int64_t padded_rows(int64_t rows) noexcept {
-  const int64_t block = rows < 512 ? 64 : 256;
-  return (rows + block - 1) / block * block;
+// x rounded, filled up to one of few numbers of rows that are little more than there are.
+MatView<const uint16_t> narrow(MatView<const float> x, Buffer<uint16_t>& buffer) {
+  const int64_t block = x.rows < 512 ? 64 : 256;
+  const MatView<uint16_t> y = grown(buffer, (x.rows + block - 1) / block * block, x.cols);
+  linalg::to_bf16_padded(x, y);
+  return y;
 }
 
 }  // namespace
@@ -115,16 +117,6 @@ void InputGrams::observe(const model::LayerSaved<float>& saved, int64_t num_toke
     for (const double square : squares) down_square_ += square;
     num_down_ += read.rows * read.cols;
   }
-}
-
-// x rounded, below it rows of zeros, which add nothing to a product: oneDNN makes code for every
-// number of rows it meets.
-MatView<const uint16_t> InputGrams::narrow(MatView<const float> x, Buffer<uint16_t>& buffer) const {
-  const int64_t rows = padded_rows(x.rows);
-  const MatView<uint16_t> y = grown(buffer, rows, x.cols);
-  linalg::to_bf16(x, y.slice_rows(0, x.rows));
-  std::fill_n(y.row(x.rows), (rows - x.rows) * x.cols, uint16_t{0});
-  return y;
 }
 
 void InputGrams::observe(Gram& gram, MatView<const float> input) {
@@ -245,6 +237,7 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
 Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
              int64_t tokens, int64_t piece_tokens, bool is_transformed) {
   double flops = 0, grams = 0, solving = 0, held = 0, piece = 0;
+  const double matrices = options.refit ? 2 : 1;  // the products of inputs that a group has
   bool has_routed = false;
   for (const LinearGroup group : groups_of(scheme)) {
     double in = 0, out = 0;
@@ -259,25 +252,24 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     const double gram =
         2 * hf::share_of_tokens(config, group) * static_cast<double>(tokens) * in * in;
     const double solved = in * in * in / 3 + out * in * in;
-    grams += gram * (options.refit ? 2 : 1);
+    grams += gram * matrices;
     flops += solved;
     flops += 8 * static_cast<double>(options.refine) * out * in * in;
     if (options.refit) flops += solved + 3 * out * in * in;
-    held += 4 * in * in * (options.refit ? 2 : 1);
+    held += 4 * in * in * matrices;
     // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
     // end, as they are fed back into each other, and their codes.
     solving = std::max(solving, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
     // Inputs transformed and quantized, one in the place of the other unless both are read, and
     // what is rounded of them.
-    const double narrow =
-        options.compute == linalg::ComputeType::kF32 ? 0 : 2 * (options.refit ? 2 : 1);
-    piece = std::max(piece, (4.0 * (is_transformed && options.refit ? 2 : 1) + narrow) *
+    const double rounded = options.compute == linalg::ComputeType::kF32 ? 0 : 2 * matrices;
+    piece = std::max(piece, (4.0 * (is_transformed && options.refit ? 2 : 1) + rounded) *
                                 static_cast<double>(piece_tokens) * in);
   }
   if (has_routed) {  // the gram of all tokens, which goes before anything is solved
     const auto in = static_cast<double>(config.hidden_size);
-    grams += 2 * static_cast<double>(tokens) * in * in * (options.refit ? 2 : 1);
-    held += 4 * in * in * (options.refit ? 2 : 1);
+    grams += 2 * static_cast<double>(tokens) * in * in * matrices;
+    held += 4 * in * in * matrices;
   }
   return {.flops = flops + grams,
           .grams = grams,

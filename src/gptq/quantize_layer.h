@@ -59,7 +59,6 @@ class InputGrams {
 
  private:
   void observe(Gram& gram, MatView<const float> input);
-  MatView<const uint16_t> narrow(MatView<const float> x, Buffer<uint16_t>& buffer) const;
   void add_average(Gram& gram) const;
 
   const hf::Config& config_;

@@ -110,6 +110,12 @@ void to_bf16(MatView<const float> x, MatView<uint16_t> y) {
   });
 }
 
+void to_bf16_padded(MatView<const float> x, MatView<uint16_t> y) {
+  LAOS_ASSERT(x.rows <= y.rows);
+  to_bf16(x, y.slice_rows(0, x.rows));
+  for (int64_t i = x.rows; i < y.rows; ++i) std::fill_n(y.row(i), y.cols, uint16_t{0});
+}
+
 void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<const uint16_t> b,
                bool accumulate, MatView<float> c) {
   for_tiles(

@@ -37,6 +37,9 @@ bool has_native_bf16();
 
 // y = x rounded half to even to bfloat16 bits; shapes equal.
 void to_bf16(MatView<const float> x, MatView<uint16_t> y);
+// The same, and rows of zeros in y [rows >= x.rows, x.cols] below it. They add nothing to a product
+// over rows, which then comes in few shapes: code is made for every shape of a product in bf16.
+void to_bf16_padded(MatView<const float> x, MatView<uint16_t> y);
 
 // c = op(a) * op(b) (+ c when `accumulate`), a and b bfloat16 bits, sums and c in f32. Shapes and
 // threads as gemm.

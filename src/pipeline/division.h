@@ -39,6 +39,7 @@ struct LayerCost {
   double trained = 0;   // of these: training
   double products = 0;  // of these: what else is in the dtype of the plan's products
   bool passed = false;  // its float outputs are needed, by its own steps or behind it
+  double passes() const;  // of all samples
   double total() const;
   double in_dtype() const;  // of the total, without training: in the dtype of the plan's products
 };

@@ -301,14 +301,14 @@ int64_t peak_ram_bytes(const Plan& plan) {
   return kProgram + kToken * config.vocab_size + peak;
 }
 
-double LayerCost::total() const {
+double LayerCost::passes() const {
   // The first look of a layer's steps is the pass as well.
-  return (std::max(looks, passed ? 1.0 : 0.0) + repeated) * pass + rotate + steps;
+  return std::max(looks, passed ? 1.0 : 0.0) + repeated;
 }
 
-double LayerCost::in_dtype() const {
-  return (std::max(looks, passed ? 1.0 : 0.0) + repeated) * (pass - experts) + products;
-}
+double LayerCost::total() const { return passes() * pass + rotate + steps; }
+
+double LayerCost::in_dtype() const { return passes() * (pass - experts) + products; }
 
 double PlanCosts::in_dtype() const {
   double flops = fit_pass - fit_experts + fit_products;

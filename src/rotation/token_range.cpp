@@ -40,13 +40,12 @@ void product(Trans trans_a, MatView<const uint16_t> a, MatView<const uint16_t> b
   linalg::gemm_bf16(trans_a, Trans::kNo, a, b, accumulate, c);
 }
 
-template <class T>
-Mat<T> kept(const Mat<float>& x) {
-  Mat<T> y(x.rows(), x.cols());
-  parallel_for_ranges(x.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
-    keep(x.row(begin), y.row(begin), (end - begin) * x.cols());
-  });
-  return y;
+// x as an operand: as it is, or rounded into `room`.
+MatView<const float> operand(const Mat<float>& x, Mat<float>& /*room*/) { return x.view(); }
+MatView<const uint16_t> operand(const Mat<float>& x, Mat<uint16_t>& room) {
+  room = Mat<uint16_t>(x.rows(), x.cols());
+  linalg::to_bf16(x.view(), room.view());
+  return std::as_const(room).view();
 }
 
 // Rows first, first + stride, ... of `rows`, by their place in `order`.
@@ -62,6 +61,20 @@ Mat<T> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t f
   return result;
 }
 
+// multiply_blocks in either dtype.
+template <class T>
+void multiply_runs(MatView<const T> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                   MatView<float> y) {
+  const int64_t n = blocks.front().cols();
+  Mat<T> room;
+  MatView<const T> block;
+  for (int64_t b = 0; b * n < x.cols; ++b) {
+    if (b % sharing == 0) block = operand(blocks[static_cast<size_t>(b / sharing)], room);
+    product(Trans::kNo, x.slice_cols(b * n, (b + 1) * n), block, false,
+            y.slice_cols(b * n, (b + 1) * n));
+  }
+}
+
 // The gradient of the batch's ranges with respect to a block R is aᵀ g, so Rᵀ times it is zᵀ g:
 // that, into `products` [n, n], one a block.
 template <class T>
@@ -69,37 +82,29 @@ void range_gradients(const Mat<T>& batch, const std::vector<Mat<float>>& blocks,
                      std::vector<Mat<float>>& products) {
   const int64_t n = blocks.front().cols(), cols = batch.cols();
   Mat<float> z(batch.rows(), cols);
-  for (size_t b = 0; b < blocks.size(); ++b) {
-    const Mat<T> block = kept<T>(blocks[b]);
-    for (int64_t k = 0; k < sharing; ++k) {
-      const int64_t begin = (static_cast<int64_t>(b) * sharing + k) * n;
-      product(Trans::kNo, batch.view().slice_cols(begin, begin + n), block.view(), false,
-              z.view().slice_cols(begin, begin + n));
-    }
-  }
-  Mat<T> value(z.rows(), cols), gradient(z.rows(), cols);
+  multiply_runs(batch.view(), blocks, sharing, z.view());
+  Mat<T> value(z.rows(), cols), room;
   parallel_for_ranges(z.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       keep(z.row(i), value.row(i), cols);
       range_and_gradient(z.row(i), cols);
-      keep(z.row(i), gradient.row(i), cols);
     }
   });
-  for (size_t b = 0; b < blocks.size(); ++b)
-    for (int64_t k = 0; k < sharing; ++k) {
-      const int64_t begin = (static_cast<int64_t>(b) * sharing + k) * n;
-      product(Trans::kYes, std::as_const(value).view().slice_cols(begin, begin + n),
-              std::as_const(gradient).view().slice_cols(begin, begin + n), k > 0,
-              products[b].view());
-    }
+  const MatView<const T> gradient = operand(z, room);
+  for (int64_t b = 0; b * n < cols; ++b)
+    product(Trans::kYes, std::as_const(value).view().slice_cols(b * n, (b + 1) * n),
+            gradient.slice_cols(b * n, (b + 1) * n), b % sharing != 0,
+            products[static_cast<size_t>(b / sharing)].view());
 }
 
-// block <- block (I - turn), and towards the nearest orthogonal matrix.
+// block <- block (I - turn), and towards the nearest orthogonal matrix; overwrites `change`.
 template <class T>
-void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Mat<float>& block) {
-  const Mat<T> before = kept<T>(block), by = kept<T>(turn);
-  Mat<float> change(block.rows(), block.cols());
-  product(Trans::kNo, before.view(), by.view(), false, change.view());
+void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Mat<float>& change,
+                Mat<float>& block) {
+  {
+    Mat<T> block_room, turn_room;
+    product(Trans::kNo, operand(block, block_room), operand(turn, turn_room), false, change.view());
+  }
   parallel_for(block.rows(), [&](int64_t i) {
     for (int64_t j = 0; j < block.cols(); ++j) block(i, j) -= change(i, j);
   });
@@ -156,16 +161,16 @@ double range_and_gradient(float* z, int64_t n) {
 
 void multiply_blocks(MatView<const float> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
                      MatView<float> y) {
-  const int64_t n = blocks.front().cols();
-  for (int64_t b = 0; b * n < x.cols; ++b)
-    linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, x.slice_cols(b * n, (b + 1) * n),
-                 std::as_const(blocks[static_cast<size_t>(b / sharing)]).view(), 0.0f,
-                 y.slice_cols(b * n, (b + 1) * n));
+  multiply_runs(x, blocks, sharing, y);
 }
 
-std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fit,
-                                         const std::function<void(int64_t, double)>& note,
-                                         int64_t& best_step) {
+namespace {
+
+// fit_range_blocks, T the type of its products' operands.
+template <class T>
+std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
+                                   const std::function<void(int64_t, double)>& note,
+                                   int64_t& best_step) {
   const int64_t n = fit.block_size;
   const auto num_blocks = static_cast<size_t>(a.cols() / n / fit.sharing);
   std::vector<int64_t> fitted, held_back;
@@ -188,17 +193,13 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
   std::vector<Mat<float>> products;
   for (size_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
   Mat<float> turn(n, n);
-  const bool is_bf16 = fit.compute == linalg::ComputeType::kBf16;
   // A batch takes every so manyth row, so that it has rows of all layers.
   const auto batch_rows = static_cast<size_t>(fit.batch_rows);
   const size_t batches = std::max<size_t>(1, (fitted.size() + batch_rows - 1) / batch_rows);
   std::vector<double> row_sums(static_cast<size_t>(n));
   for (int64_t step = 1; step <= fit.steps; ++step) {
-    const size_t first = static_cast<size_t>(step - 1) % batches;
-    if (is_bf16)
-      range_gradients(gathered<uint16_t>(a, fitted, first, batches), blocks, fit.sharing, products);
-    else
-      range_gradients(gathered<float>(a, fitted, first, batches), blocks, fit.sharing, products);
+    range_gradients(gathered<T>(a, fitted, static_cast<size_t>(step - 1) % batches, batches),
+                    blocks, fit.sharing, products);
     const double angle =
         kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
     bool any = false;
@@ -224,10 +225,7 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
       parallel_for(n, [&](int64_t i) {
         for (int64_t j = 0; j < n; ++j) turn(i, j) = factor * momenta[b](i, j);
       });
-      if (is_bf16)
-        turn_block<uint16_t>(turn, fit.compute, blocks[b]);
-      else
-        turn_block<float>(turn, fit.compute, blocks[b]);
+      turn_block<T>(turn, fit.compute, products[b], blocks[b]);
     }
     if (!any) break;
     if (step % kNoteSteps != 0 && step != fit.steps) continue;
@@ -244,6 +242,15 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
     }
   }
   return best;
+}
+
+}  // namespace
+
+std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fit,
+                                         const std::function<void(int64_t, double)>& note,
+                                         int64_t& best_step) {
+  return fit.compute == linalg::ComputeType::kBf16 ? fit_blocks<uint16_t>(a, fit, note, best_step)
+                                                   : fit_blocks<float>(a, fit, note, best_step);
 }
 
 Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,

@@ -43,11 +43,11 @@ struct RangeFit {
 // The orthogonal matrices [n, n], one for every `sharing` runs of n columns of `a`, that make the
 // mean of range² of its rows small when each run is multiplied by its matrix, by momentum descent
 // on the rotation group, each matrix turned by the same angle in a step, no plane of it by much.
-// Empty for the identity.
 // Between steps they are orthogonal to a few digits; those that are judged and returned to all.
-// Every eighth row is not fitted to: those returned are the ones with the least rounding_error on
-// those rows, the identity included, and `best_step` their step. `note` gets that error now and
-// then. Same bytes on any number of threads. `a` [m, k * sharing * n], m >= 1.
+// Empty for the identity. Every eighth row is not fitted to: those returned are the ones with the
+// least rounding_error on those rows, the identity included, and `best_step` their step. `note`
+// gets that error now and then. Same bytes on any number of threads. `a` [m, k * sharing * n], m
+// >= 1.
 std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fit,
                                          const std::function<void(int64_t step, double loss)>& note,
                                          int64_t& best_step);

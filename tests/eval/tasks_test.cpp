@@ -35,10 +35,10 @@ TEST(PairEncoder, ScoresWhatComesBehindTheContextWithItsLastSpace) {
   EXPECT_EQ(pair.num_context, std::ssize(encoder.tokenizer().encode("In the beginning")));
   // Both together may be fewer tokens than the context alone.
   EXPECT_GE(encoder.encode("beg", "inning").num_scored(), 1);
-  // Behind nothing: the token at the end of texts, for the model has none for their beginning.
   // One token together, which stands behind that of a text's beginning.
   ASSERT_EQ(std::ssize(encoder.tokenizer().encode("th")), 1);
   EXPECT_EQ(encoder.encode("t", "h"), encoder.encode("", "th"));
+  // Behind nothing: the token at the end of texts, for the model has none for their beginning.
   const Window alone = encoder.encode("", "God");
   EXPECT_EQ(alone.ids.front(), 4093);
   EXPECT_EQ(alone.num_context, 1);

@@ -122,7 +122,7 @@ TEST_P(FewRows, GiveAnOrthogonalMatrixNeverWorseThanHadamardAndTheSameOnAnyNumbe
 }
 
 // All rows the same: the gradient turns one plane, which got all of the angle that is meant for
-// 2048 axes. That is beyond what a Newton-Schulz step brings back, and the fit of wide models ended
+// 2560 axes. That is beyond what a Newton-Schulz step brings back, and the fit of wide models ended
 // there.
 TEST_P(TokenRange, OfAWideModelTurnsNoPlaneTooFar) {
   constexpr int64_t kWide = 2560, kSteps = 3;
