@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "core/threads.h"
+#include "flatquant/pair.h"
 #include "flatquant/small_matrix.h"
+#include "flatquant/train.h"
 #include "linalg/gemm.h"
 #include "linalg/hadamard.h"
 #include "quant/int_weight.h"
@@ -34,15 +36,6 @@ constexpr float kClipStep = 1.0f / 40;
 // pair is half a Hadamard pair.
 constexpr std::array kDamps = {0.01, 0.3};
 constexpr float kLargestValue = 65504.0f / 8;
-
-struct Pair {
-  std::string kind;
-  Mat<float> left, right;
-};
-
-KroneckerTransform transform_of(const Mat<float>& left, const Mat<float>& right) {
-  return {.left = left.clone(), .right = right.clone(), .cols = right.rows()};
-}
 
 Mat<float> identity(int64_t n) {
   Mat<float> result(n, n);
@@ -68,18 +61,6 @@ Mat<float> every_second(MatView<const float> rows, int64_t first) {
   return copied({rows.row(first), (rows.rows - first + 1) / 2, rows.cols, 2 * rows.stride});
 }
 
-// Rows whose blocks [m, n] are transposed, [n, m].
-Mat<float> transposed_blocks(MatView<const float> rows, int64_t m, int64_t n) {
-  Mat<float> result(rows.rows, rows.cols);
-  parallel_for(rows.rows, [&](int64_t row) {
-    for (int64_t block = 0; block < rows.cols; block += m * n)
-      for (int64_t i = 0; i < m; ++i)
-        for (int64_t j = 0; j < n; ++j)
-          result(row, block + j * m + i) = rows.row(row)[block + i * n + j];
-  });
-  return result;
-}
-
 // Σ Y Yᵀ [m, m] over the blocks X [m, n] of all rows, Y = X by [m, n]; `by` [n, n].
 Mat<float> moment(const Mat<float>& rows, const Mat<float>& by, int64_t m) {
   constexpr int64_t kChunk = 256;
@@ -97,16 +78,6 @@ Mat<float> moment(const Mat<float>& rows, const Mat<float>& by, int64_t m) {
   return sum;
 }
 
-// P⁻ᵀ as f32.
-std::optional<Mat<float>> inverse_transposed(const Mat<float>& m) {
-  const std::optional<Mat<double>> inverted = inverse(m.view());
-  if (!inverted) return std::nullopt;
-  Mat<float> result(m.rows(), m.cols());
-  for (int64_t i = 0; i < m.rows(); ++i)
-    for (int64_t j = 0; j < m.cols(); ++j) result(i, j) = static_cast<float>((*inverted)(j, i));
-  return result;
-}
-
 // left ⊗ right = P with the smallest E‖x P‖² * ‖W P⁻ᵀ‖², one of the two at a time. nullopt where
 // the moments have no mean.
 std::optional<Pair> closed(const Mat<float>& inputs, MatView<const float> weight, int64_t l,
@@ -114,8 +85,8 @@ std::optional<Pair> closed(const Mat<float>& inputs, MatView<const float> weight
   const int64_t stride = (weight.rows + kMaxWeightRows - 1) / kMaxWeightRows;
   const Mat<float> some = copied(
       {weight.data, (weight.rows + stride - 1) / stride, weight.cols, weight.stride * stride});
-  const Mat<float> inputs_t = transposed_blocks(inputs.view(), l, r),
-                   some_t = transposed_blocks(some.view(), l, r);
+  const Mat<float> inputs_t = transposed_blocks<float>(inputs.view(), l, r),
+                   some_t = transposed_blocks<float>(some.view(), l, r);
   // One factor, given the other: of what the inputs and the weights become by that.
   const auto solve = [&](const Mat<float>& x, const Mat<float>& w, const Mat<float>& other,
                          int64_t size) -> std::optional<Mat<float>> {
@@ -144,7 +115,7 @@ Pair flattened(Pair pair) {
 
 // Rounded to `dtype`, and small enough for tokens of norms up to `largest_norm`: a row times P is
 // at most its norm times that of P.
-void round_pair(Pair& pair, float largest_norm, DType dtype) {
+KroneckerTransform rounded(const Pair& pair, float largest_norm, DType dtype) {
   const auto norm = [](const Mat<float>& m) {
     // Of the symmetric square a row sum bounds the largest eigenvalue.
     double largest = 0;
@@ -163,10 +134,17 @@ void round_pair(Pair& pair, float largest_norm, DType dtype) {
   // A power of two changes no bit of what is quantized.
   const int shift =
       largest > kLargestValue ? static_cast<int>(std::ceil(std::log2(largest / kLargestValue))) : 0;
-  for (int64_t i = 0; i < pair.left.size(); ++i)
-    pair.left.data()[i] = round_to(dtype, std::ldexp(pair.left.data()[i], -shift));
-  for (int64_t i = 0; i < pair.right.size(); ++i)
-    pair.right.data()[i] = round_to(dtype, pair.right.data()[i]);
+  KroneckerTransform transform = transform_of(pair.left, pair.right);
+  for (int64_t i = 0; i < transform.left.size(); ++i)
+    transform.left.data()[i] = round_to(dtype, std::ldexp(pair.left.data()[i], -shift));
+  float factor = 1;
+  if (transform.left.size() == 1) {
+    factor = std::ldexp(pair.left(0, 0), -shift);
+    transform.left(0, 0) = 1;
+  }
+  for (int64_t i = 0; i < transform.right.size(); ++i)
+    transform.right.data()[i] = round_to(dtype, factor * pair.right.data()[i]);
+  return transform;
 }
 
 // Random signs over sqrt(rows): of every vector the mean square norm of its product is its own.
@@ -254,9 +232,11 @@ class Judge {
   double outputs_;
 };
 
+bool tries_all(Method method) { return method == Method::kAuto || method == Method::kTrain; }
+
 std::vector<Pair> pairs_to_try(const Mat<float>& inputs, MatView<const float> weight, int64_t left,
                                int64_t right, Method method) {
-  const auto tries = [&](Method one) { return method == one || method == Method::kAuto; };
+  const auto tries = [&](Method one) { return method == one || tries_all(method); };
   std::vector<Pair> pairs;
   if (tries(Method::kNone)) pairs.push_back({"none", identity(left), identity(right)});
   if (tries(Method::kHadamard))
@@ -281,18 +261,27 @@ Fitted fit(const InputRows& rows, MatView<const float> weight, int64_t left, int
   const Judge judge(every_second(all, all.rows > 1 ? 1 : 0), weight);
   Fitted best;
   best.error = -1;
-  for (Pair& pair : pairs_to_try(fitted, weight, left, right, options.method)) {
-    round_pair(pair, rows.largest_norm(), dtype);
-    if (!inverse(pair.left.view()) || !inverse(pair.right.view())) continue;
-    KroneckerTransform transform = transform_of(pair.left, pair.right);
+  // Whether it is the best so far.
+  const auto consider = [&](const Pair& pair) {
+    KroneckerTransform transform = rounded(pair, rows.largest_norm(), dtype);
+    if (!inverse(transform.left.view()) || !inverse(transform.right.view())) return false;
     const Judge::Verdict verdict = judge.judge(&transform, options.clip);
-    if (best.error >= 0 && !(verdict.error < best.error)) continue;
+    if (best.error >= 0 && !(verdict.error < best.error)) return false;
     transform.clip = verdict.clip;
     best.transform = std::move(transform);
     best.kind = pair.kind;
     best.error = verdict.error;
-  }
+    return true;
+  };
+  Pair start;
+  for (Pair& pair : pairs_to_try(fitted, weight, left, right, options.method))
+    if (consider(pair)) start = std::move(pair);
   LAOS_ASSERT(best.transform.left.size() != 0);
+  if (options.method == Method::kTrain) {
+    start.kind += ", trained";
+    consider(
+        train(std::move(start), fitted.view(), weight, best.transform.clip, options.clip, kSolved));
+  }
   best.plain_error = judge.judge(nullptr, false).error;
   return best;
 }
@@ -337,18 +326,25 @@ Cost cost_of(int64_t out_features, int64_t in_features, int64_t left, int64_t ri
   const auto in = static_cast<double>(in_features), out = static_cast<double>(out_features);
   const auto sides = static_cast<double>(left + right);
   const double mixed = std::min(out, static_cast<double>(kMixedOutputs));
-  const bool is_closed = options.method == Method::kClosed || options.method == Method::kAuto;
+  const bool all = tries_all(options.method), is_closed = options.method == Method::kClosed || all;
   const double num_closed = is_closed ? static_cast<double>(kDamps.size()) : 0,
-               num_pairs = num_closed + (options.method == Method::kAuto ? 2
-                                         : is_closed                     ? 0
-                                                                         : 1);
+               num_pairs = num_closed +
+                           (all         ? 2
+                            : is_closed ? 0
+                                        : 1) +
+                           (options.method == Method::kTrain ? 1 : 0),
+               trained = options.method == Method::kTrain
+                             ? train_flops(out_features, in_features, left, right,
+                                           static_cast<int64_t>(rows / 2))
+                             : 0;
   const double seen = rows / 2 + std::min(out, static_cast<double>(kMaxWeightRows));
   // Products with both sides and with those of both moments; weights folded and mixed for each
   // pair; errors mixed for each clip.
   const double fitted = 4 * static_cast<double>(kRounds) * seen * in * sides,
                folded = 2 * out * in * sides + 4 * out * in * mixed,
                judged = 2 * static_cast<double>(kClipSteps + 3) * rows / 2 * in * mixed;
-  return {.flops = num_closed * fitted + (num_pairs + 1) * (folded + judged) + 2 * out * in * sides,
+  return {.flops = num_closed * fitted + trained + (num_pairs + 1) * (folded + judged) +
+                   2 * out * in * sides,
           .bytes = static_cast<int64_t>(
               4 * (in * (3.5 * rows + 4 * out + seen) + 2 * mixed * (in + out)))};
 }

@@ -22,13 +22,13 @@ struct Fitted {
 };
 
 // For linears `weight` [out_features, in_features], one below the other, whose inputs are `rows`;
-// pairs of `left` by `right`, so many inputs or blocks of them. Tried are the pairs that `options`
-// name, each with every clip from 1 to 0.5 in steps of 1/40. Half of the rows fit, the other half
-// judge: the error of the outputs when activations and weights are rounded to 4 bits, outputs mixed
-// into kMixedOutputs random combinations of all. Matrices are such that no token that was seen
-// comes within a factor of 8 of f16's range. Same arguments, same bytes, on any number of threads.
-// Throws Error(kUnsupported) where there is no Hadamard matrix nor a stand-in, which only
-// kHadamard and kClosed need.
+// pairs of `left` by `right`, so many inputs or blocks of them; a left matrix of one row is 1.
+// Tried are the pairs that `options` name, each with every clip from 1 to 0.5 in steps of 1/40.
+// Half of the rows fit, the other half judge: the error of the outputs when activations and weights
+// are rounded to 4 bits, outputs mixed into kMixedOutputs random combinations of all. Matrices are
+// such that no token that was seen comes within a factor of 8 of f16's range. Same arguments, same
+// bytes, on any number of threads. Throws Error(kUnsupported) where there is no Hadamard matrix nor
+// a stand-in, which only kHadamard and kClosed need.
 Fitted fit(const InputRows& rows, MatView<const float> weight, int64_t left, int64_t right,
            DType dtype, const FlatquantOptions& options);
 

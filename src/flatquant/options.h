@@ -9,7 +9,8 @@ enum class Method {
   kNone,      // the identity
   kHadamard,  // a Hadamard matrix each
   kClosed,    // fitted to inputs and weights, in closed form
-  kAuto       // all of these
+  kAuto,      // all of these
+  kTrain      // all of these, and the best of them trained
 };
 
 struct FlatquantOptions {

@@ -46,13 +46,13 @@ struct Case {
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 class Fitting : public testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(Methods, Fitting,
-                         testing::Values(Case{"None", 1, Method::kNone},
-                                         Case{"Hadamard", 1, Method::kHadamard},
-                                         Case{"Closed", 1, Method::kClosed},
-                                         Case{"ClosedOfTwoBlocks", 2, Method::kClosed},
-                                         Case{"Auto", 1, Method::kAuto}),
-                         [](const auto& p) { return p.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, Fitting,
+    testing::Values(Case{"None", 1, Method::kNone}, Case{"Hadamard", 1, Method::kHadamard},
+                    Case{"Closed", 1, Method::kClosed},
+                    Case{"ClosedOfTwoBlocks", 2, Method::kClosed}, Case{"Auto", 1, Method::kAuto},
+                    Case{"Train", 1, Method::kTrain}, Case{"TrainOfTwoBlocks", 2, Method::kTrain}),
+    [](const auto& p) { return p.param.name; });
 
 TEST_P(Fitting, KeepsTheFunctionOfTheLinears) {
   const auto [name, blocks, method] = GetParam();
@@ -118,6 +118,30 @@ TEST(Fit, APairInClosedFormBeatsHadamardMatricesWhichBeatNone) {
   EXPECT_EQ(error(Method::kAuto), error(Method::kClosed));
 }
 
+TEST(Fit, TrainingMakesTheBestPairBetter) {
+  const Mat<float> x = inputs(1), weight = normal_matrix(kOut, kIn, 2);
+  const auto run = [&](const FlatquantOptions& options) {
+    return fit(rows_of(x), weight.view(), kLeft, kRight, DType::kBF16, options);
+  };
+  const Fitted trained = run({.method = Method::kTrain});
+  EXPECT_EQ(trained.kind, "closed, trained");
+  EXPECT_LT(trained.error, 0.98 * run({.method = Method::kAuto}).error);
+  const Fitted whole = run({.method = Method::kTrain, .clip = false});
+  EXPECT_EQ(whole.transform.clip, 1);
+  EXPECT_LT(whole.error, run({.method = Method::kAuto, .clip = false}).error);
+}
+
+// What training knows of few tokens is not kept where others say that it holds for these alone.
+TEST(Fit, IsNeverWorseForTraining) {
+  for (const int64_t tokens : {1, 8, 40}) {
+    const Mat<float> x = normal_matrix(tokens, kIn, 3), weight = normal_matrix(kOut, kIn, 2);
+    const auto error = [&](Method method) {
+      return fit(rows_of(x), weight.view(), kLeft, kRight, DType::kBF16, {.method = method}).error;
+    };
+    EXPECT_LE(error(Method::kTrain), error(Method::kAuto)) << tokens;
+  }
+}
+
 // Errors are judged on tokens that nothing was fitted to, so that what looks good on the fitted
 // ones alone is not kept: with few tokens a closed form knows these only.
 TEST(Fit, WhereTokensAreFewTheClosedFormIsNotKept) {
@@ -151,7 +175,7 @@ TEST(Fit, ATokenCountsForNoMoreWhenItIsLarge) {
 TEST(Fit, InputsOfZerosGetAPairThatCanBeInverted) {
   Mat<float> x(kTokens, kIn);
   x.fill_zero();
-  for (const Method method : {Method::kClosed, Method::kAuto}) {
+  for (const Method method : {Method::kClosed, Method::kAuto, Method::kTrain}) {
     const Mat<float> weight = normal_matrix(kOut, kIn, 2);
     const Fitted fitted =
         fit(rows_of(x), weight.view(), kLeft, kRight, DType::kBF16, {.method = method});
