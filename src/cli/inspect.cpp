@@ -62,9 +62,17 @@ std::string to_text(const save::InspectReport& report) {
     text << report.verified->files << (report.verified->files == 1 ? " file" : " files") << ", "
          << bytes_text(report.verified->bytes) << ", verified against " << save::kManifestFile
          << '\n';
+  std::string others;
+  for (const int64_t size : report.other_tensor_parallel_sizes)
+    others += (others.empty()                                      ? ""
+               : size == report.other_tensor_parallel_sizes.back() ? " or "
+                                                                   : ", ") +
+              std::to_string(size);
   if (report.tensor_parallel_size > 0)
     text << "Some of its matrices are those of one rank: it serves tensor parallel size "
-         << report.tensor_parallel_size << " alone.\n";
+         << report.tensor_parallel_size
+         << (others.empty() ? " alone.\n"
+                            : "; laos convert --tp makes it serve " + others + " instead.\n");
   text << scheme::row_of(report.engine).title
        << (report.loads() ? " can load this checkpoint.\n"
                           : " cannot load this checkpoint as it was meant.\n");
@@ -78,7 +86,10 @@ std::string to_json(const save::InspectReport& report) {
   json["engine_version"] = scheme::row_of(report.engine).version;
   json["loads"] = report.loads();
   json["model_quant_type"] = report.model_quant_type;
-  if (report.tensor_parallel_size > 0) json["tensor_parallel_size"] = report.tensor_parallel_size;
+  if (report.tensor_parallel_size > 0) {
+    json["tensor_parallel_size"] = report.tensor_parallel_size;
+    json["other_tensor_parallel_sizes"] = report.other_tensor_parallel_sizes;
+  }
   json["files"] = report.files;
   json["parameters"] = report.parameters;
   json["bytes"] = report.bytes;

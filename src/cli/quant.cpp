@@ -71,7 +71,7 @@ struct QuantFlags {
   // Of them at most one; Profile::chosen.
   bool chosen_profiles[4] = {};
   bool online = false, online_columns = false, no_clip = false;
-  std::optional<int64_t> tp;
+  std::vector<int64_t> tp;
   BudgetFlags budget;
   ProgressStyle progress;
   bool json = false;
@@ -850,7 +850,10 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                     "the same for linears that read the residual stream alone, which serves every "
                     "tensor parallel size; all others W8A8");
   command
-      ->add_option("--tp", flags->tp, "of --online: the tensor parallel size to serve (default: 1)")
+      ->add_option("--tp", flags->tp,
+                   "of --online: the tensor parallel size to serve (default: 1); of several, as "
+                   "1,2,4, it serves the first and laos convert --tp makes it serve another")
+      ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, recipe::kMaxTensorParallel));
   command->add_flag(both_spellings("--no-clip"), flags->no_clip,
                     "of --online: do not clip, for kernels that are not known to");

@@ -78,16 +78,16 @@ MatView<const uint16_t> narrow(MatView<const float> x, Buffer<uint16_t>& buffer)
 }  // namespace
 
 InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
-                       const model::OnlineTransforms& online, bool with_cross,
-                       linalg::ComputeType compute)
-    : config_(config), online_(online), compute_(compute) {
+                       const model::OnlineTransforms& online, const GptqOptions& options)
+    : config_(config), online_(online), options_(options) {
   const auto add = [&](std::vector<Gram>& grams, LinearGroup group, int bits) {
     if (std::ranges::any_of(
             grams, [&](const Gram& gram) { return gram.group == group && gram.act_bits == bits; }))
       return;
     // Both matrices are [in, in].
     const int64_t n = model::in_features(config, model::linears_of(group).front());
-    grams.push_back({group, bits, Mat<float>(n, n), with_cross ? Mat<float>(n, n) : Mat<float>()});
+    grams.push_back(
+        {group, bits, Mat<float>(n, n), options_.refits(n) ? Mat<float>(n, n) : Mat<float>()});
     grams.back().hessian.fill_zero();
     grams.back().cross.fill_zero();
   };
@@ -142,7 +142,7 @@ void InputGrams::observe(Gram& gram, MatView<const float> input) {
     xq = target;
   }
   const bool has_cross = gram.cross.size() != 0;
-  if (compute_ == linalg::ComputeType::kBf16) {
+  if (options_.compute == linalg::ComputeType::kBf16) {
     const MatView<const uint16_t> narrow_xq = narrow(xq, narrow_xq_);
     linalg::gram_bf16(narrow_xq, true, gram.hessian.view());
     if (has_cross)
@@ -237,7 +237,6 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
 Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOptions& options,
              int64_t tokens, int64_t piece_tokens, bool is_transformed) {
   double flops = 0, grams = 0, solving = 0, held = 0, piece = 0;
-  const double matrices = options.refit ? 2 : 1;  // the products of inputs that a group has
   bool has_routed = false;
   for (const LinearGroup group : groups_of(scheme)) {
     double in = 0, out = 0;
@@ -251,23 +250,26 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     has_routed = has_routed || hf::is_routed(config, group);
     const double gram =
         2 * hf::share_of_tokens(config, group) * static_cast<double>(tokens) * in * in;
+    const bool refits = options.refits(static_cast<int64_t>(in));
+    const double matrices = refits ? 2 : 1;  // the products of inputs that the group has
     const double solved = in * in * in / 3 + out * in * in;
     grams += gram * matrices;
     flops += solved;
     flops += 8 * static_cast<double>(options.refine) * out * in * in;
-    if (options.refit) flops += solved + 3 * out * in * in;
+    if (refits) flops += solved + 3 * out * in * in;
     held += 4 * in * in * matrices;
     // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
     // end, as they are fed back into each other, and their codes.
-    solving = std::max(solving, held + 4 * ((options.refit ? 0 : in * in) + 3 * out * in));
-    // Inputs transformed and quantized, one in the place of the other unless both are read, and
-    // what is rounded of them.
+    solving = std::max(solving, held + 4 * ((refits ? 0 : in * in) + 3 * out * in));
+    // Inputs transformed and quantized, one in the place of the other unless both are
+    // read, and what is rounded of them.
     const double rounded = options.compute == linalg::ComputeType::kF32 ? 0 : 2 * matrices;
-    piece = std::max(piece, (4.0 * (is_transformed && options.refit ? 2 : 1) + rounded) *
+    piece = std::max(piece, (4.0 * (is_transformed && refits ? 2 : 1) + rounded) *
                                 static_cast<double>(piece_tokens) * in);
   }
   if (has_routed) {  // the gram of all tokens, which goes before anything is solved
     const auto in = static_cast<double>(config.hidden_size);
+    const double matrices = options.refits(config.hidden_size) ? 2 : 1;
     grams += 2 * static_cast<double>(tokens) * in * in * matrices;
     held += 4 * in * in * matrices;
   }

@@ -34,10 +34,9 @@ inline constexpr int64_t kEnoughForEachInput = 4;
 // to nearest. An expert that no token goes to is solved by these alone.
 class InputGrams {
  public:
-  // `online` must outlive this.
+  // `config` and `online` must outlive this.
   InputGrams(const hf::Config& config, const LayerScheme& scheme,
-             const model::OnlineTransforms& online, bool with_cross,
-             linalg::ComputeType compute = linalg::ComputeType::kF32);
+             const model::OnlineTransforms& online, const GptqOptions& options);
 
   // A piece of the samples, as forward_all shows it.
   void observe(const model::LayerSaved<float>& saved, int64_t num_tokens);
@@ -63,7 +62,7 @@ class InputGrams {
 
   const hf::Config& config_;
   const model::OnlineTransforms& online_;
-  const linalg::ComputeType compute_;
+  const GptqOptions options_;
   Buffer<uint16_t> narrow_xq_, narrow_x_;
   std::vector<Gram> grams_;
   std::vector<Gram> of_all_;  // what gate and up of all experts read, by width

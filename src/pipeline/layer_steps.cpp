@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "save/format.h"
+#include "save/pairs.h"
 
 namespace laos::pipeline {
 
@@ -100,9 +101,16 @@ void write_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& laye
     const Mat<float>& bias = weights.biases[l];
     if (const auto& scheme = plan.linear(layer_idx, l).scheme) {
       std::optional<save::InputTransform> transform;
-      if (scheme->act.pair_blocks > 0) {
+      save::MatrixPair<float> repeated;
+      if (const quant::ActSpec& act = scheme->act; act.pair_blocks > 0) {
         const model::KroneckerTransform& pair = *online.of(hf::group_of(l));
         transform = {.left = pair.left.view(), .right = pair.right.view(), .clip = pair.clip};
+        if (act.pair_unit > 0) {
+          repeated = save::repeated(pair.right.view(),
+                                    scheme::pair_sizes(weights[l].cols() / act.pair_blocks), 1.0f);
+          transform->left = std::as_const(repeated.left).view();
+          transform->right = std::as_const(repeated.right).view();
+        }
       }
       writer.write_linear(name, layer.quantized[l], layer.ranges[l] ? &*layer.ranges[l] : nullptr,
                           std::span(bias.data(), static_cast<size_t>(bias.size())),

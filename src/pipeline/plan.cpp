@@ -1,6 +1,7 @@
 #include "pipeline/plan.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <type_traits>
 #include <variant>
@@ -195,12 +196,15 @@ void warn_of_few_tokens(Plan& plan) {
   const int64_t enough = gptq::kEnoughForEachInput * width;
   if (num_tokens == 0 || num_tokens >= enough) return;
   bool leaves_out = false;
-  for (const auto& step : plan.steps) leaves_out |= step->adapt_to_few_tokens();
-  plan.warnings.push_back(
-      "gptq_quant solves for the " + std::to_string(width) + " inputs of " + widest + " with " +
-      std::to_string(num_tokens) + " calibration tokens, which may be worse than plain rounding; " +
-      std::to_string(enough) + " are enough" +
-      (leaves_out ? "; its refit, which few tokens make worse, is left out" : ""));
+  for (const auto& step : plan.steps) leaves_out |= step->adapt_to_tokens(num_tokens);
+  plan.warnings.push_back("gptq_quant solves for the " + std::to_string(width) + " inputs of " +
+                          widest + " with " + std::to_string(num_tokens) +
+                          " calibration tokens, which may be worse than plain rounding; " +
+                          std::to_string(enough) + " are enough" +
+                          (leaves_out ? "; its refit of linears with more than " +
+                                            std::to_string(num_tokens / gptq::kEnoughForEachInput) +
+                                            " inputs, which few tokens make worse, is left out"
+                                      : ""));
 }
 
 // What is not done to layers with experts is refused, so that none is done by half.
@@ -387,7 +391,6 @@ void plan_pairs(const std::vector<std::string>& names, Plan& plan, Problems& pro
       quant::LinearScheme scheme = *planned.scheme;
       if (scheme.act.is_static || scheme.act.bits != 4 || scheme.weight.bits != 4) continue;
       any = true;
-      scheme.act.pair_blocks = hf::reads_residual(hf::group_of(planned.linear)) ? 1 : pairs->tp;
       const int64_t in_features = model::in_features(config, planned.linear);
       const std::string where = planned.name + ", asked for by " + processor.location.text();
       if (scheme.weight.group_size != 0) {
@@ -396,23 +399,32 @@ void plan_pairs(const std::vector<std::string>& names, Plan& plan, Problems& pro
                       .fix = "give them scope: per_channel"});
         continue;
       }
-      if (in_features % scheme.act.pair_blocks != 0) {
-        problems.add({.what = "tp " + std::to_string(scheme.act.pair_blocks) +
-                              " does not divide the " + std::to_string(in_features) + " inputs",
-                      .where = where,
-                      .fix = "use another tp"});
+      const std::vector<int64_t> tp =
+          hf::reads_residual(hf::group_of(planned.linear)) ? std::vector<int64_t>{1} : pairs->tp;
+      scheme.act.pair_blocks = tp.front();
+      std::string refusal;  // of engines' operator
+      for (const int64_t ranks : tp) {
+        if (in_features % ranks != 0) {
+          problems.add({.what = "tp " + std::to_string(ranks) + " does not divide the " +
+                                std::to_string(in_features) + " inputs",
+                        .where = where,
+                        .fix = "use another tp"});
+          continue;
+        }
+        const scheme::PairSizes sizes = scheme::pair_sizes(in_features / ranks);
+        if (refusal.empty()) refusal = sizes.refusal;
+        if (tp.size() > 1) scheme.act.pair_unit = std::gcd(scheme.act.pair_unit, sizes.right);
+      }
+      if (!refusal.empty() && pairs->keeps_unfit) {
+        unfit[{std::string(model::path_of(config, planned.linear)), refusal}]++;
         continue;
       }
-      const scheme::PairSizes sizes = scheme::pair_sizes(in_features / scheme.act.pair_blocks);
-      if (!sizes.refusal.empty() && pairs->keeps_unfit) {
-        unfit[{std::string(model::path_of(config, planned.linear)), sizes.refusal}]++;
-        continue;
-      }
-      if (!sizes.refusal.empty()) {
-        problems.add({.what = "the engine's operator takes no such matrices: " + sizes.refusal,
-                      .where = where,
-                      .fix = "add the linear to flatquant's `exclude`" +
-                             std::string(scheme.act.pair_blocks > 1 ? ", or use another tp" : "")});
+      if (!refusal.empty()) {
+        problems.add(
+            {.what = "the engine's operator takes no such matrices: " + refusal,
+             .where = where,
+             .fix = "add the linear to flatquant's `exclude`" +
+                    std::string(tp == std::vector<int64_t>{1} ? "" : ", or use another tp")});
         continue;
       }
       planned.scheme = scheme;
@@ -739,7 +751,7 @@ void choose_flatquant(const QuantOptions& options, recipe::Recipe& recipe) {
     if (flatquant == nullptr) continue;
     has_flatquant = true;
     if (options.clip) flatquant->options.clip = *options.clip;
-    if (options.tp) flatquant->tp = *options.tp;
+    if (!options.tp.empty()) flatquant->tp = options.tp;
   }
   if (!has_flatquant)
     throw Error(ErrorCode::kUsage, {.what = "the recipe has no flatquant that they could change",
@@ -768,7 +780,7 @@ recipe::Recipe recipe_of(const QuantOptions& options) {
           ? recipe::load_recipe(options.recipe_path)
           : recipe::parse_recipe(options.recipe_text, options.recipe_path.string());
   if (!options.formats.empty()) choose_formats(options.formats, recipe);
-  if (options.clip || options.tp) choose_flatquant(options, recipe);
+  if (options.clip || !options.tp.empty()) choose_flatquant(options, recipe);
   if (options.int8_cache && !recipe.kv_cache) {
     recipe.kv_cache =
         recipe::KvCache{.location = {.file = "--kv-cache", .line = 0, .column = 0, .key = ""}};

@@ -31,7 +31,7 @@ struct QuantOptions {
   std::vector<std::string> formats = {};  // save::Format::name; none: those of the recipe's savers
   // Of the recipe's flatquant, instead of what it says.
   std::optional<bool> clip = {};
-  std::optional<int64_t> tp = {};
+  std::vector<int64_t> tp = {};
   bool int8_cache = false;                               // as spec.kv_cache of the recipe
   std::optional<std::string> dataset;                    // overrides every dataset of the recipe
   std::vector<std::filesystem::path> calib_directories;  // where datasets are looked for last

@@ -69,8 +69,8 @@ class Step {
   virtual const rotation::RotateOptions* rotates() const noexcept { return nullptr; }
   // Whether it may end before it has spent its cost.
   virtual bool may_end_early() const noexcept { return false; }
-  // Leaves out what few calibration tokens make worse. Whether there was any.
-  virtual bool adapt_to_few_tokens() noexcept { return false; }
+  // Leaves out what so few calibration tokens make worse. Whether there was any.
+  virtual bool adapt_to_tokens(int64_t /*num_tokens*/) noexcept { return false; }
   // From now on it works the fastest way, 0, or a slower one that mostly takes less memory: the
   // more the higher the level, up to kMostSavings. Results do not depend on it.
   static constexpr int kMostSavings = 10;

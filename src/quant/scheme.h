@@ -36,6 +36,9 @@ struct ActSpec {
   // Dynamic ones that a pair of matrices changes first, and that are clipped: so many equal blocks
   // of inputs share the pair. 0: they are quantized as they are.
   int64_t pair_blocks = 0;
+  // 0: the pair is of the sizes of scheme::pair_sizes. Else it is I ⊗ B, B of so many rows, which
+  // can be cut for several numbers of blocks.
+  int64_t pair_unit = 0;
 
   int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
   bool operator==(const ActSpec&) const = default;

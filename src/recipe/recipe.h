@@ -64,7 +64,9 @@ struct HeadRotation {
 inline constexpr int64_t kMaxTensorParallel = 1024;
 struct Flatquant {
   flatquant::FlatquantOptions options;
-  int64_t tp = 1;            // ranks that share the inputs of o_proj and down_proj
+  // Ranks that share the inputs of o_proj and down_proj; of several the checkpoint can be made for
+  // each, and is made for the first.
+  std::vector<int64_t> tp = {1};
   bool keeps_unfit = false;  // linears of sizes that engines cannot transform stay without
   std::vector<Pattern> include, exclude;  // of linears
 };

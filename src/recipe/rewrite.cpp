@@ -165,7 +165,8 @@ std::string with_spec(const Recipe& recipe, const Edit& edit) {
   return emit_document(root);
 }
 
-void set_flatquant(DocumentNode& processors, std::optional<bool> clip, std::optional<int64_t> tp) {
+void set_flatquant(DocumentNode& processors, std::optional<bool> clip,
+                   const std::vector<int64_t>& tp) {
   for (DocumentNode& processor : processors.items) {
     const DocumentNode* type = processor.find("type");
     if (type == nullptr) continue;
@@ -173,7 +174,14 @@ void set_flatquant(DocumentNode& processors, std::optional<bool> clip, std::opti
       set_flatquant(*configs, clip, tp);
     if (type->text != "flatquant") continue;
     if (clip) set(processor, "clip", scalar(*clip ? "true" : "false"));
-    if (tp) set(processor, "tp", scalar(std::to_string(*tp)));
+    if (tp.empty()) continue;
+    DocumentNode sizes = scalar(std::to_string(tp.front()));
+    if (tp.size() > 1) {
+      sizes = DocumentNode();
+      sizes.kind = Kind::kList;
+      for (const int64_t size : tp) sizes.items.push_back(scalar(std::to_string(size)));
+    }
+    set(processor, "tp", sizes);
   }
 }
 
@@ -189,7 +197,7 @@ std::string with_savers(const Recipe& recipe, const std::vector<std::string>& ty
 }
 
 std::string with_flatquant(const Recipe& recipe, std::optional<bool> clip,
-                           std::optional<int64_t> tp) {
+                           const std::vector<int64_t>& tp) {
   return with_spec(recipe, [&](DocumentNode& spec) {
     if (DocumentNode* process = find(spec, "process")) set_flatquant(*process, clip, tp);
   });

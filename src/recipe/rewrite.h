@@ -32,9 +32,9 @@ std::string with_strategies(const Recipe& recipe,
 // The YAML of `recipe` with savers of these types instead of its own, each like its first.
 std::string with_savers(const Recipe& recipe, const std::vector<std::string>& types);
 
-// The YAML of `recipe` with these options of its flatquant; nullopt leaves one as it is.
+// The YAML of `recipe` with these options of its flatquant; nullopt, and no tp, leave one as it is.
 std::string with_flatquant(const Recipe& recipe, std::optional<bool> clip,
-                           std::optional<int64_t> tp);
+                           const std::vector<int64_t>& tp);
 
 // The YAML of `recipe`, which has none, with a spec.kv_cache of int8.
 std::string with_int8_cache(const Recipe& recipe);

@@ -364,6 +364,10 @@ class CheckpointWriter::Directory {
 
   void write_float_rows(const std::string& name, int64_t row_begin, MatView<const float> values);
   void write_f32(const std::string& name, MatView<const float> values);
+  void write_as_is(const std::string& name, std::span<const std::byte> bytes) {
+    LAOS_ASSERT(std::ssize(bytes) == find(name).spec.size_bytes());
+    write_part(name, 0, bytes);
+  }
   void write_cache_scales(const std::string& linear_name, std::span<const float> scales);
   void write_global_rotation(MatView<const float> rotation);
   void write_linear(const std::string& linear_name, const LinearValues& values);
@@ -617,6 +621,10 @@ void CheckpointWriter::write_float_rows(const std::string& name, int64_t row_beg
 
 void CheckpointWriter::write_f32(const std::string& name, MatView<const float> values) {
   for (const auto& directory : directories_) directory->write_f32(name, values);
+}
+
+void CheckpointWriter::write_as_is(const std::string& name, std::span<const std::byte> bytes) {
+  for (const auto& directory : directories_) directory->write_as_is(name, bytes);
 }
 
 void CheckpointWriter::write_cache_scales(const std::string& linear_name,

@@ -71,6 +71,8 @@ class CheckpointWriter {
   void write_float_rows(const std::string& name, int64_t row_begin, MatView<const float> values);
   // An F32 tensor without a label, as a matrix of an online rotation.
   void write_f32(const std::string& name, MatView<const float> values);
+  // A tensor of any label, by the bytes that it has in the checkpoint.
+  void write_as_is(const std::string& name, std::span<const std::byte> bytes);
   // A quantized linear as the format has it; scales finite and > 0. `input` is the range of static
   // activations and null otherwise; `bias` [out_features] where the linear has one.
   // `transform` is there where the scheme transforms; its matrices are exact in the dtype of the

@@ -13,6 +13,7 @@
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "save/checkpoint_writer.h"
+#include "save/pairs.h"
 
 namespace laos::save {
 namespace {
@@ -154,6 +155,94 @@ void convert(const fs::path& directory, const Format& format, const fs::path& sa
         {.spec = linear.scheme.weight, .q = checkpoint->codes(module.name), .scale = linear.scale},
         linear.input ? &*linear.input : nullptr,
         std::span(std::as_const(bias).data(), static_cast<size_t>(bias.size())));
+  }
+  if (has_rotation) write_global_rotation_of(directory / kRotationFile, writer);
+  writer.commit();
+}
+
+void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& save_path) {
+  const auto refuse = [&](const std::string& what, const std::string& fix) {
+    throw Error(ErrorCode::kUsage, {.what = what, .where = directory.string(), .fix = fix});
+  };
+  if (!hf::AscendV1Checkpoint::is_ascendv1(directory))
+    refuse("not a checkpoint in the AscendV1 format", "quantize: laos quant --online --tp 1,2");
+  const hf::AscendV1Checkpoint checkpoint = hf::AscendV1Checkpoint::open(directory);
+  const hf::Config& config = checkpoint.config();
+  const io::TensorFiles& files = checkpoint.files();
+
+  std::map<std::string, MatrixPair<uint16_t>> pairs;  // by the linear's name
+  std::vector<Problem> problems;
+  bool has_split = false, changes = false;
+  for (const hf::WeightModule& module : hf::weight_modules(config)) {
+    if (hf::num_slices(module.name) == 1) continue;  // every rank has all inputs
+    const scheme::Scheme* row = scheme::find(checkpoint.label(module.name));
+    if (row == nullptr || !row->transforms) continue;
+    has_split = true;
+    const TensorView &left = files.at(module.name + ".left_trans"),
+                     &right = files.at(module.name + ".right_trans");
+    const int64_t in_features = module.shape[1];
+    changes = changes || in_features / (left.shape[0] * right.shape[0]) != ranks;
+    const Mat<uint16_t> block = repeated_block(left, right);
+    if (!can_repeat(in_features, ranks, block.rows())) {
+      problems.push_back({"its matrices cannot be cut for " + std::to_string(ranks) + " ranks",
+                          module.name,
+                          "quantize the float model with --tp " + std::to_string(ranks)});
+      continue;
+    }
+    pairs[module.name] =
+        repeated(block.view(), scheme::pair_sizes(in_features / ranks), one_of(left.dtype));
+  }
+  if (!has_split) refuse("the checkpoint serves every tensor parallel size as it is", "use it");
+  Problems grouped;
+  for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) grouped.add(group.first);
+  grouped.throw_if_any(ErrorCode::kUnsupported);
+  if (!changes)
+    refuse("the checkpoint serves tensor parallel size " + std::to_string(ranks) + " as it is",
+           "use it");
+
+  const auto pair_of = [&](const std::string& name) -> const Mat<uint16_t>* {
+    for (const char* part : {".left_trans", ".right_trans"})
+      if (name.ends_with(part)) {
+        const auto found = pairs.find(name.substr(0, name.size() - std::string_view(part).size()));
+        if (found == pairs.end()) return nullptr;
+        return name.ends_with(".left_trans") ? &found->second.left : &found->second.right;
+      }
+    return nullptr;
+  };
+  // In the order of the files.
+  std::vector<const TensorView*> tensors;
+  for (const auto& [name, tensor] : files.tensors()) tensors.push_back(&tensor);
+  std::ranges::sort(tensors, [&](const TensorView* a, const TensorView* b) {
+    return std::pair(files.file_of(a->name), a->data) < std::pair(files.file_of(b->name), b->data);
+  });
+  std::vector<OutputTensor> outputs;
+  for (const TensorView* tensor : tensors) {
+    const std::string* label = checkpoint.description().find(tensor->name);
+    OutputTensor& output = outputs.emplace_back();
+    output.spec = {tensor->name, tensor->dtype, tensor->shape};
+    if (label != nullptr) output.label = *label;
+    output.group_size = checkpoint.description().group_size;
+    if (const Mat<uint16_t>* matrix = pair_of(tensor->name))
+      output.spec.shape = {matrix->rows(), matrix->cols()};
+  }
+  auto [model_type, recipe] = recipe_of(directory, config);
+  std::error_code ignored;
+  const bool has_rotation = fs::exists(directory / kRotationFile, ignored);
+  CheckpointWriter writer({.save_path = save_path,
+                           .model_directory = directory,
+                           .float_dtype = config.dtype,
+                           .tensors = std::move(outputs),
+                           .max_shard_bytes = max_shard_bytes({}),
+                           .model_type = std::move(model_type),
+                           .recipe_yaml = std::move(recipe),
+                           .global_rotation = has_rotation ? config.hidden_size : 0});
+  for (const TensorView* tensor : tensors) {
+    const Mat<uint16_t>* matrix = pair_of(tensor->name);
+    writer.write_as_is(
+        tensor->name,
+        matrix == nullptr
+            ? std::span(tensor->data, static_cast<size_t>(tensor->size_bytes()))
+            : std::as_bytes(std::span(matrix->data(), static_cast<size_t>(matrix->size()))));
   }
   if (has_rotation) write_global_rotation_of(directory / kRotationFile, writer);
   writer.commit();

@@ -1,6 +1,7 @@
 // A quantized checkpoint in another format.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 
 #include "save/format.h"
@@ -14,5 +15,14 @@ namespace laos::save {
 // check_output_path.
 void convert(const std::filesystem::path& directory, const Format& format,
              const std::filesystem::path& save_path);
+
+// Writes the AscendV1 checkpoint in `directory` to `save_path` for another tensor parallel size:
+// the matrices in front of linears whose inputs engines split are cut for `ranks` ranks, and every
+// other tensor is the same, byte for byte. Only where they repeat a small matrix, as those do that
+// were made for several sizes. Throws Error: kUsage where `directory` is no such checkpoint or
+// serves that size already; kUnsupported, all problems at once, where matrices cannot be cut so;
+// and as above.
+void convert_to_ranks(const std::filesystem::path& directory, int64_t ranks,
+                      const std::filesystem::path& save_path);
 
 }  // namespace laos::save

@@ -25,6 +25,7 @@
 #include "io/safetensors.h"
 #include "save/format.h"
 #include "save/manifest.h"
+#include "save/pairs.h"
 
 namespace laos::save {
 namespace {
@@ -475,6 +476,7 @@ class Inspection {
   // The matrices of transformed linears.
   void check_pairs() {
     std::set<int64_t> sizes;  // of tensor parallelism
+    std::vector<std::pair<int64_t, int64_t>> repeated;  // inputs, rows of the block they repeat
     for (const auto& [name, label] : description_->labels) {
       const scheme::Scheme* scheme = scheme::find(label);
       if (scheme == nullptr || !scheme->transforms || !name.ends_with(".weight")) continue;
@@ -491,12 +493,26 @@ class Inspection {
         continue;
       const int64_t inputs = left->shape[0] * right->shape[0];
       if (weight->shape[1] % inputs == 0) sizes.insert(weight->shape[1] / inputs);
+      if (are_square(*left, *right))
+        repeated.emplace_back(weight->shape[1], repeated_block(*left, *right).rows());
     }
-    if (sizes.size() == 1) report_.tensor_parallel_size = *sizes.begin();
+    if (sizes.size() == 1) {
+      report_.tensor_parallel_size = *sizes.begin();
+      for (int64_t ranks = 1; ranks <= kMaxRanks; ++ranks)
+        if (ranks != *sizes.begin() && std::ranges::all_of(repeated, [&](const auto& linear) {
+              return can_repeat(linear.first, ranks, linear.second);
+            }))
+          report_.other_tensor_parallel_sizes.push_back(ranks);
+    }
     if (sizes.size() > 1)
       error("matrices of linears whose inputs engines split are for tensor parallel size " +
                 std::to_string(*sizes.begin()) + " and for " + std::to_string(*sizes.rbegin()),
             directory_.string(), "quantize with one tp");
+  }
+
+  static bool are_square(const TensorView& left, const TensorView& right) {
+    return left.shape[0] == left.shape[1] && right.shape[0] == right.shape[1] &&
+           size_of(left.dtype) == 2 && left.dtype == right.dtype;
   }
 
   // An engine keeps those of the member of a fused group that it loads last.

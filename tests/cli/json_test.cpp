@@ -211,7 +211,7 @@ TEST_F(JsonPage, HasEveryKeyOfRunsOfTheirCheckpointsAndOfProgress) {
   hold(inspect, document("inspect --json --verify " + path("out")));
   std::filesystem::remove(directory_ / "out" / "config.json");
   hold(inspect, document("inspect --json " + path("out"), 1));
-  expect_all_seen(inspect, {"tensor_parallel_size"});
+  expect_all_seen(inspect, {"tensor_parallel_size", "other_tensor_parallel_sizes"});
 }
 
 TEST_F(JsonPage, HasEveryKeyOfConversionsRecipesAndBenchmarks) {
@@ -221,7 +221,16 @@ TEST_F(JsonPage, HasEveryKeyOfConversionsRecipesAndBenchmarks) {
       0);
   hold("laos convert --json", document("convert --json --to compressed-tensors " + path("w8a8") +
                                        " --save-path " + path("converted")));
-  expect_all_seen("laos convert --json");
+  expect_all_seen("laos convert --json", {"tensor_parallel_size"});
+  // Its matrices are for every tensor parallel size: it has none.
+  const test::CommandResult other =
+      test::run_laos("convert --tp 2 " + path("w8a8") + " --save-path " + path("other"));
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_THAT(other.output, testing::HasSubstr("serves every tensor parallel size as it is"));
+  const test::CommandResult neither =
+      test::run_laos("convert " + path("w8a8") + " --save-path " + path("other"));
+  EXPECT_EQ(neither.exit_code, 2);
+  EXPECT_THAT(neither.output, testing::HasSubstr("--to FORMAT or --tp N"));
   hold("laos recipes --json", document("recipes --json"));
   expect_all_seen("laos recipes --json");
   hold("laos bench --json", document("bench --json --shape tiny --iters 2"));

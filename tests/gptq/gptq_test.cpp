@@ -71,7 +71,7 @@ class GptqLayer : public testing::Test {
     return sum;
   }
   InputGrams grams_of(const LayerScheme& scheme, bool with_cross) {
-    InputGrams grams(config_, scheme, online_, with_cross);
+    InputGrams grams(config_, scheme, online_, {.refit = with_cross});
     run_float();
     grams.observe(saved_, 53);
     return grams;
@@ -148,7 +148,7 @@ class GptqOfExperts : public testing::Test {
     return scheme;
   }
   std::vector<InputGrams::Gram> grams_of(const LayerScheme& scheme) const {
-    InputGrams grams(config_, scheme, online_, false);
+    InputGrams grams(config_, scheme, online_, {});
     grams.observe(saved_, kTokens);
     return std::move(grams).take();
   }
@@ -219,7 +219,7 @@ TEST_F(GptqOfExperts, GramsOfDownAreFilledUpWithTheMeanSquareOfAll) {
 // In the metric of inputs that do not depend on each other the best codes are the nearest ones.
 TEST_F(GptqOfExperts, AnUnseenOneIsRoundedToNearestWhereItReadsItsOwnInputs) {
   const LayerScheme scheme = experts(4, 16);
-  InputGrams grams(config_, scheme, online_, false);
+  InputGrams grams(config_, scheme, online_, {});
   grams.observe(saved_, kTokens);
   const auto solved = quantize_layer(config_, weights_, scheme, {}, std::move(grams));
   const Linear down = hf::of_expert(kUnseen, Linear::kDownProj),
@@ -238,14 +238,14 @@ TEST_F(GptqOfExperts, AnUnseenOneIsRoundedToNearestWhereItReadsItsOwnInputs) {
 // Whichever are solved for together, each has its own codes.
 TEST_F(GptqOfExperts, DoNotDependOnEachOther) {
   const LayerScheme scheme = experts(4, 4);
-  InputGrams grams(config_, scheme, online_, true);
+  InputGrams grams(config_, scheme, online_, {.refit = true});
   grams.observe(saved_, kTokens);
   const auto together = quantize_layer(config_, weights_, scheme, {}, std::move(grams));
   for (int64_t e = config_.num_experts; e-- > 0;) {
     LayerScheme one;
     for (const Linear kind : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj})
       one[hf::of_expert(e, kind)] = scheme[hf::of_expert(e, kind)];
-    InputGrams own(config_, one, online_, true);
+    InputGrams own(config_, one, online_, {.refit = true});
     own.observe(saved_, kTokens);
     const auto apart = quantize_layer(config_, weights_, one, {}, std::move(own));
     for (const Linear kind : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj}) {
@@ -291,7 +291,8 @@ TEST_F(GptqLayer, GramsAreThoseOfTheRoundedInputs) {
 TEST_F(GptqLayer, GramsInBf16AreThoseOfTheInputsRoundedToIt) {
   const LayerScheme scheme = all(4, 4);
   InputGrams exact = grams_of(scheme, true),
-             narrow(config_, scheme, online_, true, linalg::ComputeType::kBf16);
+             narrow(config_, scheme, online_,
+                    {.refit = true, .compute = linalg::ComputeType::kBf16});
   narrow.observe(saved_, 53);
   for (const LinearGroup group : model::kAllLinearGroups) {
     const InputGrams::Gram &a = exact.of(group, {.bits = 4}), &b = narrow.of(group, {.bits = 4});
@@ -306,6 +307,13 @@ TEST_F(GptqLayer, GramsInBf16AreThoseOfTheInputsRoundedToIt) {
                                         (a.hessian(j, j) + square_of(group, j))))
               << i << ", " << j;
   }
+}
+
+TEST_F(GptqLayer, RefitsLinearsOfFewInputsWhereItIsToldTo) {
+  // down_proj has 40 inputs, the others 24 and 32.
+  InputGrams grams(config_, all(4, 4), online_, {.refit = true, .refit_inputs = 32});
+  for (const LinearGroup group : model::kAllLinearGroups)
+    EXPECT_EQ(grams.of(group, {.bits = 4}).cross.size() == 0, group == LinearGroup::kDown);
 }
 
 TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <regex>
@@ -16,6 +18,7 @@
 #include "model/online_transform.h"
 #include "pipeline/quant_options.h"
 #include "pipeline/run.h"
+#include "save/convert.h"
 #include "save/inspect.h"
 #include "support/synthetic.h"
 #include "support/temporary_directory.h"
@@ -180,6 +183,11 @@ const Scheme kTable[] = {
      {{"q_proj", "W4A4_FLATQUANT_DYNAMIC"},
       {"o_proj", "W4A4_FLATQUANT_DYNAMIC"},
       {"up_proj", "W4A4_DYNAMIC"}}},
+    {"FlatquantSeveralRanks",
+     false,
+     "    - {type: flatquant, method: train, tp: [2, 1]}\n    - {type: gptq_quant, strategies: "
+     "[{qconfig: *w4}]}\n",
+     {{"q_proj", "W4A4_FLATQUANT_DYNAMIC"}, {"down_proj", "W4A4_FLATQUANT_DYNAMIC"}}},
     {"RoundedW4A8",
      false,
      linear("w4a8", "'*'"),
@@ -389,6 +397,95 @@ TEST_P(SchemeRuns, AndStaysNearTheFloatModel) {
   EXPECT_LT(comparison.divergence.kl.value, 0.01);
 }
 
+// ------------------------------------------------------------------ several tensor parallel sizes
+
+class SeveralRanks : public testing::Test {
+ protected:
+  void SetUp() override {
+    test::write_synthetic({.config = test::qwen3_config("tiny"), .seed = 5}, directory_ / "model");
+    std::ofstream(directory_ / "calib.jsonl")
+        << R"({"inputs_pretokenized": "In the beginning was the word and the word was long."})";
+  }
+  // Quantizes with flatquant's `tp` into `name`.
+  void quantize(const std::string& tp, const std::string& name,
+                const std::string& exclude = "[]") const {
+    std::ofstream(directory_ / "recipe.yaml")
+        << kSchemes << "spec:\n  process:\n    - {type: flatquant, tp: " << tp
+        << ", exclude: " << exclude
+        << "}\n    - {type: gptq_quant, strategies: [{qconfig: *w4}]}\n"
+           "  save: [{type: ascendv1_saver}]\n  dataset: calib.jsonl\n";
+    Progress progress;
+    run(make_plan(quant_options(directory_.path(), name)), progress);
+  }
+  std::string refusal(const std::string& name, int64_t ranks) const {
+    try {
+      save::convert_to_ranks(directory_ / name, ranks, directory_ / "refused");
+    } catch (const Error& error) {
+      return error.problems().front().what;
+    }
+    return "";
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+// 128 inputs of o_proj and down_proj: pairs of 8 by 16 for one rank, 8 by 8 for each of two.
+TEST_F(SeveralRanks, AreServedByMatricesThatAloneDiffer) {
+  quantize("[1, 2]", "one");
+  quantize("[2, 1]", "two");
+  save::convert_to_ranks(directory_ / "one", 2, directory_ / "converted");
+  save::convert_to_ranks(directory_ / "converted", 1, directory_ / "back");
+  const auto open = [&](const char* name) {
+    return hf::AscendV1Checkpoint::open(directory_ / name);
+  };
+  const auto one = open("one"), two = open("two"), converted = open("converted"),
+             back = open("back");
+  const auto is_equal = [](const TensorView& a, const TensorView& b) {
+    return a.dtype == b.dtype && a.shape == b.shape &&
+           std::memcmp(a.data, b.data, static_cast<size_t>(a.size_bytes())) == 0;
+  };
+  int differing = 0;
+  for (const auto& [name, tensor] : two.files().tensors()) {
+    EXPECT_TRUE(is_equal(tensor, converted.files().at(name))) << name;
+    EXPECT_TRUE(is_equal(one.files().at(name), back.files().at(name))) << name;
+    if (is_equal(tensor, one.files().at(name))) continue;
+    ++differing;
+    EXPECT_TRUE(name.ends_with("o_proj.left_trans") || name.ends_with("o_proj.right_trans") ||
+                name.ends_with("down_proj.left_trans") || name.ends_with("down_proj.right_trans"))
+        << name;
+  }
+  // Of two layers and two linears; the left ones are the same size.
+  EXPECT_EQ(differing, 2 * 2);
+  EXPECT_EQ(two.files().tensors().size(), converted.files().tensors().size());
+  EXPECT_EQ(two.description().labels.size(), converted.description().labels.size());
+
+  const save::InspectReport report =
+      save::inspect(directory_ / "converted", {.verify_files = true});
+  EXPECT_TRUE(report.loads());
+  EXPECT_EQ(report.tensor_parallel_size, 2);
+  EXPECT_EQ(report.other_tensor_parallel_sizes, (std::vector<int64_t>{1, 4}));
+  // The function is the same to the last bit: what the matrices multiply by besides is 0 and 1.
+  const auto integers = eval::open_eval_model(directory_ / "converted");
+  eval::Windows texts(1);
+  for (int32_t i = 0; i < 20; ++i) texts[0].ids.push_back(i * 7 % 256);
+  EXPECT_EQ(eval::compare(*integers, *eval::open_eval_model(directory_ / "one"), texts)
+                .divergence.kl.value,
+            0);
+}
+
+TEST_F(SeveralRanks, AreRefusedWhereMatricesRepeatNone) {
+  quantize("1", "one");
+  EXPECT_THAT(refusal("one", 2), HasSubstr("cannot be cut for 2 ranks"));
+  EXPECT_TRUE(save::inspect(directory_ / "one").other_tensor_parallel_sizes.empty());
+  quantize("[1, 2]", "both");
+  EXPECT_THAT(refusal("both", 1), HasSubstr("serves tensor parallel size 1 as it is"));
+  EXPECT_THAT(refusal("both", 3), HasSubstr("cannot be cut for 3 ranks"));
+  quantize("[1, 2]", "any", "['*.o_proj', '*.down_proj']");
+  EXPECT_THAT(refusal("any", 2), HasSubstr("serves every tensor parallel size"));
+  EXPECT_THAT(refusal("model", 2), HasSubstr("not a checkpoint in the AscendV1 format"));
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "refused"));
+}
+
 // --------------------------------------------------------------------------------- whole recipes
 
 // A checkpoint of `num_layers` layers with the proportions of Qwen3-32B's linears.
@@ -547,8 +644,8 @@ TEST_F(WholeRecipe, ARefitIsLeftOutWhereTokensAreFew) {
     return make_plan(few);
   };
   const Plan refit = planned("refit: true, "), plain = planned("");
-  EXPECT_THAT(refit.warnings, testing::Contains(HasSubstr("its refit, which few tokens make worse, "
-                                                          "is left out")));
+  EXPECT_THAT(refit.warnings,
+              testing::Contains(HasSubstr("inputs, which few tokens make worse, is left out")));
   EXPECT_THAT(plain.warnings, testing::Not(testing::Contains(HasSubstr("refit"))));
   EXPECT_TRUE(bytes_of_run(refit) == bytes_of_run(plain));
 }

@@ -570,7 +570,7 @@ TEST(Recipe, ReadsFlatquantWithItsOwnOptionsAndMsModelSlimsDefaults) {
   const Flatquant plain = read("");
   EXPECT_EQ(plain.options.method, flatquant::Method::kAuto);
   EXPECT_TRUE(plain.options.clip);
-  EXPECT_EQ(plain.tp, 1);
+  EXPECT_EQ(plain.tp, std::vector<int64_t>{1});
   EXPECT_FALSE(plain.keeps_unfit);
   EXPECT_EQ(plain.include.at(0).text, "*");
   const Flatquant own = read(
@@ -579,7 +579,7 @@ TEST(Recipe, ReadsFlatquantWithItsOwnOptionsAndMsModelSlimsDefaults) {
       "keep");
   EXPECT_EQ(own.options.method, flatquant::Method::kClosed);
   EXPECT_FALSE(own.options.clip);
-  EXPECT_EQ(own.tp, 4);
+  EXPECT_EQ(own.tp, std::vector<int64_t>{4});
   EXPECT_TRUE(own.keeps_unfit);
   EXPECT_EQ(own.include.at(0).text, "*.mlp.*");
   EXPECT_EQ(own.exclude.at(0).text, "*.down_proj");
@@ -589,7 +589,10 @@ TEST(Recipe, ReadsFlatquantWithItsOwnOptionsAndMsModelSlimsDefaults) {
   };
   EXPECT_THAT(refusal("epochs: 15").what, HasSubstr("its default, 10, is all that it may be"));
   EXPECT_EQ(refusal("lwc: false").where, "r.yaml:12:30 spec.process[1].lwc");
+  EXPECT_EQ(read(", tp: [1, 2, 4], method: train").tp, (std::vector<int64_t>{1, 2, 4}));
   EXPECT_THAT(refusal("tp: 0").what, HasSubstr("tp"));
+  EXPECT_THAT(refusal("tp: []").what, HasSubstr("an empty list"));
+  EXPECT_THAT(refusal("tp: [2, 2]").what, HasSubstr("2 is there twice"));
   EXPECT_THAT(refusal("method: best").what, HasSubstr("best"));
 }
 

@@ -42,14 +42,16 @@ TEST(WithFlatquant, ChangesItsOptionsInGroupsTooAndNothingElse) {
   text.replace(text.find(rotation), rotation.size(),
                rotation + "        - {type: flatquant, tp: 2, method: none}\n");
   const Recipe old = parse_recipe(text, "old.yaml");
-  const Recipe changed = parse_recipe(with_flatquant(old, false, 4), "new.yaml");
+  const Recipe changed = parse_recipe(with_flatquant(old, false, {4}), "new.yaml");
   const auto& pairs = std::get<Flatquant>(changed.main.process.at(1).what);
-  EXPECT_EQ(pairs.tp, 4);
+  EXPECT_EQ(pairs.tp, std::vector<int64_t>{4});
   EXPECT_FALSE(pairs.options.clip);
   EXPECT_EQ(pairs.options.method, flatquant::Method::kNone);
   EXPECT_EQ(changed.main.process.size(), old.main.process.size());
-  const Recipe same = parse_recipe(with_flatquant(old, std::nullopt, std::nullopt), "same.yaml");
+  const Recipe same = parse_recipe(with_flatquant(old, std::nullopt, {}), "same.yaml");
   EXPECT_EQ(same.yaml, old.yaml);
+  const Recipe several = parse_recipe(with_flatquant(old, std::nullopt, {4, 1}), "several.yaml");
+  EXPECT_EQ(std::get<Flatquant>(several.main.process.at(1).what).tp, (std::vector<int64_t>{4, 1}));
 }
 
 TEST(WithStrategies, ReplacesThemAndKeepsAllElse) {

@@ -9,6 +9,7 @@
 #include "hf/layer_spec.h"
 #include "save/fixtures.h"
 #include "save/inspect.h"
+#include "save/pairs.h"
 
 namespace laos::save {
 namespace {
@@ -81,6 +82,33 @@ TEST_P(Pairs, HaveTheNamesShapesAndDtypesThatTheEngineLoads) {
     EXPECT_TRUE(found[name + "weight_scale"].ends_with(", 1]")) << name;
     EXPECT_TRUE(found[name + "weight_offset"].ends_with(", 1]")) << name;
   }
+}
+
+// For ranks of several numbers: every one's matrices repeat the same block, and do so nowhere else.
+TEST(RepeatedPairs, OfEightAndThirtyTwoBillionParametersServeOneTwoAndFourRanks) {
+  for (const auto& [in_features, rows] :
+       {std::pair<int64_t, int64_t>{4096, 32}, {12288, 32}, {8192, 64}, {25600, 16}})
+    for (const int64_t ranks : {1, 2, 4}) {
+      EXPECT_TRUE(can_repeat(in_features, ranks, rows)) << in_features << ", " << ranks;
+      Mat<uint16_t> block(rows, rows);
+      for (int64_t i = 0; i < block.size(); ++i)
+        block.data()[i] = static_cast<uint16_t>(0x3c00 + i % 977);
+      const MatrixPair<uint16_t> pair = repeated<uint16_t>(
+          block.view(), scheme::pair_sizes(in_features / ranks), one_of(DType::kBF16));
+      const auto view_of = [](const Mat<uint16_t>& m) {
+        return TensorView{
+            .name = "",
+            .dtype = DType::kBF16,
+            .shape = {m.rows(), m.cols()},
+            .data = static_cast<const std::byte*>(static_cast<const void*>(m.data()))};
+      };
+      EXPECT_EQ(repeated_block(view_of(pair.left), view_of(pair.right)).rows(), rows);
+      Mat<uint16_t> other = pair.left.clone();
+      other(0, 1) = 1;
+      EXPECT_EQ(repeated_block(view_of(other), view_of(pair.right)).rows(), 0);
+    }
+  EXPECT_FALSE(can_repeat(4096, 3, 32));
+  EXPECT_FALSE(can_repeat(4096, 1, 48));
 }
 
 TEST(FlatquantPlan, HasNoPlaceInCompressedTensors) {

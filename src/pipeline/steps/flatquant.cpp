@@ -76,7 +76,11 @@ class FlatquantStep : public Step {
     return plan.linear(layer_idx, model::linears_of(group).front()).pair_blocks();
   }
 
+  // Of the pair that is fitted.
   static scheme::PairSizes sizes_of(const Plan& plan, int64_t layer_idx, LinearGroup group) {
+    const int64_t unit =
+        plan.linear(layer_idx, model::linears_of(group).front()).scheme->act.pair_unit;
+    if (unit > 0) return {.left = 1, .right = unit, .refusal = ""};
     return scheme::pair_sizes(
         model::in_features(plan.checkpoint.config(), model::linears_of(group).front()) /
         blocks_of(plan, layer_idx, group));

@@ -64,8 +64,10 @@ class RoundStep : public Step {
     return gptq_ && gptq_->solves(scheme.weight.bits);
   }
 
-  bool adapt_to_few_tokens() noexcept override {
-    return gptq_ && std::exchange(gptq_->refit, false);
+  bool adapt_to_tokens(int64_t num_tokens) noexcept override {
+    if (!gptq_) return false;
+    gptq_->refit_inputs = num_tokens / gptq::kEnoughForEachInput;
+    return gptq_->refit;
   }
 
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {
@@ -106,8 +108,7 @@ class RoundStep : public Step {
     if (parts.empty() && is_static) parts.emplace_back();  // a look all the same
     for (const gptq::LayerScheme& part : parts) {
       const bool is_first = &part == &parts.front();
-      gptq::InputGrams grams(config, part, work.layer.online, gptq_ && gptq_->refit,
-                             plan.options.compute);
+      gptq::InputGrams grams(config, part, work.layer.online, gptq_.value_or(gptq::GptqOptions{}));
       work.look([&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
         if (is_first && is_static) stats.observe(batch, piece);
         grams.observe(piece, batch.num_tokens());

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 
 #include "recipe/processors.h"
@@ -7,7 +8,7 @@ namespace laos::recipe {
 namespace {
 
 // Options of msModelSlim's trainer, whose reader takes their defaults only, and as YAML spells
-// those. Nothing here is trained.
+// those. What is trained here is another thing.
 struct Fixed {
   const char* key;
   std::string_view value;
@@ -66,18 +67,42 @@ void check_fixed(Report& report, const MapReader& reader) {
   }
 }
 
+// A whole number or a list of different ones.
+std::vector<int64_t> read_sizes(Report& report, const Value& value) {
+  std::vector<int64_t> sizes;
+  const auto add = [&](const Value& item) {
+    const std::optional<int64_t> size = read_integer(report, item, 1, kMaxTensorParallel);
+    if (!size) return;
+    if (std::ranges::find(sizes, *size) == sizes.end())
+      sizes.push_back(*size);
+    else
+      report.problem(item, std::to_string(*size) + " is there twice", "leave it out");
+  };
+  if (!value.node->is_list()) {
+    add(value);
+  } else {
+    for (size_t i = 0; i < value.node->items.size(); ++i) add(value.item(i));
+    if (value.node->items.empty())
+      report.problem(value, "an empty list of sizes", "name one, as tp: 1");
+  }
+  if (sizes.empty()) sizes = {1};  // what is wrong has been said
+  return sizes;
+}
+
 std::optional<Options> read_flatquant(Reading& reading, const Value& value, Pass) {
   Report& report = reading.report;
   Flatquant result;
   const MapReader reader(report, value, kFlatquantKeys);
   if (const auto method = reader.find("method"))
-    if (const auto name = read_choice(report, *method, {"auto", "closed", "hadamard", "none"}))
+    if (const auto name =
+            read_choice(report, *method, {"auto", "train", "closed", "hadamard", "none"}))
       result.options.method = *name == "auto"       ? flatquant::Method::kAuto
+                              : *name == "train"    ? flatquant::Method::kTrain
                               : *name == "closed"   ? flatquant::Method::kClosed
                               : *name == "hadamard" ? flatquant::Method::kHadamard
                                                     : flatquant::Method::kNone;
   reader.boolean("clip", result.options.clip);
-  reader.integer("tp", 1, kMaxTensorParallel, result.tp);
+  if (const auto tp = reader.find("tp")) result.tp = read_sizes(report, *tp);
   if (const auto unfit = reader.find("unfit"))
     result.keeps_unfit = read_choice(report, *unfit, {"refuse", "keep"}) == "keep";
   check_fixed(report, reader);
