@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/units.h"
+#include "core/words.h"
 #include "save/inspect.h"
 
 namespace laos::cli {
@@ -62,17 +63,15 @@ std::string to_text(const save::InspectReport& report) {
     text << report.verified->files << (report.verified->files == 1 ? " file" : " files") << ", "
          << bytes_text(report.verified->bytes) << ", verified against " << save::kManifestFile
          << '\n';
-  std::string others;
+  std::vector<std::string> others;
   for (const int64_t size : report.other_tensor_parallel_sizes)
-    others += (others.empty()                                      ? ""
-               : size == report.other_tensor_parallel_sizes.back() ? " or "
-                                                                   : ", ") +
-              std::to_string(size);
+    others.push_back(std::to_string(size));
   if (report.tensor_parallel_size > 0)
     text << "Some of its matrices are those of one rank: it serves tensor parallel size "
          << report.tensor_parallel_size
-         << (others.empty() ? " alone.\n"
-                            : "; laos convert --tp makes it serve " + others + " instead.\n");
+         << (others.empty()
+                 ? " alone.\n"
+                 : "; laos convert --tp makes it serve " + listed(others, "or") + " instead.\n");
   text << scheme::row_of(report.engine).title
        << (report.loads() ? " can load this checkpoint.\n"
                           : " cannot load this checkpoint as it was meant.\n");

@@ -163,12 +163,6 @@ void subtract(const Mat<float>& what, Mat<float>& from) {
   });
 }
 
-double square_norm(const Mat<float>& m) {
-  double sum = 0;
-  for (int64_t i = 0; i < m.size(); ++i) sum += static_cast<double>(m.data()[i]) * m.data()[i];
-  return sum;
-}
-
 // Judges pairs by the rows that they were not fitted to.
 class Judge {
  public:

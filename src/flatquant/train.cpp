@@ -79,13 +79,6 @@ T add_gradient(const Mat<T>& x, const Mat<T>& steps, T clip, const Mat<T>& d_los
 }
 
 template <class T>
-T square_norm(const Mat<T>& m) {
-  double sum = 0;
-  for (int64_t i = 0; i < m.size(); ++i) sum += static_cast<double>(m.data()[i]) * m.data()[i];
-  return static_cast<T>(sum);
-}
-
-template <class T>
 MatView<const T> in_rows_of(const Mat<T>& m, int64_t cols) {
   return {m.data(), m.size() / cols, cols, cols};
 }
@@ -135,14 +128,14 @@ T rounding_loss(const Rounded<T>& rounded, T solved, PairGradient<T>& gradient) 
   // What the tokens lose, in the outputs.
   const Mat<T> z_lost = lost_of(z, rounded.z_steps, rounded.clip);
   linalg::gemm(Trans::kNo, Trans::kYes, T(1), z_lost.view(), w.view(), T(0), outputs.view());
-  T loss = square_norm(outputs);
+  auto loss = static_cast<T>(square_norm(outputs));
   Mat<T> d_lost(z.rows(), in);
   linalg::gemm(Trans::kNo, Trans::kNo, T(2), outputs.view(), w.view(), T(0), d_lost.view());
   linalg::gemm(Trans::kYes, Trans::kNo, T(2), outputs.view(), z_lost.view(), T(0), d_w.view());
   // What the weights lose.
   const Mat<T> w_lost = lost_of(w, rounded.w_steps, T(1));
   linalg::gemm(Trans::kNo, Trans::kYes, T(1), z.view(), w_lost.view(), T(0), outputs.view());
-  loss += solved * square_norm(outputs);
+  loss += solved * static_cast<T>(square_norm(outputs));
   linalg::gemm(Trans::kNo, Trans::kNo, 2 * solved, outputs.view(), w_lost.view(), T(0), d_z.view());
   Mat<T> d_w_lost(w.rows(), in);
   linalg::gemm(Trans::kYes, Trans::kNo, 2 * solved, outputs.view(), z.view(), T(0),

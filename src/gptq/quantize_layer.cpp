@@ -261,8 +261,8 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
     // end, as they are fed back into each other, and their codes.
     solving = std::max(solving, held + 4 * ((refits ? 0 : in * in) + 3 * out * in));
-    // Inputs transformed and quantized, one in the place of the other unless both are
-    // read, and what is rounded of them.
+    // Inputs transformed and quantized, one in the place of the other unless both are read, and
+    // what is rounded of them.
     const double rounded = options.compute == linalg::ComputeType::kF32 ? 0 : 2 * matrices;
     piece = std::max(piece, (4.0 * (is_transformed && refits ? 2 : 1) + rounded) *
                                 static_cast<double>(piece_tokens) * in);

@@ -90,10 +90,38 @@ std::pair<std::string, std::string> recipe_of(const fs::path& directory, const h
   return {config.architecture, "# converted, without a recipe\n"};
 }
 
-void write_global_rotation_of(const fs::path& file, CheckpointWriter& writer) {
-  const io::TensorFiles files = io::TensorFiles::open_files({file});
-  const Mat<float> rotation = to_f32(files.at(kRotationTensor));
-  writer.write_global_rotation(rotation.view());
+void throw_if_any(const std::vector<Problem>& problems) {
+  Problems grouped;
+  for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) grouped.add(group.first);
+  grouped.throw_if_any(ErrorCode::kUnsupported);
+}
+
+// Writes these tensors beside all else that the checkpoint in `directory` has.
+CheckpointJob job_of(const fs::path& directory, const hf::Config& config, const fs::path& save_path,
+                     std::vector<OutputTensor> tensors, const Format& format) {
+  auto [model_type, recipe] = recipe_of(directory, config);
+  std::error_code ignored;
+  const bool has_rotation = fs::exists(directory / kRotationFile, ignored);
+  return {.save_path = save_path,
+          .model_directory = directory,
+          .float_dtype = config.dtype,
+          .tensors = std::move(tensors),
+          .max_shard_bytes = max_shard_bytes({}),
+          .model_type = std::move(model_type),
+          .recipe_yaml = std::move(recipe),
+          .global_rotation = has_rotation ? config.hidden_size : 0,
+          .format = &format};
+}
+
+// When all tensors of the job are written.
+void finish(const CheckpointJob& job, CheckpointWriter& writer) {
+  if (job.global_rotation > 0) {
+    const io::TensorFiles files =
+        io::TensorFiles::open_files({job.model_directory / kRotationFile});
+    const Mat<float> rotation = to_f32(files.at(kRotationTensor));
+    writer.write_global_rotation(rotation.view());
+  }
+  writer.commit();
 }
 
 }  // namespace
@@ -118,28 +146,17 @@ void convert(const fs::path& directory, const Format& format, const fs::path& sa
   if (config.num_hidden_layers > 0 && checkpoint->cache_scales(0))
     problems.push_back({"scales of an int8 cache have no place in " + std::string(format.title()),
                         directory.string(), "quantize the float model with --format"});
-  Problems grouped;
-  for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) grouped.add(group.first);
-  grouped.throw_if_any(ErrorCode::kUnsupported);
+  throw_if_any(problems);
 
   const auto scheme_of = [&](const std::string& name) -> std::optional<quant::LinearScheme> {
     const auto found = linears.find(name);
     if (found == linears.end()) return std::nullopt;
     return found->second.scheme;
   };
-  auto [model_type, recipe] = recipe_of(directory, config);
-  std::error_code ignored;
-  const bool has_rotation = fs::exists(directory / kRotationFile, ignored);
-  CheckpointWriter writer(
-      {.save_path = save_path,
-       .model_directory = directory,
-       .float_dtype = config.dtype,
-       .tensors = output_tensors(config, config.dtype, scheme_of, nullptr, format),
-       .max_shard_bytes = max_shard_bytes({}),
-       .model_type = std::move(model_type),
-       .recipe_yaml = std::move(recipe),
-       .global_rotation = has_rotation ? config.hidden_size : 0,
-       .format = &format});
+  const CheckpointJob job =
+      job_of(directory, config, save_path,
+             output_tensors(config, config.dtype, scheme_of, nullptr, format), format);
+  CheckpointWriter writer(job);
   for (const hf::WeightModule& module : modules) {
     const auto found = linears.find(module.name);
     Mat<float> bias;
@@ -156,8 +173,7 @@ void convert(const fs::path& directory, const Format& format, const fs::path& sa
         linear.input ? &*linear.input : nullptr,
         std::span(std::as_const(bias).data(), static_cast<size_t>(bias.size())));
   }
-  if (has_rotation) write_global_rotation_of(directory / kRotationFile, writer);
-  writer.commit();
+  finish(job, writer);
 }
 
 void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& save_path) {
@@ -170,7 +186,7 @@ void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& 
   const hf::Config& config = checkpoint.config();
   const io::TensorFiles& files = checkpoint.files();
 
-  std::map<std::string, MatrixPair<uint16_t>> pairs;  // by the linear's name
+  std::map<std::string, Mat<uint16_t>> matrices;  // that change, by the tensor's name
   std::vector<Problem> problems;
   bool has_split = false, changes = false;
   for (const hf::WeightModule& module : hf::weight_modules(config)) {
@@ -189,26 +205,17 @@ void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& 
                           "quantize the float model with --tp " + std::to_string(ranks)});
       continue;
     }
-    pairs[module.name] =
+    MatrixPair<uint16_t> pair =
         repeated(block.view(), scheme::pair_sizes(in_features / ranks), one_of(left.dtype));
+    matrices[left.name] = std::move(pair.left);
+    matrices[right.name] = std::move(pair.right);
   }
   if (!has_split) refuse("the checkpoint serves every tensor parallel size as it is", "use it");
-  Problems grouped;
-  for (const hf::ProblemGroup& group : hf::group_over_layers(problems)) grouped.add(group.first);
-  grouped.throw_if_any(ErrorCode::kUnsupported);
+  throw_if_any(problems);
   if (!changes)
     refuse("the checkpoint serves tensor parallel size " + std::to_string(ranks) + " as it is",
            "use it");
 
-  const auto pair_of = [&](const std::string& name) -> const Mat<uint16_t>* {
-    for (const char* part : {".left_trans", ".right_trans"})
-      if (name.ends_with(part)) {
-        const auto found = pairs.find(name.substr(0, name.size() - std::string_view(part).size()));
-        if (found == pairs.end()) return nullptr;
-        return name.ends_with(".left_trans") ? &found->second.left : &found->second.right;
-      }
-    return nullptr;
-  };
   // In the order of the files.
   std::vector<const TensorView*> tensors;
   for (const auto& [name, tensor] : files.tensors()) tensors.push_back(&tensor);
@@ -222,30 +229,23 @@ void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& 
     output.spec = {tensor->name, tensor->dtype, tensor->shape};
     if (label != nullptr) output.label = *label;
     output.group_size = checkpoint.description().group_size;
-    if (const Mat<uint16_t>* matrix = pair_of(tensor->name))
-      output.spec.shape = {matrix->rows(), matrix->cols()};
+    if (const auto matrix = matrices.find(tensor->name); matrix != matrices.end())
+      output.spec.shape = {matrix->second.rows(), matrix->second.cols()};
   }
-  auto [model_type, recipe] = recipe_of(directory, config);
-  std::error_code ignored;
-  const bool has_rotation = fs::exists(directory / kRotationFile, ignored);
-  CheckpointWriter writer({.save_path = save_path,
-                           .model_directory = directory,
-                           .float_dtype = config.dtype,
-                           .tensors = std::move(outputs),
-                           .max_shard_bytes = max_shard_bytes({}),
-                           .model_type = std::move(model_type),
-                           .recipe_yaml = std::move(recipe),
-                           .global_rotation = has_rotation ? config.hidden_size : 0});
+  const CheckpointJob job =
+      job_of(directory, config, save_path, std::move(outputs), ascendv1_format());
+  CheckpointWriter writer(job);
   for (const TensorView* tensor : tensors) {
-    const Mat<uint16_t>* matrix = pair_of(tensor->name);
-    writer.write_as_is(
-        tensor->name,
-        matrix == nullptr
-            ? std::span(tensor->data, static_cast<size_t>(tensor->size_bytes()))
-            : std::as_bytes(std::span(matrix->data(), static_cast<size_t>(matrix->size()))));
+    const auto matrix = matrices.find(tensor->name);
+    if (matrix == matrices.end())
+      writer.write_as_is(tensor->name,
+                         std::span(tensor->data, static_cast<size_t>(tensor->size_bytes())));
+    else
+      writer.write_as_is(tensor->name,
+                         std::as_bytes(std::span(matrix->second.data(),
+                                                 static_cast<size_t>(matrix->second.size()))));
   }
-  if (has_rotation) write_global_rotation_of(directory / kRotationFile, writer);
-  writer.commit();
+  finish(job, writer);
 }
 
 }  // namespace laos::save
