@@ -97,6 +97,30 @@ void range_gradients(const Mat<T>& batch, const std::vector<Mat<float>>& blocks,
             products[static_cast<size_t>(b / sharing)].view());
 }
 
+// momentum <- kMomentum momentum + the skew part of `product`, the direction in the group's tangent
+// space at R; all [n, n]. Its Frobenius norm.
+double add_skew_part(const Mat<float>& product, Mat<float>& momentum) {
+  // By tiles: down a column, every element of a large matrix lies in a page of its own.
+  constexpr int64_t kTile = 64;
+  const int64_t n = product.rows();
+  std::vector<double> row_sums(static_cast<size_t>(n), 0.0);
+  parallel_for_ranges(n, kTile, [&](int64_t begin, int64_t end) {
+    for (int64_t from = 0; from < n; from += kTile)
+      for (int64_t i = begin; i < end; ++i) {
+        double sum = row_sums[static_cast<size_t>(i)];
+        for (int64_t j = from; j < std::min(n, from + kTile); ++j) {
+          float& m = momentum(i, j);
+          m = kMomentum * m + 0.5f * (product(i, j) - product(j, i));
+          sum += static_cast<double>(m) * m;
+        }
+        row_sums[static_cast<size_t>(i)] = sum;
+      }
+  });
+  double norm = 0;
+  for (const double sum : row_sums) norm += sum;
+  return std::sqrt(norm);
+}
+
 // block <- block (I - turn), and towards the nearest orthogonal matrix; overwrites `change`.
 template <class T>
 void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Mat<float>& change,
@@ -196,7 +220,6 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
   // A batch takes every so manyth row, so that it has rows of all layers.
   const auto batch_rows = static_cast<size_t>(fit.batch_rows);
   const size_t batches = std::max<size_t>(1, (fitted.size() + batch_rows - 1) / batch_rows);
-  std::vector<double> row_sums(static_cast<size_t>(n));
   for (int64_t step = 1; step <= fit.steps; ++step) {
     range_gradients(gathered<T>(a, fitted, static_cast<size_t>(step - 1) % batches, batches),
                     blocks, fit.sharing, products);
@@ -204,19 +227,7 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
         kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
     bool any = false;
     for (size_t b = 0; b < num_blocks; ++b) {
-      // The skew part is the direction in the group's tangent space at R.
-      parallel_for(n, [&](int64_t i) {
-        double sum = 0;
-        for (int64_t j = 0; j < n; ++j) {
-          float& m = momenta[b](i, j);
-          m = kMomentum * m + 0.5f * (products[b](i, j) - products[b](j, i));
-          sum += static_cast<double>(m) * m;
-        }
-        row_sums[static_cast<size_t>(i)] = sum;
-      });
-      double norm = 0;
-      for (const double sum : row_sums) norm += sum;
-      norm = std::sqrt(norm);
+      const double norm = add_skew_part(products[b], momenta[b]);
       if (!(norm > 0)) continue;
       any = true;
       const double widest = linalg::spectral_norm(std::as_const(momenta[b]).view());
