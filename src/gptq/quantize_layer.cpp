@@ -206,9 +206,9 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
     try {
       // Rows do not depend on each other, so that linears that read the same are one weight.
       Mat<float> stacked = model::stack(weights, readers);
-      if (options.refit && gram.cross.size() != 0)
+      if (options.refit > 0 && gram.cross.size() != 0)
         stacked = quant::refit(std::as_const(stacked).view(), std::move(gram.cross),
-                               std::as_const(gram.hessian).view(), options.damp);
+                               std::as_const(gram.hessian).view(), options.damp, options.refit);
       gram.cross = Mat<float>();
       int64_t row = 0;
       for (auto first = readers.begin(); first != readers.end();) {

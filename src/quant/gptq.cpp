@@ -352,8 +352,9 @@ void improve_scales(MatView<const float> hessian, float ridge, int64_t group_siz
 
 // refit with room for a matrix of the Hessian's size, which may be `cross`.
 Mat<float> refit_in(MatView<float> room, MatView<const float> weight, MatView<const float> cross,
-                    MatView<const float> hessian, double damp) {
+                    MatView<const float> hessian, double damp, double share) {
   const int64_t in = weight.cols;
+  LAOS_ASSERT(share >= 0 && share <= 1);
   LAOS_ASSERT(hessian.rows == in && hessian.cols == in && cross.rows == in && cross.cols == in);
   LAOS_ASSERT(weight.rows > 0 && in > 0 && damp >= 0);
   require_finite(weight, "a weight");
@@ -368,7 +369,8 @@ Mat<float> refit_in(MatView<float> room, MatView<const float> weight, MatView<co
   factor_damped(hessian, column_order(hessian, false), damp, room);
   solve(room, result.view());
   parallel_for(weight.rows, [&](int64_t i) {
-    for (int64_t j = 0; j < in; ++j) result(i, j) += weight.row(i)[j];
+    for (int64_t j = 0; j < in; ++j)
+      result(i, j) = weight.row(i)[j] + static_cast<float>(share) * result(i, j);
   });
   return result;
 }
@@ -435,14 +437,14 @@ IntWeight quantize_gptq(MatView<const float> weight, MatView<const float> hessia
 }
 
 Mat<float> refit(MatView<const float> weight, MatView<const float> cross,
-                 MatView<const float> hessian, double damp) {
+                 MatView<const float> hessian, double damp, double share) {
   Mat<float> room(cross.rows, cross.cols);
-  return refit_in(room.view(), weight, cross, hessian, damp);
+  return refit_in(room.view(), weight, cross, hessian, damp, share);
 }
 
 Mat<float> refit(MatView<const float> weight, Mat<float>&& cross, MatView<const float> hessian,
-                 double damp) {
-  return refit_in(cross.view(), weight, cross.view(), hessian, damp);
+                 double damp, double share) {
+  return refit_in(cross.view(), weight, cross.view(), hessian, damp, share);
 }
 
 }  // namespace laos::quant

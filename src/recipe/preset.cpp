@@ -144,16 +144,22 @@ std::pair<std::string, std::string> rotation_of(const scheme::Scheme& row,
       "enable_subgraph_type: [ov, up-down]}\n"};
 }
 
-std::string quantizer_of(const scheme::Scheme& row, const std::string& method,
-                         std::optional<int64_t> iters, const std::string& linears) {
+std::string quantizer_of(const scheme::Scheme& row, const hf::Config& config,
+                         const std::string& method, std::optional<int64_t> iters,
+                         const std::string& linears) {
   if (is_static(row)) return "    - {type: linear_quant, " + linears + "}\n";
   const std::string strategies = "\n      strategies:\n        - {" + linears + "}\n";
   if (method == kAutoround)
     return std::string("    - type: autoround_quant") +
            "\n      iters: " + std::to_string(iters.value_or(kAutoroundIters)) +
            (row.act_bits == 4 ? "\n      act_aware: true" : "") + strategies;
+  // Inputs of 8 bits lose too little for a refit, and what an expert reads is too little for one.
+  const bool refits = row.act_bits == 4 && config.num_experts == 0;
   return std::string("    - type: gptq_quant\n      ") +
-         (method == kRtn ? "solve: []" : "refine: 2") + strategies;
+         (method == kRtn ? "solve: []"
+          : refits       ? "refit: 0.5\n      refine: 2"
+                         : "refine: 2") +
+         strategies;
 }
 
 }  // namespace
@@ -198,7 +204,7 @@ std::string preset_yaml(const Preset& preset, const hf::Config& config) {
   if (group_size > 0) id += "-g" + std::to_string(group_size);
   return "apiversion: modelslim_v1\nmetadata:\n  config_id: laos-" + id + "-" + method +
          "\nspec:\n" + prior + "  process:\n" + process +
-         quantizer_of(row, method, preset.iters, linears) +
+         quantizer_of(row, config, method, preset.iters, linears) +
          "  save:\n    - {type: " + preset.saver_type + ", part_file_size: 4}\n";
 }
 

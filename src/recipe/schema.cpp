@@ -169,6 +169,24 @@ std::optional<bool> read_bool(Report& report, const Value& value) {
   return std::nullopt;
 }
 
+std::optional<double> read_share(Report& report, const Value& value) {
+  const DocumentNode& node = *value.node;
+  std::optional<double> share;
+  if (node.kind == DocumentNode::Kind::kScalar) {
+    const Scalar& scalar = node.scalar;
+    std::optional<bool> flag;
+    if (scalar.kind == ScalarKind::kBool) flag = scalar.bool_value;
+    if (scalar.kind == ScalarKind::kText) flag = bool_from_text(node.text);
+    if (scalar.kind == ScalarKind::kInt) share = static_cast<double>(scalar.int_value);
+    if (scalar.kind == ScalarKind::kFloat) share = scalar.float_value;
+    if (scalar.kind == ScalarKind::kText && !flag) share = number_from_text(node.text);
+    if (flag) share = *flag ? 1 : 0;
+  }
+  if (share && *share >= 0 && *share <= 1) return share;
+  must_be(report, value, "a number from 0 to 1", "write a number such as 0.5, or true or false");
+  return std::nullopt;
+}
+
 std::optional<std::string> read_text(Report& report, const Value& value, int64_t max_characters) {
   const DocumentNode& node = *value.node;
   if (node.kind != DocumentNode::Kind::kScalar || node.scalar.kind != ScalarKind::kText) {

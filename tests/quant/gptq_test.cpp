@@ -513,6 +513,14 @@ TEST(Refit, SolvesTheNormalEquationsAndLowersTheLoss) {
   };
   EXPECT_LT(loss(result), 0.9 * loss(weight));
 
+  const Mat<float> part =
+      refit(weight.view(), std::as_const(cross).view(), hessian.view(), damp, 0.25);
+  for (int64_t i = 0; i < part.size(); ++i) {
+    const float from = weight.data()[i], to = result.data()[i];
+    ASSERT_NEAR(part.data()[i], 0.75 * from + 0.25 * to,
+                2 * FLT_EPSILON * (std::fabs(from) + std::fabs(to)));
+  }
+
   // The same in the memory of cross.
   const Mat<float> in_place = refit(weight.view(), std::move(cross), hessian.view(), damp);
   EXPECT_EQ(std::memcmp(in_place.data(), result.data(),

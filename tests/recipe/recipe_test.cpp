@@ -734,10 +734,12 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
   };
   EXPECT_EQ(options("").damp, 0.01);
   EXPECT_TRUE(options("").act_order);
-  EXPECT_FALSE(options("").refit);
+  EXPECT_EQ(options("").refit, 0);
   EXPECT_EQ(options(", damp: 0.5, act_order: no, refit: yes").damp, 0.5);
   EXPECT_FALSE(options(", act_order: no").act_order);
-  EXPECT_TRUE(options(", refit: yes").refit);
+  EXPECT_EQ(options(", refit: yes").refit, 1);
+  EXPECT_EQ(options(", refit: no").refit, 0);
+  EXPECT_EQ(options(", refit: 0.5").refit, 0.5);
   EXPECT_EQ(options("").refine, 0);
   EXPECT_EQ(options(", refine: 3").refine, 3);
   EXPECT_TRUE(options("").solves(4) && options("").solves(8));
@@ -747,6 +749,8 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
               ElementsAre(HasSubstr("`solve` names the weight dtype of no strategy")));
   EXPECT_THAT(problem_of(gptq(", refine: 101")).what, HasSubstr("refine"));
   EXPECT_THAT(problem_of(gptq(", damp: 2")).what, HasSubstr("from 0 to 1"));
+  EXPECT_THAT(problem_of(gptq(", refit: 1.5")).what, HasSubstr("from 0 to 1"));
+  EXPECT_THAT(problem_of(gptq(", refit: most")).what, HasSubstr("refit"));
   EXPECT_THAT(problem_of(gptq(", iters: 2")).what, HasSubstr("unknown key `iters`"));
 
   const auto linear = [](const std::string& weight, const std::string& act) {

@@ -67,7 +67,7 @@ class RoundStep : public Step {
   bool adapt_to_tokens(int64_t num_tokens) noexcept override {
     if (!gptq_) return false;
     gptq_->refit_inputs = num_tokens / gptq::kEnoughForEachInput;
-    return gptq_->refit;
+    return gptq_->refit > 0;
   }
 
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {

@@ -25,7 +25,8 @@ std::optional<Options> read_gptq(Reading& reading, const Value& value, Pass) {
   const MapReader reader(reading.report, value, kGptqKeys);
   if (const auto damp = reader.find("damp")) read_damp(reading.report, *damp, options);
   reader.boolean("act_order", options.act_order);
-  reader.boolean("refit", options.refit);
+  if (const auto refit = reader.find("refit"))
+    options.refit = read_share(reading.report, *refit).value_or(options.refit);
   reader.integer("refine", 0, kMaxRefine, options.refine);
   quant.strategies = read_strategies(reading, reader);
   const auto solve = reader.find("solve");
