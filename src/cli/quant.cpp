@@ -25,6 +25,7 @@
 #include "cli/plan_json.h"
 #include "cli/progress.h"
 #include "cli/stop.h"
+#include "cli/timing.h"
 #include "core/memory.h"
 #include "core/threads.h"
 #include "core/units.h"
@@ -64,6 +65,7 @@ struct QuantFlags {
   bool debug = false;
   bool restart = false;
   bool no_health = false;
+  bool timing = false;
   VerdictFlags verdict;
   bool local_model = false;
   int ranks = 0;
@@ -731,6 +733,7 @@ void run_quant(const QuantFlags& flags, int& exit_code) {
   for (const save::CheckpointJob* job : jobs)
     std::fprintf(out, "report    %s\n", (job->save_path / report::kPageFile).c_str());
   const auto print_record = [&] {
+    if (flags.timing) print_timing(record, out);
     if (flags.json) std::fputs(report::to_json(record).c_str(), stdout);
   };
   if (!health_text) return print_record();
@@ -823,6 +826,9 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                     "begin again where an interrupted run would be gone on with");
   command->add_option("--seed", flags->seed, "of the samples that --nsamples and training draw")
       ->capture_default_str();
+  command->add_flag("--timing", flags->timing,
+                    "when done, print where the time went, beside the rate of this machine's "
+                    "products; run.json has it in any case");
   command->add_flag("--debug", flags->debug,
                     "also write save_path/debug_info/debug_info.json: losses of every step");
 

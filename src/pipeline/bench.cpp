@@ -1,39 +1,39 @@
 #include "pipeline/bench.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <system_error>
 #include <utility>
 
 #include "autoround/train_layer.h"
 #include "core/memory.h"
 #include "core/threads.h"
+#include "core/words.h"
+#include "hf/synthetic.h"
+#include "io/file.h"
 #include "model/decoder_layer.h"
 #include "model/hidden_states.h"
+#include "pipeline/record.h"
 #include "pipeline/stopwatch.h"
 #include "quant/int_weight.h"
 
 namespace laos::pipeline {
+
+namespace fs = std::filesystem;
 
 using linalg::Trans;
 using model::Linear;
 
 namespace {
 
-struct LayerShape {
-  const char* name;
-  int64_t hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim;
-  int64_t num_tokens;  // of a sample where none is asked for
-};
-constexpr std::array kShapes = {
-    LayerShape{"tiny", 64, 128, 4, 2, 32, 32},
-    LayerShape{"0.6b", 1024, 3072, 16, 8, 128, 512},
-    LayerShape{"8b", 4096, 12288, 32, 8, 128, 256},
-    LayerShape{"14b", 5120, 17408, 40, 8, 128, 256},
-    LayerShape{"32b", 5120, 25600, 64, 8, 128, 256},
-};
+// Of the shapes without experts, tokens of a sample where none is asked for.
+int64_t default_tokens(const std::string& shape) {
+  if (shape == "tiny") return 32;
+  return shape == "0.6b" ? 512 : 256;
+}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -135,35 +135,34 @@ class IntLinears : public model::LinearsForward<float> {
 
 std::vector<std::string> bench_shapes() {
   std::vector<std::string> names;
-  names.reserve(std::size(kShapes));
-  for (const LayerShape& shape : kShapes) names.emplace_back(shape.name);
+  for (const std::string& shape : hf::qwen3_shapes())
+    if (hf::qwen3_config(shape).num_experts == 0) names.push_back(shape);
   return names;
 }
 
-BenchResult bench_layer(const BenchOptions& options) {
-  const LayerShape* found =
-      std::find_if(kShapes.begin(), kShapes.end(),
-                   [&](const LayerShape& candidate) { return options.shape == candidate.name; });
-  if (found == kShapes.end())
-    throw Error(ErrorCode::kUsage, {.what = "there is no shape `" + options.shape + "`",
+namespace {
+
+void require_shape(const std::string& shape) {
+  const std::vector<std::string> known = bench_shapes();
+  if (std::ranges::find(known, shape) == known.end())
+    throw Error(ErrorCode::kUsage, {.what = "there is no shape `" + shape + "`",
                                     .where = "--shape",
-                                    .fix = "use tiny, 0.6b, 8b, 14b or 32b"});
+                                    .fix = "use one of " + listed(known)});
+}
+
+}  // namespace
+
+BenchResult bench_layer(const BenchOptions& options) {
+  require_shape(options.shape);
   BenchResult result;
   result.num_samples = options.num_samples == 0 ? 8 : options.num_samples;
-  result.num_tokens = options.num_tokens == 0 ? found->num_tokens : options.num_tokens;
+  result.num_tokens = options.num_tokens == 0 ? default_tokens(options.shape) : options.num_tokens;
   if (result.num_samples < 1 || result.num_samples > 8 || result.num_tokens < 1 ||
       result.num_tokens > 40960 || options.iters < 1)
     throw Error(ErrorCode::kUsage, {.what = "sizes of the benchmark out of range",
                                     .where = "--samples, --tokens, --iters",
                                     .fix = "use 1 to 8 samples of 1 to 40960 tokens"});
-  hf::Config config;
-  config.hidden_size = found->hidden_size;
-  config.intermediate_size = found->intermediate_size;
-  config.num_hidden_layers = 1;
-  config.num_attention_heads = found->num_attention_heads;
-  config.num_key_value_heads = found->num_key_value_heads;
-  config.head_dim = found->head_dim;
-  config.rope_theta = 1e6;
+  const hf::Config config = hf::qwen3_config(options.shape, /*num_layers=*/1);
 
   const int64_t n = result.num_samples * result.num_tokens;
   const auto tokens = static_cast<double>(n);
@@ -247,6 +246,54 @@ BenchResult bench_layer(const BenchOptions& options) {
   result.eval_tokens_per_s = tokens / result.eval_seconds;
   result.peak_rss_bytes = peak_rss_bytes();
   return result;
+}
+
+report::RunRecord bench_job(const BenchJob& job, QuantOptions options, const fs::path& directory,
+                            Progress& progress) {
+  require_shape(job.shape);
+  if (fs::exists(directory))
+    throw Error(ErrorCode::kUsage, {.what = "is there already",
+                                    .where = directory.string(),
+                                    .fix = "name a directory that is not there"});
+  struct Removed {
+    const fs::path& path;
+    ~Removed() {
+      std::error_code ignored;
+      fs::remove_all(path, ignored);
+    }
+  } const removed{directory};
+  constexpr int64_t kVocabulary = 4096;
+  const hf::Config config = hf::qwen3_config(job.shape, job.num_layers, kVocabulary);
+  hf::write_synthetic({.config = config}, directory / "model");
+  std::string samples;
+  std::minstd_rand generator(1);
+  for (int64_t s = 0; s < job.num_samples; ++s) {
+    nlohmann::json ids = nlohmann::json::array();
+    for (int64_t t = 0; t < job.num_tokens; ++t)
+      ids.push_back(static_cast<int64_t>(generator()) % config.vocab_size);
+    samples += nlohmann::json{{"input_ids", ids}}.dump() + "\n";
+  }
+  io::write_text_atomically(directory / "samples.jsonl", samples);
+
+  options.model_path = directory / "model";
+  options.save_path = directory / "quantized";
+  options.dataset = (directory / "samples.jsonl").string();
+  const Plan plan = make_plan(options);
+  // A recipe that calibrates on nothing holds nothing back.
+  const HealthText text = plan.samples->empty()
+                              ? load_health_text(*options.dataset, options.model_path, "",
+                                                 health_size(plan, costs_of(plan)))
+                              : health_text(plan);
+  const Stopwatch watch;
+  const RunResult result = run(plan, progress);
+  const double seconds = watch.seconds();
+  report::RunRecord record = record_of(plan, result, LAOS_VERSION, seconds);
+  record.health = check_checkpoint(options.save_path, options.model_path, text, progress,
+                                   result.rotation.size() != 0 ? &result.rotation : nullptr);
+  record.timings.total = watch.seconds();
+  record.timings.health = record.timings.total - seconds;
+  record.peak_rss_bytes = peak_rss_bytes();
+  return record;
 }
 
 }  // namespace laos::pipeline

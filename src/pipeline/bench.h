@@ -1,11 +1,16 @@
-// How near one decoder layer's work comes to this machine's matrix-multiply rate.
+// How near the work comes to this machine's matrix-multiply rate: of one decoder layer, and of a
+// whole job.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "linalg/gemm.h"
+#include "pipeline/plan.h"
+#include "pipeline/run.h"
+#include "report/run_record.h"
 
 namespace laos::pipeline {
 
@@ -40,5 +45,18 @@ struct BenchResult {
 // counted once (its scores are computed again in backward, which is not counted). Throws
 // Error(kUsage) for an unknown shape or sizes out of range, Error(kResource).
 BenchResult bench_layer(const BenchOptions& options);
+
+struct BenchJob {
+  std::string shape = "8b";  // one of bench_shapes()
+  int64_t num_layers = 2;
+  int64_t num_samples = 48, num_tokens = 256;  // of calibration; tokens of a sample
+};
+
+// Quantizes a model of random weights, made in `directory`, which is created and removed again, by
+// the recipe and the other choices of `options`, and checks it as laos quant does. Its vocabulary
+// is small, so that layers are nearly all of the work, as in a model of many. Throws Error as
+// make_plan and run, kUsage where `directory` exists.
+report::RunRecord bench_job(const BenchJob& job, QuantOptions options,
+                            const std::filesystem::path& directory, Progress& progress);
 
 }  // namespace laos::pipeline

@@ -15,36 +15,6 @@
 namespace laos::pipeline {
 namespace {
 
-// GFLOP/s of a product large enough to run at full rate.
-double measure_gemm_gflops(linalg::ComputeType compute) {
-  constexpr int64_t kSize = 1024;
-  Mat<float> a(kSize, kSize), b(kSize, kSize), c(kSize, kSize);
-  std::fill_n(a.data(), a.size(), 0.5f);
-  std::fill_n(b.data(), b.size(), 0.25f);
-  const bool is_bf16 = compute == linalg::ComputeType::kBf16;
-  Mat<uint16_t> narrow_a(is_bf16 ? kSize : 0, kSize), narrow_b(narrow_a.rows(), kSize);
-  if (is_bf16) {
-    linalg::to_bf16(a.view(), narrow_a.view());
-    linalg::to_bf16(b.view(), narrow_b.view());
-  }
-  constexpr double kSeconds = 0.25;  // long enough to see a shared machine at its best
-  constexpr int kRuns = 4;           // at least: oneDNN makes its code in the first
-  double best_seconds = 1e30, all_seconds = 0;
-  for (int runs = 0; runs < kRuns || all_seconds < kSeconds; ++runs) {
-    const auto start = std::chrono::steady_clock::now();
-    if (is_bf16)
-      linalg::gemm_bf16(linalg::Trans::kNo, linalg::Trans::kYes, std::as_const(narrow_a).view(),
-                        std::as_const(narrow_b).view(), false, c.view());
-    else
-      linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(a).view(),
-                   std::as_const(b).view(), 0.0f, c.view());
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    best_seconds = std::min(best_seconds, elapsed.count());
-    all_seconds += elapsed.count();
-  }
-  return 2e-9 * kSize * kSize * kSize / best_seconds;
-}
-
 // The share of the GEMM rate that a run reaches: the work on elements grows with the width of rows,
 // that of products with its square. docs/performance.md has what these were fitted to.
 enum class Work { kTraining, kOther };
@@ -95,6 +65,35 @@ double health_cost(const hf::Config& config, const PlanCosts& costs, const Healt
 }
 
 }  // namespace
+
+double gemm_gflops(linalg::ComputeType compute) {
+  constexpr int64_t kSize = 1024;
+  Mat<float> a(kSize, kSize), b(kSize, kSize), c(kSize, kSize);
+  std::fill_n(a.data(), a.size(), 0.5f);
+  std::fill_n(b.data(), b.size(), 0.25f);
+  const bool is_bf16 = compute == linalg::ComputeType::kBf16;
+  Mat<uint16_t> narrow_a(is_bf16 ? kSize : 0, kSize), narrow_b(narrow_a.rows(), kSize);
+  if (is_bf16) {
+    linalg::to_bf16(a.view(), narrow_a.view());
+    linalg::to_bf16(b.view(), narrow_b.view());
+  }
+  constexpr double kSeconds = 0.25;  // long enough to see a shared machine at its best
+  constexpr int kRuns = 4;           // at least: oneDNN makes its code in the first
+  double best_seconds = 1e30, all_seconds = 0;
+  for (int runs = 0; runs < kRuns || all_seconds < kSeconds; ++runs) {
+    const auto start = std::chrono::steady_clock::now();
+    if (is_bf16)
+      linalg::gemm_bf16(linalg::Trans::kNo, linalg::Trans::kYes, std::as_const(narrow_a).view(),
+                        std::as_const(narrow_b).view(), false, c.view());
+    else
+      linalg::gemm(linalg::Trans::kNo, linalg::Trans::kYes, 1.0f, std::as_const(a).view(),
+                   std::as_const(b).view(), 0.0f, c.view());
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    best_seconds = std::min(best_seconds, elapsed.count());
+    all_seconds += elapsed.count();
+  }
+  return 2e-9 * kSize * kSize * kSize / best_seconds;
+}
 
 PlanCosts costs_of(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
@@ -370,10 +369,10 @@ Estimate estimate(const Plan& plan) {
   for (const save::CheckpointJob* job : save::all_jobs(plan.job))
     result.disk_bytes += save::planned_bytes(*job);
   result.scratch_bytes = scratch_bytes(plan);
-  result.gemm_gflops = measure_gemm_gflops(linalg::ComputeType::kF32);
+  result.gemm_gflops = gemm_gflops(linalg::ComputeType::kF32);
   const linalg::ComputeType compute = plan.options.compute;
   result.train_gflops =
-      compute == linalg::ComputeType::kF32 ? result.gemm_gflops : measure_gemm_gflops(compute);
+      compute == linalg::ComputeType::kF32 ? result.gemm_gflops : gemm_gflops(compute);
   result.may_end_early = std::any_of(plan.steps.begin(), plan.steps.end(),
                                      [](const auto& step) { return step->may_end_early(); });
   result.seconds = seconds_of(plan, costs, result.gemm_gflops, result.train_gflops);
@@ -416,7 +415,7 @@ AnalysisEstimate estimate(const Plan& plan, const Analysis& analysis,
   result.flops = steps + costs.per_token * tokens * passes + head;
   result.seconds = 1e-9 * result.flops /
                    (efficiency(config, linalg::ComputeType::kF32, Work::kOther) *
-                    measure_gemm_gflops(linalg::ComputeType::kF32));
+                    gemm_gflops(linalg::ComputeType::kF32));
   const int64_t rows = 4 * config.hidden_size * options.tokens;
   const int64_t kept = scratch_bytes(plan) + static_cast<int64_t>(candidates) * rows;
   result.peak_ram_bytes =

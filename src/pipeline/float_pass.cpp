@@ -58,16 +58,18 @@ void require_finite_rotated(const Mat<float>& weight, const std::string& name) {
 }
 
 FloatPass::FloatPass(const Plan& plan, const rotation::ModelRotation* rotation,
-                     std::filesystem::path scratch, Progress& progress)
+                     std::filesystem::path scratch, Progress& progress, TimeSheet* times)
     : plan_(plan),
       rotation_(rotation),
       scratch_(std::move(scratch)),
       progress_(progress),
+      times_(times),
       config_(plan.checkpoint.config()),
       rotates_first_(plan_rotates_first(plan)),
       rope_(config_, longest_of(*plan.samples)) {}
 
 model::HiddenStates FloatPass::embed(const Samples& samples) const {
+  const TimeSheet::Span timed(times_, kEmbedTime);
   model::HiddenStates states = model::embed(plan_.checkpoint.embed_tokens(), samples, scratch_);
   plan_.checkpoint.drop_pages();
   if (rotates_first_)
@@ -75,8 +77,13 @@ model::HiddenStates FloatPass::embed(const Samples& samples) const {
   return states;
 }
 
+FloatLayer FloatPass::read(int64_t layer_idx) const {
+  const TimeSheet::Span timed(times_, kReadTime);
+  return {.weights = plan_.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx};
+}
+
 FloatLayer FloatPass::load(int64_t layer_idx) const {
-  FloatLayer layer{.weights = plan_.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx};
+  FloatLayer layer = read(layer_idx);
   if (rotates_first_) rotate(layer_idx, layer);
   return layer;
 }
@@ -93,11 +100,13 @@ void rotate_float(const hf::Config& config, const rotation::ModelRotation& rotat
 
 void FloatPass::rotate(int64_t layer_idx, FloatLayer& layer) const {
   LAOS_ASSERT(rotation_ != nullptr);
+  const TimeSheet::Span timed(times_, kRotateTime);
   rotate_float(config_, *rotation_, layer_idx, layer);
 }
 
 model::HiddenStates FloatPass::rotated(const model::HiddenStates& states,
                                        const std::vector<int64_t>* present) const {
+  const TimeSheet::Span timed(times_, kRotateTime);
   model::HiddenStates result{states.samples, new_rows(states.rows.rows())};
   const auto take = [&](int64_t s) {
     const MatView<const float> from = states.of_sample(s);
@@ -128,6 +137,7 @@ void FloatPass::rotate_sample(model::HiddenStates& states, int64_t sample) const
 void FloatPass::forward(const FloatLayer& layer, const model::HiddenStates& inputs,
                         model::HiddenStates* outputs, const Observe& observe) {
   const Stopwatch watch;
+  const TimeSheet::Span timed(times_, kPassTime);
   model::LayerSaved<float> saved(config_, model::largest_piece(inputs.samples, kForwardTokens),
                                  false, model::longest_sample(inputs.samples));
   saved.compute = plan_.options.compute;

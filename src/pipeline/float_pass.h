@@ -50,9 +50,9 @@ void rotate_float(const hf::Config& config, const rotation::ModelRotation& rotat
 // outlive this; `rotation` is null when the plan does not rotate.
 class FloatPass {
  public:
-  // Hidden states are kept in `scratch`.
+  // Hidden states are kept in `scratch`. `times`, if any, is told where time goes.
   FloatPass(const Plan& plan, const rotation::ModelRotation* rotation,
-            std::filesystem::path scratch, Progress& progress);
+            std::filesystem::path scratch, Progress& progress, TimeSheet* times = nullptr);
 
   bool rotates_first() const noexcept { return rotates_first_; }
   model::TokenRows new_rows(int64_t num_tokens) const {
@@ -60,6 +60,8 @@ class FloatPass {
   }
   // What enters the first layer.
   model::HiddenStates embed(const Samples& samples) const;
+  // A layer as it is in the checkpoint.
+  FloatLayer read(int64_t layer_idx) const;
   // A layer in the basis of the chain, for passing through it.
   FloatLayer load(int64_t layer_idx) const;
   // From the model's own basis to the rotated one.
@@ -78,6 +80,8 @@ class FloatPass {
   const model::Rope<float>& rope() const noexcept { return rope_; }
   // Where rows that do not stay in memory are kept.
   const std::filesystem::path& scratch() const noexcept { return scratch_; }
+  // Null: nobody wants them.
+  TimeSheet* times() const noexcept { return times_; }
   // Spent in forward() since it was last asked.
   double take_seconds() noexcept { return std::exchange(seconds_, 0); }
 
@@ -88,6 +92,7 @@ class FloatPass {
   const rotation::ModelRotation* rotation_;
   const std::filesystem::path scratch_;
   Progress& progress_;
+  TimeSheet* const times_;
   const hf::Config& config_;
   const bool rotates_first_;
   const model::Rope<float> rope_;

@@ -14,15 +14,18 @@ using model::Linear;
 
 QuantizedLayer run_steps(const Plan& plan, FloatPass& pass, Progress& progress, int64_t layer_idx,
                          LayerStates& states, bool wants_outputs) {
-  QuantizedLayer result{
-      .layer = {.weights = plan.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx}};
+  QuantizedLayer result{.layer = pass.read(layer_idx)};
   LayerWork work(plan, pass, progress, layer_idx, result, states, wants_outputs);
-  for (const auto& step : plan.steps) {
-    step->transform(plan, work);
-    step->quantize(plan, work);
-  }
+  for (size_t i = 0; i < plan.steps.size(); ++i) work.carry_out(i);
   if (wants_outputs) work.ensure_outputs();
   return result;
+}
+
+void LayerWork::carry_out(size_t step) {
+  at_work_ = plan_.step_type(step);
+  const TimeSheet::Span timed(pass_.times(), at_work_);
+  plan_.steps[step]->transform(plan_, *this);
+  plan_.steps[step]->quantize(plan_, *this);
 }
 
 // The first look is before any step that depends on activations, so that what it leaves in the
@@ -31,7 +34,13 @@ void LayerWork::look(const FloatPass::Observe& observe) {
   LAOS_ASSERT(states_.present == nullptr);
   const bool is_first = !states_.has_outputs;
   LAOS_ASSERT(!is_first || inputs_ == states_.inputs);
-  pass_.forward(layer, *inputs_, is_first ? states_.outputs : nullptr, observe);
+  FloatPass::Observe timed;
+  if (observe)
+    timed = [&](const model::Ragged& batch, const model::LayerSaved<float>& piece) {
+      const TimeSheet::Span span(pass_.times(), inputs_time(at_work_));
+      observe(batch, piece);
+    };
+  pass_.forward(layer, *inputs_, is_first ? states_.outputs : nullptr, timed);
   if (is_first) states_.has_outputs = true;
 }
 

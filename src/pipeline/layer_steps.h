@@ -87,6 +87,7 @@ class LayerWork : public FloatWork {
         inputs_(states.inputs),
         outputs_(states.outputs) {}
 
+  void carry_out(size_t step);  // of the plan
   int64_t num_tokens() const override { return inputs_->samples.num_tokens(); }
   void look(const FloatPass::Observe& observe) override;
   void rotate(size_t step) override;
@@ -108,6 +109,7 @@ class LayerWork : public FloatWork {
   const model::HiddenStates* inputs_;
   const model::HiddenStates* outputs_;
   model::HiddenStates rotated_inputs_, rotated_outputs_;
+  std::string at_work_;  // type of the step
 };
 
 // All steps of the plan. `wants_outputs`: the outputs of `states` are computed even if no step

@@ -662,6 +662,11 @@ const rotation::RotateOptions* Plan::rotate() const noexcept {
   return nullptr;
 }
 
+std::string Plan::step_type(size_t step) const {
+  const std::vector<recipe::Processor>& process = recipe.main.process;
+  return step < process.size() ? process[step].type : "kv_cache";
+}
+
 bool Plan::reads_activations(int64_t layer_idx) const {
   return std::any_of(steps.begin(), steps.end(),
                      [&](const auto& step) { return step->reads(*this, layer_idx); });

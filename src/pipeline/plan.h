@@ -121,6 +121,8 @@ struct Plan {
   const PlannedLinear& linear(int64_t layer_idx, model::Linear l) const {
     return linears[static_cast<size_t>(hf::index_of(checkpoint.config(), layer_idx, l))];
   }
+  // As the recipe names the processor of a step: "gptq_quant".
+  std::string step_type(size_t step) const;
   // Null: norms and basis stay as they are.
   const rotation::RotateOptions* rotate() const noexcept;
   // Whether any step looks at activations of a layer.
@@ -149,7 +151,11 @@ int64_t scratch_bytes(const Plan& plan);
 // Memory of the process at the most.
 int64_t peak_ram_bytes(const Plan& plan);
 
-// Runs a short GEMM to learn the machine's rate.
+// Of a product large enough to run at full rate, measured in a quarter of a second: in 1e9
+// operations a second.
+double gemm_gflops(linalg::ComputeType compute);
+
+// Runs short products to learn the machine's rates.
 Estimate estimate(const Plan& plan);
 
 }  // namespace laos::pipeline

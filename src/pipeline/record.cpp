@@ -122,6 +122,60 @@ std::vector<eval::Continuation> continuations(const eval::EvalModel& model,
   return result;
 }
 
+// What a part of the run multiplies, by the plan.
+struct Products {
+  double flops = 0;
+  bool in_dtype = false;  // of the plan's products; else f32
+};
+
+Products products_of(const Plan& plan, const PlanCosts& costs, const std::string& part) {
+  if (part == kFitPassTime) return {costs.fit_pass, true};
+  if (part == kFitTime) return {costs.fit, costs.fit_products > 0};
+  Products products;
+  const auto sum = [&](const auto& flops_of_layer) {
+    for (int64_t i = 0; i < std::ssize(costs.layers); ++i) products.flops += flops_of_layer(i);
+  };
+  const auto layer = [&](int64_t i) -> const LayerCost& {
+    return costs.layers[static_cast<size_t>(i)];
+  };
+  if (part == kPassTime) {
+    products.in_dtype = true;
+    sum([&](int64_t i) { return layer(i).passes() * layer(i).pass; });
+  } else if (part == kRotateTime && plan.rotate() != nullptr && plan.rotate()->use_fitted) {
+    sum([&](int64_t i) { return layer(i).rotate; });
+  }
+  for (size_t s = 0; s < plan.steps.size(); ++s) {
+    const bool is_step = part == plan.step_type(s);
+    if (!is_step && part != inputs_time(plan.step_type(s))) continue;
+    sum([&](int64_t i) {
+      if (!plan.steps[s]->reads(plan, i)) return 0.0;
+      const StepCost cost = plan.steps[s]->cost(plan, i);
+      products.in_dtype = products.in_dtype || !is_step || cost.trained > 0;
+      return is_step ? cost.flops - cost.products : cost.products;
+    });
+  }
+  return products;
+}
+
+std::vector<report::TimedPart> timed_parts(const Plan& plan, const PlanCosts& costs,
+                                           const RunResult& result) {
+  std::vector<report::TimedPart> parts;
+  // Of one process that did it all in one run.
+  const bool is_counted = result.layers_kept == 0 && result.ranks.empty();
+  for (const TimeSheet::Part& time : result.times) {
+    report::TimedPart& part = parts.emplace_back();
+    part.name = time.name;
+    part.seconds = time.seconds;
+    if (!is_counted) continue;
+    const Products products = products_of(plan, costs, time.name);
+    if (products.flops == 0) continue;
+    part.flops = products.flops;
+    part.dtype =
+        products.in_dtype && plan.options.compute == linalg::ComputeType::kBf16 ? "bf16" : "f32";
+  }
+  return parts;
+}
+
 }  // namespace
 
 double cpu_seconds() {
@@ -134,7 +188,8 @@ double cpu_seconds() {
 }
 
 report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& quantized,
-                           double seconds) {
+                           double seconds, TimeSheet* times) {
+  const TimeSheet::Span timed(times, kStatisticsTime);
   constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
   const model::LayerWeights& weights = quantized.layer.weights;
   report::Layer layer;
@@ -173,6 +228,7 @@ report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedL
 report::RunRecord record_of(const Plan& plan, const RunResult& result,
                             const std::string& laos_version, double seconds) {
   const hf::Config& config = plan.checkpoint.config();
+  const PlanCosts costs = costs_of(plan);
   report::RunRecord record;
   record.laos_version = laos_version;
   record.libraries = linalg::library_versions();
@@ -191,7 +247,7 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
                    .num_samples = 0,
                    .num_tokens = 0,
                    .seed = plan.options.seed,
-                   .flops = costs_of(plan).total()};
+                   .flops = costs.total()};
   const Samples& samples = samples_of(plan);
   record.recipe.num_samples = std::ssize(samples);
   for (const std::vector<int32_t>& sample : samples) record.recipe.num_tokens += std::ssize(sample);
@@ -210,7 +266,8 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
   record.timings = {.total = seconds,
                     .fit = result.fit_seconds,
                     .layers = result.quantize_seconds,
-                    .save = result.save_seconds};
+                    .save = result.save_seconds,
+                    .parts = timed_parts(plan, costs, result)};
   record.peak_rss_bytes = peak_rss_bytes();
   record.checkpoint_bytes = save::planned_bytes(plan.job);
   return record;

@@ -19,9 +19,9 @@ double cpu_seconds();
 
 struct QuantizedLayer;
 
-// What run.json says of a decoder layer that took so many seconds.
+// What run.json says of a decoder layer that took so many seconds. `times` may be null.
 report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedLayer& layer,
-                           double seconds);
+                           double seconds, TimeSheet* times = nullptr);
 
 // The record of a run that is done; `health` is empty. `seconds` is that of the whole run.
 report::RunRecord record_of(const Plan& plan, const RunResult& result,

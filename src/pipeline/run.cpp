@@ -165,7 +165,10 @@ class QuantizeRun {
   RunResult run_opened() {
     RunResult result;
     const Stopwatch watch;
-    check_weights(checkpoint_, cluster_, progress_);
+    {
+      const TimeSheet::Span timed(&times_, kCheckWeightsTime);
+      check_weights(checkpoint_, cluster_, progress_);
+    }
     Stopwatch fit_watch;
     std::optional<Mat<float>> fitted;
     for (size_t i = 0; i < plan_.fits.size(); ++i) {
@@ -181,7 +184,7 @@ class QuantizeRun {
     }
     result.fit_seconds = fit_watch.seconds();
     const Stopwatch quantize_watch;
-    pass_.emplace(plan_, rotation_ ? &*rotation_ : nullptr, scratch(), progress_);
+    pass_.emplace(plan_, rotation_ ? &*rotation_ : nullptr, scratch(), progress_, &times_);
     restore_layers();
     result.layers_kept = std::count_if(kept_.begin(), kept_.end(),
                                        [](const auto& note) { return note.has_value(); });
@@ -200,8 +203,12 @@ class QuantizeRun {
     if (cluster_.rank() != 0) return result;
     if (together) restore(together->made_elsewhere());
     write_head();
-    writer_->commit();
+    {
+      const TimeSheet::Span timed(&times_, kCommitTime);
+      writer_->commit();
+    }
     result.save_seconds = save_watch.seconds();
+    result.times = times_.parts();
     return result;
   }
 
@@ -231,7 +238,7 @@ class QuantizeRun {
       return result;
     }
     rotation::FitResult result =
-        fit_together(plan_, plan_.fits[index], scratch(), progress_, cluster_);
+        fit_together(plan_, plan_.fits[index], scratch(), progress_, cluster_, &times_);
     if (cluster_.rank() != 0) return result;
     io::ShardedWriter file = work.create(part, {{kRotationPart, DType::kF32, {size, size}}});
     file.write(kRotationPart, std::as_bytes(std::span(std::as_const(result.rotation).data(),
@@ -309,6 +316,7 @@ class QuantizeRun {
   void keep_states(int64_t layer_idx) {
     states_seconds_ += pass_->take_seconds();
     if (states_seconds_ < plan_.options.keep_states_seconds) return;
+    const TimeSheet::Span timed(&times_, kKeepTime);
     save::WorkDirectory& work = writer_->work();
     const std::vector<int64_t> older = work.finished(kStatesPart);
     const std::string part = save::part_name(kStatesPart, layer_idx);
@@ -344,7 +352,8 @@ class QuantizeRun {
         LayerStates states{.inputs = &inputs_, .outputs = &outputs_};
         QuantizedLayer layer = run_steps(plan_, *pass_, progress_, i, states, needs_outputs);
         note = note_of(layer);
-        records.push_back(record_layer(plan_, i, layer, watch.seconds()));
+        records.push_back(record_layer(plan_, i, layer, watch.seconds(), &times_));
+        const TimeSheet::Span timed(&times_, kWriteTime);
         writer_->begin_layer(i);
         write_layer(plan_, i, layer, *writer_);
         writer_->finish_layer(report::to_json(records.back()));
@@ -363,6 +372,7 @@ class QuantizeRun {
 
   // embed_tokens, the final norm and lm_head, some rows at a time.
   void write_head() {
+    const TimeSheet::Span timed(&times_, kHeadTime);
     const TensorView embed_tokens = checkpoint_.embed_tokens(), lm_head = checkpoint_.lm_head();
     Mat<float> gain = checkpoint_.final_norm();
     const int64_t pieces = (config_.vocab_size + kHeadRows - 1) / kHeadRows;
@@ -394,6 +404,7 @@ class QuantizeRun {
   const hf::Config& config_;
   std::unique_ptr<save::CheckpointWriter> writer_;
   std::vector<std::optional<std::string>> kept_;  // a layer's note when an earlier run finished it
+  TimeSheet times_;
   std::optional<rotation::ModelRotation> rotation_;
   std::optional<FloatPass> pass_;
   model::HiddenStates inputs_, outputs_;  // of the layer at work, in the basis of pass_

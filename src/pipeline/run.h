@@ -10,6 +10,7 @@
 #include "autoround/train_layer.h"
 #include "cluster/cluster.h"
 #include "pipeline/plan.h"
+#include "pipeline/time_sheet.h"
 #include "report/run_record.h"
 #include "rotation/fit.h"
 #include "rotation/rotation.h"
@@ -62,6 +63,7 @@ struct RunResult {
   double fit_seconds = 0;
   double quantize_seconds = 0;
   double save_seconds = 0;
+  std::vector<TimeSheet::Part> times;  // of rank 0
 };
 
 // Quantizes and writes the checkpoint; nothing is visible in save_path before the end. Whenever and

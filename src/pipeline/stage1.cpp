@@ -97,8 +97,13 @@ void broadcast(Mat<float>& matrix, int64_t rows, int64_t cols, cluster::Cluster&
 
 rotation::FitResult fit_together(const Plan& plan, const PlannedFit& planned,
                                  const std::filesystem::path& scratch, Progress& progress,
-                                 cluster::Cluster& cluster) {
-  Mat<float> rows = collect_rows(plan, planned, scratch, progress, cluster);
+                                 cluster::Cluster& cluster, TimeSheet* times) {
+  Mat<float> rows;
+  {
+    const TimeSheet::Span timed(times, kFitPassTime);
+    rows = collect_rows(plan, planned, scratch, progress, cluster);
+  }
+  const TimeSheet::Span timed(times, kFitTime);
   rotation::FitResult result;
   if (cluster.rank() == 0) {
     progress.begin(kFitPart, planned.options.steps);

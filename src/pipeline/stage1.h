@@ -12,10 +12,11 @@
 namespace laos::pipeline {
 
 // Hidden states are kept in `scratch`. Same plan, same bytes, for any number of ranks. At ranks
-// other than 0 only `rotation` is there. Throws Error as rotation::fit_rotation, kStopped.
+// other than 0 only `rotation` is there. `times` may be null. Throws Error as
+// rotation::fit_rotation, kStopped.
 rotation::FitResult fit_together(const Plan& plan, const PlannedFit& planned,
                                  const std::filesystem::path& scratch, Progress& progress,
-                                 cluster::Cluster& cluster);
+                                 cluster::Cluster& cluster, TimeSheet* times = nullptr);
 
 // Rank 0's matrix [rows, cols] to all.
 void broadcast(Mat<float>& matrix, int64_t rows, int64_t cols, cluster::Cluster& cluster);

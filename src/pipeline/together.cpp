@@ -186,8 +186,9 @@ void Together::make_layer(int64_t layer_idx) {
       run_steps(plan_, pass_, own_progress_, layer_idx, states, /*wants_outputs=*/false);
   held_.erase(found);
   const std::string note = note_of(layer);
-  report::Layer record = record_layer(plan_, layer_idx, layer, watch.seconds());
+  report::Layer record = record_layer(plan_, layer_idx, layer, watch.seconds(), pass_.times());
   const std::string text = report::to_json(record);
+  const TimeSheet::Span timed(pass_.times(), kWriteTime);
   writer_.begin_layer(layer_idx);
   write_layer(plan_, layer_idx, layer, writer_);
   writer_.finish_layer(text);

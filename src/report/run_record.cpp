@@ -101,12 +101,20 @@ void fields(F& field, Fit& f) {
   field("losses", f.losses);
 }
 template <class F>
+void fields(F& field, TimedPart& p) {
+  field("name", p.name);
+  field("seconds", p.seconds);
+  field("flops", p.flops);
+  field("dtype", p.dtype);
+}
+template <class F>
 void fields(F& field, Timings& t) {
   field("total", t.total);
   field("fit", t.fit);
   field("layers", t.layers);
   field("save", t.save);
   field("health", t.health);
+  field("parts", t.parts);
 }
 template <class F>
 void fields(F& field, model::Outliers& o) {

@@ -92,9 +92,20 @@ struct Fit {
   std::vector<double> losses;  // of the same size
 };
 
+// Where the time of the first process went; no moment is in two of them.
+struct TimedPart {
+  std::string name;
+  double seconds = 0;
+  // Operations of matrix products that the plan counts for it, and of what type their operands are;
+  // 0: none, or an earlier run did some of them.
+  double flops = 0;
+  std::string dtype;
+};
+
 // Seconds of the parts of a run.
 struct Timings {
   double total = 0, fit = 0, layers = 0, save = 0, health = 0;
+  std::vector<TimedPart> parts = {};
 };
 
 struct Health {

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -101,7 +102,45 @@ TEST_F(Commands, BenchReportsRatesThatFollowFromItsTimes) {
   }
 }
 
+TEST_F(Commands, BenchRunsAWholeJobAndSaysWhereItsTimeGoes) {
+  const test::TemporaryDirectory scratch;
+  const std::string what =
+      "bench --shape tiny --layers 2 --samples 4 --tokens 32 --progress none --tmp " +
+      scratch.path().string();
+  for (const std::string job : {"fast", "balanced", "full", "rtn"}) {
+    const CommandResult result = run_laos(what + " --json --job " + job);
+    ASSERT_EQ(result.exit_code, 0) << result.output;
+    const auto timings = nlohmann::json::parse(result.output)["timings"];
+    std::map<std::string, nlohmann::json> parts;
+    double sum = 0;
+    for (const auto& part : timings["parts"]) {
+      parts[part["name"]] = part;
+      sum += part["seconds"].get<double>();
+    }
+    EXPECT_GT(sum, 0);
+    EXPECT_LE(sum + timings["health"].get<double>(), timings["total"].get<double>());
+    EXPECT_TRUE(parts.contains("read weights") && parts.contains("write layers"));
+    EXPECT_EQ(parts.contains("gptq_quant: inputs"), job != "rtn");
+    EXPECT_EQ(parts.contains("fit: steps"), job != "rtn");
+    if (job != "fast") continue;
+    // Gate and up read 64 inputs in each of both layers: their products over 128 tokens.
+    EXPECT_EQ(parts["gptq_quant: inputs"]["flops"], 2 * 2 * 128 * 64 * 64);
+    // Factor and feedback of 256 rows, and two rounds of refinement; in 7 digits. A refit is left
+    // out for so few tokens.
+    const double solving = 2 * (64.0 * 64 * 64 / 3 + 17.0 * 256 * 64 * 64);
+    EXPECT_NEAR(parts["gptq_quant"]["flops"].get<double>(), solving, 1e-6 * solving);
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(scratch.path()));
+  const CommandResult table = run_laos(what + " --job fast");
+  ASSERT_EQ(table.exit_code, 0) << table.output;
+  EXPECT_THAT(table.output, HasSubstr("gptq_quant: inputs"));
+  EXPECT_THAT(table.output, HasSubstr("this machine multiplies at"));
+}
+
 TEST_F(Commands, BenchRefusesAnUnknownShapeAndDtype) {
+  EXPECT_EQ(run_laos("bench --shape tiny --layers 3").exit_code, 2);
+  EXPECT_EQ(run_laos("bench --shape tiny --samples 9").exit_code, 2);
+  EXPECT_EQ(run_laos("bench --shape tiny --job slow").exit_code, 2);
   EXPECT_EQ(run_laos("bench --shape 9b").exit_code, 2);
   EXPECT_EQ(run_laos("bench --shape tiny --compute-dtype f16").exit_code, 2);
 }

@@ -1,4 +1,4 @@
-#include "support/synthetic.h"
+#include "hf/synthetic.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,15 +8,16 @@
 
 #include "core/tensor.h"
 #include "core/threads.h"
+#include "hf/layer_spec.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
 #include "io/ordered_json.h"
 #include "io/safetensors.h"
 
-namespace laos::test {
+namespace laos::hf {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int64_t kNumByteTokens = 256;
 constexpr int64_t kEndOfText = 256;
@@ -71,17 +72,16 @@ float outlier_factor(int64_t channel) noexcept {
 }
 
 // Elements [begin, end) of a weight.
-void fill(const hf::WeightModule& module, uint64_t seed, int64_t begin, int64_t end,
-          float* target) {
-  using Kind = hf::WeightModule::Kind;
+void fill(const WeightModule& module, uint64_t seed, int64_t begin, int64_t end, float* target) {
+  using Kind = WeightModule::Kind;
   const auto counter = [](int64_t i) { return static_cast<uint64_t>(i); };
   if (module.kind == Kind::kNorm) {
     for (int64_t i = begin; i < end; ++i) target[i - begin] = random_gain(seed, counter(i));
     return;
   }
   const int64_t cols = module.shape[1];
-  const bool writes_residual =
-      module.name.ends_with("o_proj") || module.name.ends_with("down_proj");
+  const bool writes_residual = module.name.ends_with(short_name(Linear::kOProj)) ||
+                               module.name.ends_with(short_name(Linear::kDownProj));
   for (int64_t i = begin; i < end; ++i) {
     float scale = 0.02f;
     if (writes_residual) scale *= outlier_factor(i / cols);
@@ -91,7 +91,7 @@ void fill(const hf::WeightModule& module, uint64_t seed, int64_t begin, int64_t 
 }
 
 void write_hollow(const std::vector<io::TensorSpec>& specs, const std::filesystem::path& file) {
-  Json header = Json::object();
+  OrderedJson header = OrderedJson::object();
   int64_t end = 0;
   for (const io::TensorSpec& spec : specs) {
     const int64_t begin = end;
@@ -110,11 +110,11 @@ void write_hollow(const std::vector<io::TensorSpec>& specs, const std::filesyste
 
 void write_weights(const SyntheticModel& model, const std::filesystem::path& directory) {
   const DType dtype = model.config.dtype;
-  std::vector<hf::WeightModule> modules = hf::weight_modules(model.config);
+  std::vector<WeightModule> modules = weight_modules(model.config);
   if (model.config.tie_word_embeddings)
-    std::erase_if(modules, [](const auto& m) { return m.kind == hf::WeightModule::Kind::kHead; });
+    std::erase_if(modules, [](const auto& m) { return m.kind == WeightModule::Kind::kHead; });
   std::vector<io::TensorSpec> specs;
-  for (const hf::WeightModule& module : modules)
+  for (const WeightModule& module : modules)
     specs.push_back({.name = module.weight_name(), .dtype = dtype, .shape = module.shape});
   if (model.is_hollow) return write_hollow(specs, directory / "model.safetensors");
   io::ShardedWriter writer(directory, io::plan_shards(specs, "model", model.max_shard_bytes));
@@ -123,7 +123,7 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
   constexpr int64_t kGrain = int64_t{1} << 16;
   Buffer<std::byte> bytes(kChunk * size_of(dtype));
   uint64_t module_idx = 0;
-  for (const hf::WeightModule& module : modules) {
+  for (const WeightModule& module : modules) {
     const uint64_t seed = random_bits(model.seed, module_idx++);
     const int64_t count = num_elements(module.shape);
     for (int64_t begin = 0; begin < count; begin += kChunk) {
@@ -142,15 +142,15 @@ void write_weights(const SyntheticModel& model, const std::filesystem::path& dir
     io::write_text_atomically(directory / "model.safetensors.index.json", writer.index_json());
 }
 
-Json config_json(const SyntheticModel& model) {
-  const hf::Config& config = model.config;
-  Json json;
+OrderedJson config_json(const SyntheticModel& model) {
+  const Config& config = model.config;
+  OrderedJson json;
   const bool is_mixture = config.num_experts > 0;
   json["architectures"] = {config.architecture};
   json["attention_bias"] = false;
   json["attention_dropout"] = 0.0;
   if (is_mixture) json["decoder_sparse_step"] = config.decoder_sparse_step;
-  if (model.transformers5) json["dtype"] = hf::dtype_name(config.dtype);
+  if (model.transformers5) json["dtype"] = dtype_name(config.dtype);
   json["eos_token_id"] = config.eos_token_id;
   json["head_dim"] = config.head_dim;
   json["hidden_act"] = "silu";
@@ -182,7 +182,7 @@ Json config_json(const SyntheticModel& model) {
   }
   json["sliding_window"] = nullptr;
   json["tie_word_embeddings"] = config.tie_word_embeddings;
-  if (!model.transformers5) json["torch_dtype"] = hf::dtype_name(config.dtype);
+  if (!model.transformers5) json["torch_dtype"] = dtype_name(config.dtype);
   json["transformers_version"] = model.transformers5 ? "5.0.0" : "4.51.0";
   json["use_cache"] = true;
   json["use_sliding_window"] = false;
@@ -210,36 +210,37 @@ std::vector<std::string> byte_tokens() {
   return printing;
 }
 
-Json tokenizer_json() {
-  const Json byte_level = {{"type", "ByteLevel"},
-                           {"add_prefix_space", false},
-                           {"trim_offsets", false},
-                           {"use_regex", false}};
-  Json json;
+OrderedJson tokenizer_json() {
+  const OrderedJson byte_level = {{"type", "ByteLevel"},
+                                  {"add_prefix_space", false},
+                                  {"trim_offsets", false},
+                                  {"use_regex", false}};
+  OrderedJson json;
   json["version"] = "1.0";
   json["truncation"] = nullptr;
   json["padding"] = nullptr;
-  json["added_tokens"] = Json::array({Json{{"id", kEndOfText},
-                                           {"content", "<|endoftext|>"},
-                                           {"single_word", false},
-                                           {"lstrip", false},
-                                           {"rstrip", false},
-                                           {"normalized", false},
-                                           {"special", true}}});
+  json["added_tokens"] = OrderedJson::array({OrderedJson{{"id", kEndOfText},
+                                                         {"content", "<|endoftext|>"},
+                                                         {"single_word", false},
+                                                         {"lstrip", false},
+                                                         {"rstrip", false},
+                                                         {"normalized", false},
+                                                         {"special", true}}});
   json["normalizer"] = {{"type", "NFC"}};
-  const Json split = {{"type", "Split"},
-                      {"pattern",
-                       {{"Regex",
-                         "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-                         "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-                         "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}}},
-                      {"behavior", "Isolated"},
-                      {"invert", false}};
+  const OrderedJson split = {
+      {"type", "Split"},
+      {"pattern",
+       {{"Regex",
+         "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+         "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+         "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}}},
+      {"behavior", "Isolated"},
+      {"invert", false}};
   json["pre_tokenizer"] = {{"type", "Sequence"},
-                           {"pretokenizers", Json::array({split, byte_level})}};
+                           {"pretokenizers", OrderedJson::array({split, byte_level})}};
   json["post_processor"] = byte_level;
   json["decoder"] = byte_level;
-  Json vocab = Json::object();
+  OrderedJson vocab = OrderedJson::object();
   for (const std::string& token : byte_tokens()) vocab[token] = vocab.size();
   json["model"] = {{"type", "BPE"},
                    {"dropout", nullptr},
@@ -250,12 +251,12 @@ Json tokenizer_json() {
                    {"byte_fallback", false},
                    {"ignore_merges", false},
                    {"vocab", vocab},
-                   {"merges", Json::array()}};
+                   {"merges", OrderedJson::array()}};
   return json;
 }
 
-Json tokenizer_config_json(const hf::Config& config) {
-  Json added;
+OrderedJson tokenizer_config_json(const Config& config) {
+  OrderedJson added;
   added[std::to_string(kEndOfText)] = {{"content", "<|endoftext|>"}, {"lstrip", false},
                                        {"normalized", false},        {"rstrip", false},
                                        {"single_word", false},       {"special", true}};
@@ -274,9 +275,9 @@ std::vector<std::string> qwen3_shapes() {
   return names;
 }
 
-hf::Config qwen3_config(const std::string& shape, int64_t num_layers, int64_t vocab_size) {
+Config qwen3_config(const std::string& shape, int64_t num_layers, int64_t vocab_size) {
   const PublishedShape& published = published_shapes().at(shape);
-  hf::Config config;
+  Config config;
   config.architecture = published.num_experts > 0 ? "Qwen3MoeForCausalLM" : "Qwen3ForCausalLM";
   config.hidden_size = published.hidden_size;
   config.intermediate_size = published.intermediate_size;
@@ -299,7 +300,7 @@ hf::Config qwen3_config(const std::string& shape, int64_t num_layers, int64_t vo
 void write_synthetic(const SyntheticModel& model, const std::filesystem::path& directory) {
   LAOS_ASSERT(model.config.vocab_size > kEndOfText);
   std::filesystem::create_directories(directory);
-  const auto write = [&](const std::string& name, const Json& json) {
+  const auto write = [&](const std::string& name, const OrderedJson& json) {
     io::write_text_atomically(directory / name, json.dump(2));
   };
   write("config.json", config_json(model));
@@ -310,4 +311,4 @@ void write_synthetic(const SyntheticModel& model, const std::filesystem::path& d
   write_weights(model, directory);
 }
 
-}  // namespace laos::test
+}  // namespace laos::hf
