@@ -300,6 +300,16 @@ bool has_native_bf16() {
 #endif
 }
 
+bool has_fast_bf16() {
+#if defined(__x86_64__) || defined(_M_X64)
+  const auto isa = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
+  constexpr auto kNeeded = static_cast<unsigned>(dnnl_cpu_isa_avx512_core_amx);
+  return (isa & kNeeded) == kNeeded;
+#else
+  return has_native_bf16();
+#endif
+}
+
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,
                     int64_t ldb, float beta, int32_t* c, int64_t ldc) {
   require_code();
