@@ -91,10 +91,6 @@ void run_job(const BenchFlags& flags) {
 void run_bench(const BenchFlags& flags) {
   if (flags.threads > 0) set_num_threads(flags.threads);
   if (!flags.job.empty()) return run_job(flags);
-  if (flags.options.num_samples > 8)
-    throw Error(ErrorCode::kUsage, {.what = "an iteration has at most 8 samples",
-                                    .where = "--samples",
-                                    .fix = "ask for 8 or fewer, or for a --job"});
   pipeline::BenchOptions options = flags.options;
   options.compute = compute_type_of(flags.compute_dtype);
   const char* dtype = options.compute == linalg::ComputeType::kBf16 ? "bf16" : "f32";

@@ -4,9 +4,9 @@
 #include <map>
 #include <string>
 
-#include "linalg/gemm.h"
+#include "cli/compute_dtype.h"
 #include "pipeline/plan.h"
-#include "pipeline/time_sheet.h"
+#include "pipeline/run.h"
 
 namespace laos::cli {
 
@@ -15,9 +15,7 @@ void print_timing(const report::RunRecord& record, std::FILE* out) {
   std::map<std::string, double> rates;  // in 1e9 operations a second
   for (const report::TimedPart& part : timings.parts)
     if (part.flops > 0) rates[part.dtype] = 0;
-  for (auto& [dtype, rate] : rates)
-    rate = pipeline::gemm_gflops(dtype == "bf16" ? linalg::ComputeType::kBf16
-                                                 : linalg::ComputeType::kF32);
+  for (auto& [dtype, rate] : rates) rate = pipeline::gemm_gflops(compute_type_of(dtype));
   std::fprintf(out, "timing    %-28s %8s %6s %8s %8s  %s\n", "", "seconds", "share", "TFLOP",
                "GFLOP/s", "of the rate");
   double sum = 0, limit = 0;
@@ -36,7 +34,7 @@ void print_timing(const report::RunRecord& record, std::FILE* out) {
   };
   for (const report::TimedPart& part : timings.parts)
     line(part.name, part.seconds, part.flops, part.dtype);
-  if (timings.health > 0) line(pipeline::kHealthTime, timings.health, 0, "");
+  if (timings.health > 0) line(pipeline::kHealthPart, timings.health, 0, "");
   line("rest", std::max(0.0, timings.total - sum), 0, "");
   for (const auto& [dtype, rate] : rates)
     std::fprintf(out, "          this machine multiplies at %.0f GFLOP/s in %s\n", rate,

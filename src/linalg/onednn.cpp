@@ -279,11 +279,20 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
   }
 }
 
+#if defined(__x86_64__) || defined(_M_X64)
+namespace {
+
+bool has_isa(dnnl_cpu_isa_t isa) {
+  const auto needed = static_cast<unsigned>(isa);
+  return (static_cast<unsigned>(dnnl_get_effective_cpu_isa()) & needed) == needed;
+}
+
+}  // namespace
+#endif
+
 bool has_native_bf16() {
 #if defined(__x86_64__) || defined(_M_X64)
-  const auto isa = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
-  constexpr auto kNeeded = static_cast<unsigned>(dnnl_cpu_isa_avx512_core_bf16);
-  return (isa & kNeeded) == kNeeded;
+  return has_isa(dnnl_cpu_isa_avx512_core_bf16);
 #else
   using dnnl::memory;
   const auto desc = [](memory::data_type type) {
@@ -302,9 +311,7 @@ bool has_native_bf16() {
 
 bool has_fast_bf16() {
 #if defined(__x86_64__) || defined(_M_X64)
-  const auto isa = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
-  constexpr auto kNeeded = static_cast<unsigned>(dnnl_cpu_isa_avx512_core_amx);
-  return (isa & kNeeded) == kNeeded;
+  return has_isa(dnnl_cpu_isa_avx512_core_amx);
 #else
   return has_native_bf16();
 #endif

@@ -23,7 +23,6 @@ inline constexpr const char* kWriteTime = "write layers";
 inline constexpr const char* kKeepTime = "keep states";
 inline constexpr const char* kHeadTime = "embedding and head";
 inline constexpr const char* kCommitTime = "finish files";
-inline constexpr const char* kHealthTime = "health check";
 // What a step of that type makes of what linears read; all else it does has the type's own name.
 inline std::string inputs_time(const std::string& step_type) { return step_type + ": inputs"; }
 
@@ -55,7 +54,7 @@ class TimeSheet {
     TimeSheet* sheet_;
   };
 
-  // Those that were closed once, in the order in which they were opened first.
+  // In the order in which they were opened first, without what one that is open takes just now.
   const std::vector<Part>& parts() const noexcept { return parts_; }
 
  private:

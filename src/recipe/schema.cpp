@@ -128,24 +128,36 @@ std::optional<int64_t> read_integer(Report& report, const Value& value, int64_t 
   return std::nullopt;
 }
 
-std::optional<double> read_number(Report& report, const Value& value, double min) {
-  const DocumentNode& node = *value.node;
-  std::optional<double> number;
-  if (node.kind == DocumentNode::Kind::kScalar) {
-    switch (node.scalar.kind) {
-      case ScalarKind::kInt:
-        number = static_cast<double>(node.scalar.int_value);
-        break;
-      case ScalarKind::kFloat:
-        number = node.scalar.float_value;
-        break;
-      case ScalarKind::kText:
-        number = number_from_text(node.text);
-        break;
-      default:
-        break;
-    }
+namespace {
+
+std::optional<double> number_of(const DocumentNode& node) {
+  if (node.kind != DocumentNode::Kind::kScalar) return std::nullopt;
+  switch (node.scalar.kind) {
+    case ScalarKind::kInt:
+      return static_cast<double>(node.scalar.int_value);
+    case ScalarKind::kFloat:
+      return node.scalar.float_value;
+    case ScalarKind::kText:
+      return number_from_text(node.text);
+    default:
+      return std::nullopt;
   }
+}
+
+// The numbers 0 and 1 are truth values too.
+std::optional<bool> flag_of(const DocumentNode& node) {
+  if (node.kind != DocumentNode::Kind::kScalar) return std::nullopt;
+  const Scalar& scalar = node.scalar;
+  if (scalar.kind == ScalarKind::kBool) return scalar.bool_value;
+  if (scalar.kind == ScalarKind::kText) return bool_from_text(node.text);
+  if (const auto number = number_of(node); number == 0 || number == 1) return number == 1;
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<double> read_number(Report& report, const Value& value, double min) {
+  const std::optional<double> number = number_of(*value.node);
   if (number && std::isfinite(*number) && *number >= min) return number;
   const std::string bound = std::to_string(static_cast<int64_t>(min)) + " or more";
   must_be(report, value, "a number, " + bound, "write a number, " + bound);
@@ -153,35 +165,14 @@ std::optional<double> read_number(Report& report, const Value& value, double min
 }
 
 std::optional<bool> read_bool(Report& report, const Value& value) {
-  const DocumentNode& node = *value.node;
-  if (node.kind == DocumentNode::Kind::kScalar) {
-    const Scalar& scalar = node.scalar;
-    std::optional<bool> flag;
-    if (scalar.kind == ScalarKind::kBool) flag = scalar.bool_value;
-    if (scalar.kind == ScalarKind::kText) flag = bool_from_text(node.text);
-    const double number = scalar.kind == ScalarKind::kInt ? static_cast<double>(scalar.int_value)
-                          : scalar.kind == ScalarKind::kFloat ? scalar.float_value
-                                                              : -1;
-    if (number == 0 || number == 1) flag = number == 1;
-    if (flag) return flag;
-  }
+  if (const auto flag = flag_of(*value.node)) return flag;
   must_be(report, value, "true or false", "write `true` or `false`");
   return std::nullopt;
 }
 
 std::optional<double> read_share(Report& report, const Value& value) {
-  const DocumentNode& node = *value.node;
-  std::optional<double> share;
-  if (node.kind == DocumentNode::Kind::kScalar) {
-    const Scalar& scalar = node.scalar;
-    std::optional<bool> flag;
-    if (scalar.kind == ScalarKind::kBool) flag = scalar.bool_value;
-    if (scalar.kind == ScalarKind::kText) flag = bool_from_text(node.text);
-    if (scalar.kind == ScalarKind::kInt) share = static_cast<double>(scalar.int_value);
-    if (scalar.kind == ScalarKind::kFloat) share = scalar.float_value;
-    if (scalar.kind == ScalarKind::kText && !flag) share = number_from_text(node.text);
-    if (flag) share = *flag ? 1 : 0;
-  }
+  if (const auto flag = flag_of(*value.node)) return *flag ? 1 : 0;
+  const std::optional<double> share = number_of(*value.node);
   if (share && *share >= 0 && *share <= 1) return share;
   must_be(report, value, "a number from 0 to 1", "write a number such as 0.5, or true or false");
   return std::nullopt;
