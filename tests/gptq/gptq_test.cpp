@@ -71,7 +71,7 @@ class GptqLayer : public testing::Test {
     return sum;
   }
   InputGrams grams_of(const LayerScheme& scheme, bool with_cross) {
-    InputGrams grams(config_, scheme, online_, {.refit = with_cross});
+    InputGrams grams(config_, scheme, online_, {.refit = with_cross ? 1.0 : 0.0});
     run_float();
     grams.observe(saved_, 53);
     return grams;
@@ -238,14 +238,14 @@ TEST_F(GptqOfExperts, AnUnseenOneIsRoundedToNearestWhereItReadsItsOwnInputs) {
 // Whichever are solved for together, each has its own codes.
 TEST_F(GptqOfExperts, DoNotDependOnEachOther) {
   const LayerScheme scheme = experts(4, 4);
-  InputGrams grams(config_, scheme, online_, {.refit = true});
+  InputGrams grams(config_, scheme, online_, {.refit = 1});
   grams.observe(saved_, kTokens);
   const auto together = quantize_layer(config_, weights_, scheme, {}, std::move(grams));
   for (int64_t e = config_.num_experts; e-- > 0;) {
     LayerScheme one;
     for (const Linear kind : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj})
       one[hf::of_expert(e, kind)] = scheme[hf::of_expert(e, kind)];
-    InputGrams own(config_, one, online_, {.refit = true});
+    InputGrams own(config_, one, online_, {.refit = 1});
     own.observe(saved_, kTokens);
     const auto apart = quantize_layer(config_, weights_, one, {}, std::move(own));
     for (const Linear kind : {Linear::kGateProj, Linear::kUpProj, Linear::kDownProj}) {
@@ -292,7 +292,7 @@ TEST_F(GptqLayer, GramsInBf16AreThoseOfTheInputsRoundedToIt) {
   const LayerScheme scheme = all(4, 4);
   InputGrams exact = grams_of(scheme, true),
              narrow(config_, scheme, online_,
-                    {.refit = true, .compute = linalg::ComputeType::kBf16});
+                    {.refit = 1, .compute = linalg::ComputeType::kBf16});
   narrow.observe(saved_, 53);
   for (const LinearGroup group : model::kAllLinearGroups) {
     const InputGrams::Gram &a = exact.of(group, {.bits = 4}), &b = narrow.of(group, {.bits = 4});
@@ -311,7 +311,7 @@ TEST_F(GptqLayer, GramsInBf16AreThoseOfTheInputsRoundedToIt) {
 
 TEST_F(GptqLayer, RefitsLinearsOfFewInputsWhereItIsToldTo) {
   // down_proj has 40 inputs, the others 24 and 32.
-  InputGrams grams(config_, all(4, 4), online_, {.refit = true, .refit_inputs = 32});
+  InputGrams grams(config_, all(4, 4), online_, {.refit = 1, .refit_inputs = 32});
   for (const LinearGroup group : model::kAllLinearGroups)
     EXPECT_EQ(grams.of(group, {.bits = 4}).cross.size() == 0, group == LinearGroup::kDown);
 }
@@ -325,7 +325,7 @@ TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {
   const double gptq =
       error_of(quantize_layer(config_, weights_, scheme, {}, grams_of(scheme, true)));
   const double refit =
-      error_of(quantize_layer(config_, weights_, scheme, {.refit = true}, grams_of(scheme, true)));
+      error_of(quantize_layer(config_, weights_, scheme, {.refit = 1}, grams_of(scheme, true)));
   EXPECT_LT(gptq, plain);
   EXPECT_LT(refit, gptq);
 }
@@ -353,7 +353,7 @@ TEST_F(GptqLayer, SolvesLinearsTogetherAsEachAlone) {
 TEST_F(GptqLayer, RefitsLinearsOfTwoSchemesAsEachAlone) {
   LayerScheme scheme = all(4, 4);
   scheme[Linear::kKProj]->weight.bits = 8;
-  const GptqOptions options{.refit = true};
+  const GptqOptions options{.refit = 1};
   const auto together = quantize_layer(config_, weights_, scheme, options, grams_of(scheme, true));
   for (const Linear l : {Linear::kQProj, Linear::kKProj, Linear::kVProj}) {
     LayerScheme alone;
@@ -373,7 +373,7 @@ TEST_F(GptqLayer, GivesTheSameBytesOnAnyNumberOfThreads) {
   const int before = num_threads();
   const auto solve = [&](int threads) {
     set_num_threads(threads);
-    return quantize_layer(config_, weights_, scheme, {.refit = true, .refine = 2},
+    return quantize_layer(config_, weights_, scheme, {.refit = 1, .refine = 2},
                           grams_of(scheme, true));
   };
   const auto one = solve(1), three = solve(3);
