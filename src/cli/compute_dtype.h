@@ -14,7 +14,8 @@ inline void add_compute_dtype(CLI::App& command, std::string& value) {
   command
       .add_option(both_spellings("--compute-dtype"), value,
                   "operands of the products of calibration and training, whose sums are f32: bf16, "
-                  "f32, or auto: bf16 where the processor is faster in it (AMX, Arm bf16)")
+                  "f32, or auto: bf16 where the processor is faster in it (AMX, AMD with "
+                  "AVX512-BF16, Arm bf16)")
       ->check(CLI::IsMember({"auto", "bf16", "f32"}))
       ->capture_default_str();
 }

@@ -1,6 +1,34 @@
 #include "core/tensor.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace laos {
+
+namespace detail {
+
+void* allocate(size_t bytes) {
+  // Matrices come and go, and the first touch of a page costs a fault. Of pages of 2 MiB, where the
+  // system has them, there are few. The part after the last whole one stays in small pages, so that
+  // no more memory is taken than was asked for.
+  constexpr size_t kAlignment = 64, kHugePage = size_t{2} << 20;
+  const bool is_huge = bytes >= 2 * kHugePage;
+  const size_t alignment = is_huge ? kHugePage : kAlignment;
+  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (memory == nullptr)
+    throw Error(ErrorCode::kResource,
+                {.what = "out of memory asking for " + std::to_string(bytes) + " bytes",
+                 .where = "",
+                 .fix = "use a machine with more memory, or less calibration text"});
+#ifdef __linux__
+  // Refused by a system without them, which changes nothing.
+  if (is_huge) (void)::madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+}  // namespace detail
 
 int64_t num_elements(const Shape& shape) noexcept {
   int64_t count = 1;

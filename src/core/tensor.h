@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -52,6 +51,14 @@ struct MatView {
   }
 };
 
+namespace detail {
+
+// `bytes` of memory, aligned to 64 bytes, for std::free. Throws Error(kResource) when the system
+// has none to give.
+void* allocate(size_t bytes);
+
+}  // namespace detail
+
 // Owned memory for `size` elements, aligned to 64 bytes, not initialised: pages that are never
 // touched cost nothing. Throws Error(kResource) when the system has no memory to give.
 template <class T>
@@ -62,13 +69,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(int64_t size) : size_(size) {
     if (size == 0) return;
-    const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-    if (!data_)
-      throw Error(ErrorCode::kResource,
-                  {.what = "out of memory asking for " + std::to_string(bytes) + " bytes",
-                   .where = "",
-                   .fix = "use a machine with more memory, or less calibration text"});
+    data_.reset(static_cast<T*>(detail::allocate(static_cast<size_t>(size) * sizeof(T))));
   }
 
   T* data() const noexcept { return data_.get(); }

@@ -88,8 +88,13 @@ void gram_in_tiles(MatView<const T> a, MatView<float> c, const F& one) {
     if (tile >= tiles) return;
     const int64_t j0 = i0 + width * tile / tiles, j1 = i0 + width * (tile + 1) / tiles;
     one(a.slice_cols(i0, i1), a.slice_cols(j0, j1), c.slice_rows(i0, i1).slice_cols(j0, j1));
-    for (int64_t i = i0; i < i1; ++i)
-      for (int64_t j = std::max(j0, i + 1); j < j1; ++j) c.row(j)[i] = c.row(i)[j];
+    // In squares of a few rows: those of a large matrix lie in pages of their own, and in the same
+    // lines of the cache.
+    constexpr int64_t kSquare = 8;
+    for (int64_t i = i0; i < i1; i += kSquare)
+      for (int64_t j = std::max(j0, i + 1); j < j1; j += kSquare)
+        for (int64_t y = j; y < std::min(j + kSquare, j1); ++y)
+          for (int64_t x = i; x < std::min({i + kSquare, i1, y}); ++x) c.row(y)[x] = c.row(x)[y];
   });
 }
 

@@ -311,7 +311,8 @@ bool has_native_bf16() {
 
 bool has_fast_bf16() {
 #if defined(__x86_64__) || defined(_M_X64)
-  return has_isa(dnnl_cpu_isa_avx512_core_amx);
+  return has_isa(dnnl_cpu_isa_avx512_core_amx) ||
+         (has_native_bf16() && __builtin_cpu_is("amd") != 0);
 #else
   return has_native_bf16();
 #endif

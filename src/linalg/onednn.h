@@ -41,8 +41,9 @@ bool int8_products_are_exact();
 // "oneDNN 2.6.3", of each library that is loaded.
 std::vector<std::string> library_versions();
 
-// Whether products in bfloat16 are faster than those in f32: with AMX, and on Arm where it has
-// them. AVX512-BF16 alone does not make them so on Intel's processors, see docs/performance.md.
+// Whether products in bfloat16 are faster than those in f32: with AMX, on AMD's processors with
+// AVX512-BF16, and on Arm where it has them. AVX512-BF16 alone does not make them so on Intel's
+// processors, see docs/performance.md.
 bool has_fast_bf16();
 
 }  // namespace laos::linalg

@@ -213,28 +213,30 @@ void reorthogonalize(Mat<float>& q) {
   }
 }
 
-void newton_schulz_step(Mat<float>& q, ComputeType compute) {
-  const int64_t n = q.cols();
-  Mat<float> defect(n, n);
+void newton_schulz_step(Mat<float>& q, ComputeType compute, NewtonSchulzRoom& room) {
+  const int64_t rows = q.rows(), n = q.cols();
+  const MatView<float> defect = grown(room.defect, n, n);
   const auto halve_what_misses = [&] {  // of what is qᵀq until then
     parallel_for(n, [&](int64_t i) {
-      for (int64_t j = 0; j < n; ++j) defect(i, j) = 0.5f * ((i == j ? 1.0f : 0.0f) - defect(i, j));
+      float* row = defect.row(i);
+      for (int64_t j = 0; j < n; ++j) row[j] = 0.5f * ((i == j ? 1.0f : 0.0f) - row[j]);
     });
   };
   if (compute == ComputeType::kF32) {
-    gram(std::as_const(q).view(), defect.view());
+    gram(std::as_const(q).view(), defect);
     halve_what_misses();
-    const Mat<float> before = q.clone();
-    gemm(Trans::kNo, Trans::kNo, 1.0f, before.view(), std::as_const(defect).view(), 1.0f, q.view());
+    const MatView<float> before = grown(room.before, rows, n);
+    std::copy_n(q.data(), q.size(), before.data);
+    gemm(Trans::kNo, Trans::kNo, 1.0f, before, defect, 1.0f, q.view());
     return;
   }
-  Mat<uint16_t> narrow_q(q.rows(), n), narrow_defect(n, n);
-  to_bf16(std::as_const(q).view(), narrow_q.view());
-  gram_bf16(std::as_const(narrow_q).view(), false, defect.view());
+  const MatView<uint16_t> narrow_q = grown(room.narrow_q, rows, n),
+                          narrow_defect = grown(room.narrow_defect, n, n);
+  to_bf16(std::as_const(q).view(), narrow_q);
+  gram_bf16(narrow_q, false, defect);
   halve_what_misses();
-  to_bf16(std::as_const(defect).view(), narrow_defect.view());
-  gemm_bf16(Trans::kNo, Trans::kNo, std::as_const(narrow_q).view(),
-            std::as_const(narrow_defect).view(), true, q.view());
+  to_bf16(defect, narrow_defect);
+  gemm_bf16(Trans::kNo, Trans::kNo, narrow_q, narrow_defect, true, q.view());
 }
 
 PolarResult polar_factor(MatView<const float> c, double ridge) {

@@ -24,9 +24,15 @@ PolarResult polar_factor(MatView<const float> c, double ridge = 1e-4);
 // two Newton-Schulz steps, which square the defect each.
 void reorthogonalize(Mat<float>& q);
 
+// What one step after the other works in.
+struct NewtonSchulzRoom {
+  Buffer<float> defect, before;
+  Buffer<uint16_t> narrow_q, narrow_defect;
+};
+
 // One such step, products in `compute`: q + q (I - qᵀq) / 2. In bf16 a defect of the size of what q
 // loses when it is rounded to bfloat16 stays.
-void newton_schulz_step(Mat<float>& q, ComputeType compute);
+void newton_schulz_step(Mat<float>& q, ComputeType compute, NewtonSchulzRoom& room);
 
 // The largest singular value of x [n, n] that is symmetric or skew, from below: exact to many
 // digits where it is far from the others, else a good part of it.

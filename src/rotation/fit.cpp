@@ -272,9 +272,10 @@ int64_t fit_bytes(const FitOptions& options, int64_t num_rows, int64_t n) {
   const int64_t rows = 4 * num_rows * n, squared = n * n;
   if (options.objective == FitObjective::kTokenRange) {
     // Those held back three times; a batch, what it becomes and its gradient; the block, its best,
-    // its momentum, the turn, a product, and two of a Newton-Schulz step.
+    // its momentum, the turn, a product, three of what a step works in, and two that make the
+    // block orthogonal again.
     const int64_t batch = std::min(num_rows, kRangeBatchRows);
-    return rows * 3 / 2 + 4 * (3 * batch * n + 7 * squared);
+    return rows * 3 / 2 + 4 * (3 * batch * n + 10 * squared);
   }
   // A, what it is rounded to, the next A and scratch; eight matrices.
   return 4 * rows + 32 * squared;

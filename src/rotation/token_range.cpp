@@ -41,20 +41,28 @@ void product(Trans trans_a, MatView<const uint16_t> a, MatView<const uint16_t> b
 }
 
 // x as an operand: as it is, or rounded into `room`.
-MatView<const float> operand(const Mat<float>& x, Mat<float>& /*room*/) { return x.view(); }
-MatView<const uint16_t> operand(const Mat<float>& x, Mat<uint16_t>& room) {
-  room = Mat<uint16_t>(x.rows(), x.cols());
-  linalg::to_bf16(x.view(), room.view());
-  return std::as_const(room).view();
+MatView<const float> operand(MatView<const float> x, Buffer<float>& /*room*/) { return x; }
+MatView<const uint16_t> operand(MatView<const float> x, Buffer<uint16_t>& room) {
+  const MatView<uint16_t> rounded = grown(room, x.rows, x.cols);
+  linalg::to_bf16(x, rounded);
+  return rounded;
 }
 
-// Rows first, first + stride, ... of `rows`, by their place in `order`.
+// What the steps of a fit work in, one after the other: T the type of its products' operands.
 template <class T>
-Mat<T> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t first,
-                size_t stride) {
+struct Room {
+  Buffer<T> batch, values, gradients, block, turn;
+  Buffer<float> rotated;
+  linalg::NewtonSchulzRoom newton_schulz;
+};
+
+// Rows first, first + stride, ... of `rows`, by their place in `order`; into `room`.
+template <class T>
+MatView<const T> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t first,
+                          size_t stride, Buffer<T>& room) {
   const size_t count = (order.size() - first + stride - 1) / stride;
-  Mat<T> result(static_cast<int64_t>(count), a.cols());
-  parallel_for_ranges(result.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
+  const MatView<T> result = grown(room, static_cast<int64_t>(count), a.cols());
+  parallel_for_ranges(result.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       keep(a.row(order[first + static_cast<size_t>(i) * stride]), result.row(i), a.cols());
   });
@@ -64,12 +72,11 @@ Mat<T> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t f
 // multiply_blocks in either dtype.
 template <class T>
 void multiply_runs(MatView<const T> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
-                   MatView<float> y) {
+                   Buffer<T>& room, MatView<float> y) {
   const int64_t n = blocks.front().cols();
-  Mat<T> room;
   MatView<const T> block;
   for (int64_t b = 0; b * n < x.cols; ++b) {
-    if (b % sharing == 0) block = operand(blocks[static_cast<size_t>(b / sharing)], room);
+    if (b % sharing == 0) block = operand(blocks[static_cast<size_t>(b / sharing)].view(), room);
     product(Trans::kNo, x.slice_cols(b * n, (b + 1) * n), block, false,
             y.slice_cols(b * n, (b + 1) * n));
   }
@@ -78,21 +85,21 @@ void multiply_runs(MatView<const T> x, const std::vector<Mat<float>>& blocks, in
 // The gradient of the batch's ranges with respect to a block R is aᵀ g, so Rᵀ times it is zᵀ g:
 // that, into `products` [n, n], one a block.
 template <class T>
-void range_gradients(const Mat<T>& batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
-                     std::vector<Mat<float>>& products) {
-  const int64_t n = blocks.front().cols(), cols = batch.cols();
-  Mat<float> z(batch.rows(), cols);
-  multiply_runs(batch.view(), blocks, sharing, z.view());
-  Mat<T> value(z.rows(), cols), room;
-  parallel_for_ranges(z.rows(), kRowGrain, [&](int64_t begin, int64_t end) {
+void range_gradients(MatView<const T> batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                     Room<T>& room, std::vector<Mat<float>>& products) {
+  const int64_t n = blocks.front().cols(), cols = batch.cols;
+  const MatView<float> z = grown(room.rotated, batch.rows, cols);
+  multiply_runs(batch, blocks, sharing, room.block, z);
+  const MatView<T> values = grown(room.values, z.rows, cols);
+  parallel_for_ranges(z.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      keep(z.row(i), value.row(i), cols);
+      keep(z.row(i), values.row(i), cols);
       range_and_gradient(z.row(i), cols);
     }
   });
-  const MatView<const T> gradient = operand(z, room);
+  const MatView<const T> value = values, gradient = operand(z, room.gradients);
   for (int64_t b = 0; b * n < cols; ++b)
-    product(Trans::kYes, std::as_const(value).view().slice_cols(b * n, (b + 1) * n),
+    product(Trans::kYes, value.slice_cols(b * n, (b + 1) * n),
             gradient.slice_cols(b * n, (b + 1) * n), b % sharing != 0,
             products[static_cast<size_t>(b / sharing)].view());
 }
@@ -123,16 +130,14 @@ double add_skew_part(const Mat<float>& product, Mat<float>& momentum) {
 
 // block <- block (I - turn), and towards the nearest orthogonal matrix; overwrites `change`.
 template <class T>
-void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Mat<float>& change,
-                Mat<float>& block) {
-  {
-    Mat<T> block_room, turn_room;
-    product(Trans::kNo, operand(block, block_room), operand(turn, turn_room), false, change.view());
-  }
+void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Room<T>& room,
+                Mat<float>& change, Mat<float>& block) {
+  product(Trans::kNo, operand(block.view(), room.block), operand(turn.view(), room.turn), false,
+          change.view());
   parallel_for(block.rows(), [&](int64_t i) {
     for (int64_t j = 0; j < block.cols(); ++j) block(i, j) -= change(i, j);
   });
-  linalg::newton_schulz_step(block, compute);
+  linalg::newton_schulz_step(block, compute, room.newton_schulz);
 }
 
 }  // namespace
@@ -185,7 +190,8 @@ double range_and_gradient(float* z, int64_t n) {
 
 void multiply_blocks(MatView<const float> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
                      MatView<float> y) {
-  multiply_runs(x, blocks, sharing, y);
+  Buffer<float> no_room;
+  multiply_runs(x, blocks, sharing, no_room, y);
 }
 
 namespace {
@@ -201,10 +207,11 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
   for (int64_t i = 0; i < a.rows(); ++i)
     (i % kRangeHeldBack == kRangeHeldBack - 1 ? held_back : fitted).push_back(i);
   if (held_back.empty()) held_back = fitted;
-  const Mat<float> judge = gathered<float>(a, held_back, 0, 1);
-  Mat<float> judged(judge.rows(), a.cols()), quantized(judge.rows(), a.cols());
+  Buffer<float> judge_room;
+  const MatView<const float> judge = gathered(a, held_back, 0, 1, judge_room);
+  Mat<float> judged(judge.rows, a.cols()), quantized(judge.rows, a.cols());
   best_step = 0;
-  double best_loss = rounding_error(judge.view(), fit.quant_bits, quantized.view());
+  double best_loss = rounding_error(judge, fit.quant_bits, quantized.view());
   note(0, best_loss);
   std::vector<Mat<float>> best;
 
@@ -217,12 +224,14 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
   std::vector<Mat<float>> products;
   for (size_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
   Mat<float> turn(n, n);
+  Room<T> room;
   // A batch takes every so manyth row, so that it has rows of all layers.
   const auto batch_rows = static_cast<size_t>(fit.batch_rows);
   const size_t batches = std::max<size_t>(1, (fitted.size() + batch_rows - 1) / batch_rows);
   for (int64_t step = 1; step <= fit.steps; ++step) {
-    range_gradients(gathered<T>(a, fitted, static_cast<size_t>(step - 1) % batches, batches),
-                    blocks, fit.sharing, products);
+    const auto first = static_cast<size_t>(step - 1) % batches;
+    range_gradients(gathered(a, fitted, first, batches, room.batch), blocks, fit.sharing, room,
+                    products);
     const double angle =
         kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
     bool any = false;
@@ -236,12 +245,12 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
       parallel_for(n, [&](int64_t i) {
         for (int64_t j = 0; j < n; ++j) turn(i, j) = factor * momenta[b](i, j);
       });
-      turn_block<T>(turn, fit.compute, products[b], blocks[b]);
+      turn_block(turn, fit.compute, room, products[b], blocks[b]);
     }
     if (!any) break;
     if (step % kNoteSteps != 0 && step != fit.steps) continue;
     for (Mat<float>& block : blocks) linalg::reorthogonalize(block);
-    multiply_blocks(judge.view(), blocks, fit.sharing, judged.view());
+    multiply_blocks(judge, blocks, fit.sharing, judged.view());
     const double loss =
         rounding_error(std::as_const(judged).view(), fit.quant_bits, quantized.view());
     note(step, loss);

@@ -12,7 +12,7 @@
 
 namespace {
 
-// Of tensors, whose memory core/tensor.h takes by aligned_alloc.
+// Of tensors, whose memory core/tensor.cpp takes by aligned_alloc.
 std::atomic<int64_t> g_allocations = 0, g_tensor_bytes = 0;
 
 }  // namespace

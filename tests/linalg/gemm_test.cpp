@@ -196,14 +196,15 @@ TEST(Gram, InBf16IsTheProductOfTheRoundedRowsAndSymmetricAndAdds) {
 TEST(NewtonSchulzStep, SquaresTheDefectAsFarAsItsDtypeGoes) {
   constexpr int64_t kN = 200;
   const Mat<float> q = polar_factor(normal_matrix(kN, kN, 1).view()).factor;
+  NewtonSchulzRoom room;
   for (const ComputeType compute : {ComputeType::kF32, ComputeType::kBf16}) {
     Mat<float> stretched = q.clone();
     for (int64_t i = 0; i < stretched.size(); ++i) stretched.data()[i] *= 1.05f;
     // 1.05 becomes 1.05 - 1.05 * (1.05^2 - 1) / 2 = 0.9962, whose square is 0.0076 from 1.
-    newton_schulz_step(stretched, compute);
+    newton_schulz_step(stretched, compute, room);
     const double first = orthogonality_error(stretched.view());
-    newton_schulz_step(stretched, compute);
-    newton_schulz_step(stretched, compute);
+    newton_schulz_step(stretched, compute, room);
+    newton_schulz_step(stretched, compute, room);
     const double last = orthogonality_error(stretched.view());
     if (compute == ComputeType::kF32) {
       EXPECT_NEAR(first, 0.0076, 1e-4);
