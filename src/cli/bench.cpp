@@ -83,7 +83,7 @@ void run_job(const BenchFlags& flags) {
   std::printf("job       %s, %lld layers of Qwen3 %s, %lld x %lld tokens, %s, %d threads\n",
               flags.job.c_str(), static_cast<long long>(job.num_layers), job.shape.c_str(),
               static_cast<long long>(job.num_samples), static_cast<long long>(job.num_tokens),
-              options.compute == linalg::ComputeType::kBf16 ? "bf16" : "f32", num_threads());
+              linalg::to_string(options.compute), num_threads());
   print_timing(record, stdout);
   std::printf("peak RSS  %.0f MB\n", static_cast<double>(record.peak_rss_bytes) * 1e-6);
 }
@@ -93,7 +93,7 @@ void run_bench(const BenchFlags& flags) {
   if (!flags.job.empty()) return run_job(flags);
   pipeline::BenchOptions options = flags.options;
   options.compute = compute_type_of(flags.compute_dtype);
-  const char* dtype = options.compute == linalg::ComputeType::kBf16 ? "bf16" : "f32";
+  const char* dtype = linalg::to_string(options.compute);
   const pipeline::BenchResult r = pipeline::bench_layer(options);
   if (flags.json) {
     const nlohmann::ordered_json json = {

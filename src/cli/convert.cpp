@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "save/convert.h"
 #include "save/inspect.h"
+#include "scheme/schemes.h"
 
 namespace laos::cli {
 
@@ -32,7 +33,7 @@ void add_convert_command(CLI::App& app) {
       ->add_option("--tp", options->ranks,
                    "tensor parallel size to serve, of a checkpoint that laos quant --online --tp "
                    "made for several: their matrices alone change")
-      ->check(CLI::Range(int64_t{1}, save::kMaxRanks))
+      ->check(CLI::Range(int64_t{1}, scheme::kMaxTensorParallel))
       ->excludes(to);
   command->add_option("--save-path,--save_path", options->save_path, "directory to write")
       ->required();

@@ -41,6 +41,7 @@
 #include "pipeline/record.h"
 #include "recipe/preset.h"
 #include "save/format.h"
+#include "scheme/schemes.h"
 
 namespace laos::cli {
 namespace {
@@ -860,7 +861,7 @@ void add_quant_command(CLI::App& app, int& exit_code) {
                    "of --online: the tensor parallel size to serve (default: 1); of several, as "
                    "1,2,4, it serves the first and laos convert --tp makes it serve another")
       ->delimiter(',')
-      ->check(CLI::Range(int64_t{1}, recipe::kMaxTensorParallel));
+      ->check(CLI::Range(int64_t{1}, scheme::kMaxTensorParallel));
   command->add_flag(both_spellings("--no-clip"), flags->no_clip,
                     "of --online: do not clip, for kernels that are not known to");
   command

@@ -3,13 +3,16 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "linalg/gemm.h"
 
 namespace laos::gptq {
 
 struct GptqOptions {
-  double damp = 0.01;     // of the mean diagonal of the inputs' Gram matrix, added to its diagonal
+  // Of the mean diagonal of the inputs' Gram matrix, added to its diagonal; nullopt: by the number
+  // of tokens, InputGrams::damping.
+  std::optional<double> damp = 0.01;
   bool act_order = true;  // columns with the largest inputs first
   // Before that each weight goes this share of the way, 0 to 1, to the one that fits its quantized
   // inputs by least squares,

@@ -198,17 +198,21 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
                                                   const LayerScheme& scheme,
                                                   const GptqOptions& options, InputGrams grams) {
   model::PerLinear<quant::IntWeight> result;
-  const quant::GptqOptions gptq = {
-      .damp = options.damp, .act_order = options.act_order, .refine = options.refine};
+  quant::GptqOptions gptq = {.act_order = options.act_order, .refine = options.refine};
   for (InputGrams::Gram& taken : std::move(grams).take()) {
     InputGrams::Gram gram = std::move(taken);
     const std::vector<Linear> readers = readers_of(gram, scheme);
+    // Average tokens stand in for those that a routed expert is short of.
+    const int64_t stand_ins =
+        hf::is_routed(config, gram.group) ? InputGrams::missing(gram) : int64_t{0};
+    gptq.damp = options.damp.value_or(
+        InputGrams::damping(gram.hessian.rows(), gram.num_tokens + stand_ins));
     try {
       // Rows do not depend on each other, so that linears that read the same are one weight.
       Mat<float> stacked = model::stack(weights, readers);
       if (options.refit > 0 && gram.cross.size() != 0)
         stacked = quant::refit(std::as_const(stacked).view(), std::move(gram.cross),
-                               std::as_const(gram.hessian).view(), options.damp, options.refit);
+                               std::as_const(gram.hessian).view(), gptq.damp, options.refit);
       gram.cross = Mat<float>();
       int64_t row = 0;
       for (auto first = readers.begin(); first != readers.end();) {

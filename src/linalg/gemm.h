@@ -27,6 +27,9 @@ void gemm_one_thread(Trans trans_a, Trans trans_b, double alpha, MatView<const d
 
 // Operands of the products that dominate: f32, or bfloat16 with f32 sums.
 enum class ComputeType { kF32, kBf16 };
+constexpr const char* to_string(ComputeType type) noexcept {
+  return type == ComputeType::kBf16 ? "bf16" : "f32";
+}
 
 // Shapes of products in bf16 whose code is kept, and what that comes to, by what was measured.
 inline constexpr int64_t kMaxBf16Products = 256, kBf16CodeBytes = kMaxBf16Products * 100'000;

@@ -144,7 +144,7 @@ void add_model_content(const Plan& plan, save::WorkPlan& work, Progress* progres
 Identity plan_identity(const Plan& plan) {
   Identity identity = program_identity();
   identity["recipe"] = "sha256 " + io::sha256(plan.recipe.yaml);
-  identity["compute dtype"] = plan.options.compute == linalg::ComputeType::kBf16 ? "bf16" : "f32";
+  identity["compute dtype"] = linalg::to_string(plan.options.compute);
   identity["seed"] = std::to_string(plan.options.seed);
   for (size_t i = 0; i < plan.fits.size(); ++i)
     identity["calibration data of stage " + std::to_string(i + 1)] =

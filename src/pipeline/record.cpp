@@ -171,7 +171,7 @@ std::vector<report::TimedPart> timed_parts(const Plan& plan, const PlanCosts& co
     if (products.flops == 0) continue;
     part.flops = products.flops;
     part.dtype =
-        products.in_dtype && plan.options.compute == linalg::ComputeType::kBf16 ? "bf16" : "f32";
+        linalg::to_string(products.in_dtype ? plan.options.compute : linalg::ComputeType::kF32);
   }
   return parts;
 }

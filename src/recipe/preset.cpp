@@ -153,13 +153,14 @@ std::string quantizer_of(const scheme::Scheme& row, const hf::Config& config,
     return std::string("    - type: autoround_quant") +
            "\n      iters: " + std::to_string(iters.value_or(kAutoroundIters)) +
            (row.act_bits == 4 ? "\n      act_aware: true" : "") + strategies;
+  if (method == kRtn) return "    - type: gptq_quant\n      solve: []" + strategies;
+  std::string options = "\n      refine: 2";
   // Inputs of 8 bits lose too little for a refit, and what an expert reads is too little for one.
-  const bool refits = row.act_bits == 4 && config.num_experts == 0;
-  return std::string("    - type: gptq_quant\n      ") +
-         (method == kRtn ? "solve: []"
-          : refits       ? "refit: 0.5\n      refine: 2"
-                         : "refine: 2") +
-         strategies;
+  if (row.act_bits == 4 && config.num_experts == 0) options += "\n      refit: 0.5";
+  // With 4-bit inputs, whose refit is damped as well, more damping measured worse
+  // (docs/accuracy.md).
+  if (row.weight_bits == 4 && row.act_bits != 4) options += "\n      damp: auto";
+  return "    - type: gptq_quant" + options + strategies;
 }
 
 }  // namespace

@@ -61,7 +61,6 @@ struct IterSmooth {
 struct HeadRotation {
   rotation::HeadFitOptions options;
 };
-inline constexpr int64_t kMaxTensorParallel = 1024;
 struct Flatquant {
   flatquant::FlatquantOptions options;
   // Ranks that share the inputs of o_proj and down_proj; of several the checkpoint can be made for

@@ -498,7 +498,7 @@ class Inspection {
     }
     if (sizes.size() == 1) {
       report_.tensor_parallel_size = *sizes.begin();
-      for (int64_t ranks = 1; ranks <= kMaxRanks; ++ranks)
+      for (int64_t ranks = 1; ranks <= scheme::kMaxTensorParallel; ++ranks)
         if (ranks != *sizes.begin() && std::ranges::all_of(repeated, [&](const auto& linear) {
               return can_repeat(linear.first, ranks, linear.second);
             }))

@@ -35,7 +35,6 @@ struct LabelTotals {
   int64_t bytes = 0;       // of all tensors with the label, scales included
 };
 
-inline constexpr int64_t kMaxRanks = 64;
 struct InspectReport {
   std::filesystem::path directory;
   scheme::Engine engine = scheme::Engine::kVllmAscend;
@@ -45,7 +44,7 @@ struct InspectReport {
   // Ranks that an engine must split the model over, 0 for any number: linears whose inputs it
   // splits are transformed, and their matrices are those of one rank.
   int64_t tensor_parallel_size = 0;
-  // Others, up to kMaxRanks, that convert_to_ranks can make it for.
+  // Others, up to scheme::kMaxTensorParallel, that convert_to_ranks can make it for.
   std::vector<int64_t> other_tensor_parallel_sizes;
   int64_t files = 0;  // *.safetensors
   int64_t parameters = 0;

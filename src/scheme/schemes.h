@@ -36,6 +36,9 @@ struct PairSizes {
 };
 PairSizes pair_sizes(int64_t in_features);
 
+// Ranks that an engine may split a linear's inputs over, at most, as far as anything here looks.
+inline constexpr int64_t kMaxTensorParallel = 64;
+
 // One tensor of a quantized linear in an AscendV1 checkpoint.
 struct LinearPart {
   enum class Dims {

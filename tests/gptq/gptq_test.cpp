@@ -330,6 +330,29 @@ TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {
   EXPECT_LT(refit, gptq);
 }
 
+TEST(InputGrams, AreDampedTheMoreTheFewerTokensThereAreForEachInput) {
+  EXPECT_EQ(InputGrams::damping(1536, 12288), 0.0625);
+  EXPECT_EQ(InputGrams::damping(4096, 1'000'000), 0.01);
+  EXPECT_EQ(InputGrams::damping(4096, 100), 1);
+  EXPECT_EQ(InputGrams::damping(4096, 0), 1);
+}
+
+TEST_F(GptqLayer, AutoDampingIsThatOfItsTokens) {
+  LayerScheme scheme;
+  scheme[Linear::kOProj] = all(4, 4)[Linear::kOProj];
+  const auto codes = [&](std::optional<double> damp) {
+    auto solved =
+        quantize_layer(config_, weights_, scheme, {.damp = damp}, grams_of(scheme, false));
+    return std::move(solved[Linear::kOProj]);
+  };
+  const quant::IntWeight by_tokens = codes(std::nullopt),
+                         same = codes(InputGrams::damping(weights_[Linear::kOProj].cols(), 53)),
+                         other = codes(0.01);
+  const auto size = static_cast<size_t>(by_tokens.q.size());
+  EXPECT_EQ(std::memcmp(by_tokens.q.data(), same.q.data(), size), 0);
+  EXPECT_NE(std::memcmp(by_tokens.q.data(), other.q.data(), size), 0);
+}
+
 TEST_F(GptqLayer, SolvesLinearsTogetherAsEachAlone) {
   const LayerScheme scheme = all(4, 4);
   const auto together =

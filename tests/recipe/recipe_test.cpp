@@ -735,6 +735,7 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
   EXPECT_EQ(options("").damp, 0.01);
   EXPECT_TRUE(options("").act_order);
   EXPECT_EQ(options("").refit, 0);
+  EXPECT_EQ(options(", damp: auto").damp, std::nullopt);
   EXPECT_EQ(options(", damp: 0.5, act_order: no, refit: yes").damp, 0.5);
   EXPECT_FALSE(options(", act_order: no").act_order);
   EXPECT_EQ(options(", refit: yes").refit, 1);

@@ -3,6 +3,7 @@
 
 #include "recipe/processors.h"
 #include "recipe/strategies.h"
+#include "scheme/schemes.h"
 
 namespace laos::recipe {
 namespace {
@@ -71,7 +72,7 @@ void check_fixed(Report& report, const MapReader& reader) {
 std::vector<int64_t> read_sizes(Report& report, const Value& value) {
   std::vector<int64_t> sizes;
   const auto add = [&](const Value& item) {
-    const std::optional<int64_t> size = read_integer(report, item, 1, kMaxTensorParallel);
+    const std::optional<int64_t> size = read_integer(report, item, 1, scheme::kMaxTensorParallel);
     if (!size) return;
     if (std::ranges::find(sizes, *size) == sizes.end())
       sizes.push_back(*size);

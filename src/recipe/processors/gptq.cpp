@@ -12,11 +12,16 @@ const MapSchema kGptqKeys = {
 const MapSchema kLinearKeys = {"linear_quant", {"type", "qconfig", "include", "exclude"}};
 
 void read_damp(Report& report, const Value& value, gptq::GptqOptions& options) {
+  if (value.node->text == "auto") {
+    options.damp = std::nullopt;
+    return;
+  }
   const auto damp = read_number(report, value, 0);
   if (damp && *damp <= 1)
     options.damp = *damp;
   else if (damp)
-    report.problem(value, "the damping must be from 0 to 1", "write a number such as 0.01");
+    report.problem(value, "the damping must be from 0 to 1",
+                   "write a number such as 0.01, or auto");
 }
 
 std::optional<Options> read_gptq(Reading& reading, const Value& value, Pass) {
