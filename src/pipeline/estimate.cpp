@@ -16,11 +16,14 @@ namespace laos::pipeline {
 namespace {
 
 // The share of the GEMM rate that a run reaches: the work on elements grows with the width of rows,
-// that of products with its square. docs/performance.md has what these were fitted to.
+// that of products with its square. `speed`: that rate beside the one of f32. Other work than
+// training takes as long on elements in either dtype. docs/performance.md has what these were
+// fitted to.
 enum class Work { kTraining, kOther };
-double efficiency(const hf::Config& config, linalg::ComputeType compute, Work work) {
+double efficiency(const hf::Config& config, linalg::ComputeType compute, Work work,
+                  double speed = 1) {
   const bool is_bf16 = compute == linalg::ComputeType::kBf16;
-  const double width = work == Work::kTraining ? (is_bf16 ? 850 : 80) : (is_bf16 ? 2800 : 550);
+  const double width = work == Work::kTraining ? (is_bf16 ? 850 : 80) : 350 * speed;
   return static_cast<double>(config.hidden_size) /
          (static_cast<double>(config.hidden_size) + width);
 }
@@ -338,7 +341,7 @@ std::vector<PartCost> part_costs(const Plan& plan, const PlanCosts& costs) {
   const double speed = compute == linalg::ComputeType::kBf16 ? kBf16Speed : 1;
   const auto in_f32 = [&](double flops, Work work) {  // what takes as long
     return flops * efficiency(config, linalg::ComputeType::kF32, Work::kOther) /
-           (efficiency(config, compute, work) * speed);
+           (efficiency(config, compute, work, speed) * speed);
   };
   const double trained = costs.trained();
   return {
@@ -357,7 +360,8 @@ double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
   const linalg::ComputeType compute = plan.options.compute;
   return 1e-9 * ((costs.total() + costs.save + costs.health - narrow - trained) /
                      (efficiency(config, linalg::ComputeType::kF32, Work::kOther) * gemm_gflops) +
-                 narrow / (efficiency(config, compute, Work::kOther) * train_gflops) +
+                 narrow / (efficiency(config, compute, Work::kOther, train_gflops / gemm_gflops) *
+                           train_gflops) +
                  trained / (efficiency(config, compute, Work::kTraining) * train_gflops));
 }
 
