@@ -16,16 +16,18 @@ namespace laos::pipeline {
 namespace {
 
 // The share of the GEMM rate that a run reaches: the work on elements grows with the width of rows,
-// that of products with its square. `speed`: that rate beside the one of f32. Other work than
-// training takes as long on elements in either dtype. docs/performance.md has what these were
-// fitted to.
-enum class Work { kTraining, kOther };
-double efficiency(const hf::Config& config, linalg::ComputeType compute, Work work,
-                  double speed = 1) {
-  const bool is_bf16 = compute == linalg::ComputeType::kBf16;
-  const double width = work == Work::kTraining ? (is_bf16 ? 850 : 80) : 350 * speed;
+// that of products with its square. docs/performance.md has what the widths were fitted to.
+double share_of_rate(const hf::Config& config, double width) {
   return static_cast<double>(config.hidden_size) /
          (static_cast<double>(config.hidden_size) + width);
+}
+double training_efficiency(const hf::Config& config, linalg::ComputeType compute) {
+  return share_of_rate(config, compute == linalg::ComputeType::kBf16 ? 850 : 80);
+}
+// Of all else, which takes as long on elements in either dtype; `speed`: the rate of the dtype
+// beside that of f32.
+double efficiency(const hf::Config& config, double speed = 1) {
+  return share_of_rate(config, 350 * speed);
 }
 // Products in bf16 beside those in f32, where nothing was measured: AVX512-BF16 has 2, AMX 3 to 4.
 constexpr double kBf16Speed = 3;
@@ -339,30 +341,27 @@ std::vector<PartCost> part_costs(const Plan& plan, const PlanCosts& costs) {
   }
   const linalg::ComputeType compute = plan.options.compute;
   const double speed = compute == linalg::ComputeType::kBf16 ? kBf16Speed : 1;
-  const auto in_f32 = [&](double flops, Work work) {  // what takes as long
-    return flops * efficiency(config, linalg::ComputeType::kF32, Work::kOther) /
-           (efficiency(config, compute, work, speed) * speed);
+  const double other = efficiency(config, speed), training = training_efficiency(config, compute);
+  const auto in_f32 = [&](double flops, double share) {  // what takes as long
+    return flops * efficiency(config) / (share * speed);
   };
   const double trained = costs.trained();
-  return {
-      {kCollectPart, costs.fit_experts + in_f32(costs.fit_pass - costs.fit_experts, Work::kOther)},
-      {kFitPart, costs.fit - costs.fit_products + in_f32(costs.fit_products, Work::kOther)},
-      {kQuantizePart,
-       layers - narrow - trained + in_f32(narrow, Work::kOther) + in_f32(trained, Work::kTraining)},
-      {kSavePart, costs.save},
-      {kHealthPart, costs.health}};
+  return {{kCollectPart, costs.fit_experts + in_f32(costs.fit_pass - costs.fit_experts, other)},
+          {kFitPart, costs.fit - costs.fit_products + in_f32(costs.fit_products, other)},
+          {kQuantizePart,
+           layers - narrow - trained + in_f32(narrow, other) + in_f32(trained, training)},
+          {kSavePart, costs.save},
+          {kHealthPart, costs.health}};
 }
 
 double seconds_of(const Plan& plan, const PlanCosts& costs, double gemm_gflops,
                   double train_gflops) {
   const double narrow = costs.in_dtype(), trained = costs.trained();
   const hf::Config& config = plan.checkpoint.config();
-  const linalg::ComputeType compute = plan.options.compute;
   return 1e-9 * ((costs.total() + costs.save + costs.health - narrow - trained) /
-                     (efficiency(config, linalg::ComputeType::kF32, Work::kOther) * gemm_gflops) +
-                 narrow / (efficiency(config, compute, Work::kOther, train_gflops / gemm_gflops) *
-                           train_gflops) +
-                 trained / (efficiency(config, compute, Work::kTraining) * train_gflops));
+                     (efficiency(config) * gemm_gflops) +
+                 narrow / (efficiency(config, train_gflops / gemm_gflops) * train_gflops) +
+                 trained / (training_efficiency(config, plan.options.compute) * train_gflops));
 }
 
 Estimate estimate(const Plan& plan) {
@@ -381,9 +380,7 @@ Estimate estimate(const Plan& plan) {
                                      [](const auto& step) { return step->may_end_early(); });
   result.seconds = seconds_of(plan, costs, result.gemm_gflops, result.train_gflops);
   result.health_seconds =
-      1e-9 * costs.health /
-      (efficiency(plan.checkpoint.config(), linalg::ComputeType::kF32, Work::kOther) *
-       result.gemm_gflops);
+      1e-9 * costs.health / (efficiency(plan.checkpoint.config()) * result.gemm_gflops);
   return result;
 }
 
@@ -417,9 +414,8 @@ AnalysisEstimate estimate(const Plan& plan, const Analysis& analysis,
   const double head = 4 * tokens * head_weights(config) * candidates * 17 / 16;
   AnalysisEstimate result;
   result.flops = steps + costs.per_token * tokens * passes + head;
-  result.seconds = 1e-9 * result.flops /
-                   (efficiency(config, linalg::ComputeType::kF32, Work::kOther) *
-                    gemm_gflops(linalg::ComputeType::kF32));
+  result.seconds =
+      1e-9 * result.flops / (efficiency(config) * gemm_gflops(linalg::ComputeType::kF32));
   const int64_t rows = 4 * config.hidden_size * options.tokens;
   const int64_t kept = scratch_bytes(plan) + static_cast<int64_t>(candidates) * rows;
   result.peak_ram_bytes =

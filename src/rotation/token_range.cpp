@@ -90,14 +90,14 @@ void range_gradients(MatView<const T> batch, const std::vector<Mat<float>>& bloc
   const int64_t n = blocks.front().cols(), cols = batch.cols;
   const MatView<float> z = grown(room.rotated, batch.rows, cols);
   multiply_runs(batch, blocks, sharing, room.block, z);
-  const MatView<T> values = grown(room.values, z.rows, cols);
+  const MatView<T> value = grown(room.values, z.rows, cols);
   parallel_for_ranges(z.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      keep(z.row(i), values.row(i), cols);
+      keep(z.row(i), value.row(i), cols);
       range_and_gradient(z.row(i), cols);
     }
   });
-  const MatView<const T> value = values, gradient = operand(z, room.gradients);
+  const MatView<const T> gradient = operand(z, room.gradients);
   for (int64_t b = 0; b * n < cols; ++b)
     product(Trans::kYes, value.slice_cols(b * n, (b + 1) * n),
             gradient.slice_cols(b * n, (b + 1) * n), b % sharing != 0,
