@@ -18,9 +18,9 @@ bool BestRule::accept(double loss) {
   return first;
 }
 
-double learning_rate(int64_t k, int64_t iters) noexcept {
+double learning_rate(double scale, int64_t k, int64_t iters) noexcept {
   const auto n = static_cast<double>(iters);
-  return 5.0 * (n - static_cast<double>(k)) / (n * n);
+  return scale * (n - static_cast<double>(k)) / (n * n);
 }
 
 }  // namespace laos::autoround

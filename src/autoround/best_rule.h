@@ -19,7 +19,8 @@ class BestRule {
   double best_ = 0;
 };
 
-// lr of iteration k of `iters`: 5 / iters, falling linearly to 0 after the last.
-double learning_rate(int64_t k, int64_t iters) noexcept;
+// lr of iteration k of `iters`: scale / iters, falling linearly to 0 after the last, so that all of
+// them together move by half of `scale` at most.
+double learning_rate(double scale, int64_t k, int64_t iters) noexcept;
 
 }  // namespace laos::autoround

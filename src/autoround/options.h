@@ -10,6 +10,7 @@ namespace laos::autoround {
 struct TrainOptions {
   int64_t iters = 10;                // with until_flat at most
   bool until_flat = false;           // stop where more iterations no longer pay, see train_layer
+  double lr_scale = 5;               // the first step is lr_scale / iters; 5 is the published one
   bool enable_round_tuning = true;   // learn rounding offsets
   bool enable_minmax_tuning = true;  // learn range shrink factors
   // Linears of which weight widths are trained; those of the other are rounded to nearest before.

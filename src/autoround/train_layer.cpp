@@ -317,7 +317,7 @@ class Training {
           done == 0 ? 1 : 0.5 * static_cast<double>(round) / static_cast<double>(done + round);
       for (int64_t k = 0; k < round; ++k) {
         forward();
-        step(learning_rate(k, round) * share);
+        step(learning_rate(options_.lr_scale, k, round) * share);
       }
       const double loss = runner_.evaluate(use_.measured);
       falls = loss < (1 - kFlat) * report_.loss;
@@ -336,7 +336,7 @@ class Training {
         linears_.save(best_);
         report_.kept_iteration = k + 1;
       }
-      step(learning_rate(k, options_.iters));
+      step(learning_rate(options_.lr_scale, k, options_.iters));
     }
 
     // The rule judges by a few noisy losses and never sees the last update. Measure its choice, the

@@ -202,12 +202,12 @@ void TrainableLinears::update_row(model::Linear linear, int64_t row, float* d_we
                               static_cast<int32_t>(std::lround(std::min(lr_ / t.unit, 65535.0f))),
                               t.offsets.size() != 0 ? t.offsets.row(row) : nullptr, t.group_size);
   if (options_.enable_minmax_tuning) {
-    // scale = max(max α_max, -min α_min) / q_max while it is above its floor: only the larger side
-    // moves, a tie moves both. max >= 0 and -min >= 0, so the step's sign is that of d_scale.
+    // |scale| = max(max α_max, -min α_min) / steps while it is above its floor: only the larger
+    // side moves, a tie moves both. max >= 0 and -min >= 0, so the step's sign is that of d|scale|.
     const float above = t.max[i] * t.alpha_max[i], below = -t.min[i] * t.alpha_min[i];
     const bool above_floor =
-        std::max(above, below) / static_cast<float>(t.spec.q_max()) >= t.spec.min_scale;
-    const float step = lr_ * sign(d_scale);
+        std::max(above, below) / static_cast<float>(t.spec.steps()) >= t.spec.min_scale;
+    const float step = lr_ * sign(d_scale) * sign(t.scale[i]);
     if (above_floor && above >= below && above > 0)
       t.alpha_max[i] = std::clamp(t.alpha_max[i] - step, 0.0f, 1.0f);
     if (above_floor && below >= above && below > 0)

@@ -1,7 +1,7 @@
 // The linears of a decoder layer while their rounding is learned. What is learned of a linear: an
 // offset V for each weight, and two factors α in [0, 1] for each row (or group) that shares a
 // scale, which shrink its smallest and its largest weight:
-//   scale = max(α_max max(w), -α_min min(w)) / q_max
+//   scale = max(α_max max(w), -α_min min(w)) / steps, of the sign that quant::scale_of gives it
 //   Ŵ = scale * clamp(round(w / scale + V))
 #pragma once
 

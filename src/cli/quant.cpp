@@ -793,7 +793,7 @@ void add_preset_options(CLI::App& command, QuantFlags& flags) {
   command
       .add_flag_callback(
           both_spellings("--no-rotate"), [&preset] { preset.rotates = false; },
-          "of --scheme: do not (default: rotated)")
+          "of --scheme: do not (default: rotated, unless weights alone are rounded or trained)")
       ->excludes(rotates);
   command.add_flag(both_spellings("--print-recipe"), flags.print_recipe,
                    "print the recipe, and stop");

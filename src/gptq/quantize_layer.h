@@ -52,10 +52,10 @@ class InputGrams {
   const std::vector<Gram>& all() const noexcept { return grams_; }
   std::vector<Gram> take() &&;
   // GptqOptions::damp of so many inputs where it goes by the tokens: half of what there are inputs
-  // for each token, 0.01 to 1. By what was best on real models, see docs/accuracy.md.
+  // for each token, 0.05 to 1. By what was best on real models, see docs/accuracy.md.
   static double damping(int64_t in_features, int64_t num_tokens) noexcept {
     const auto tokens = static_cast<double>(std::max<int64_t>(1, num_tokens));
-    return std::clamp(0.5 * static_cast<double>(in_features) / tokens, 0.01, 1.0);
+    return std::clamp(0.5 * static_cast<double>(in_features) / tokens, 0.05, 1.0);
   }
   // Tokens that a gram of a routed expert is short of.
   static int64_t missing(const Gram& gram) noexcept {

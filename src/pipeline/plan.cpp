@@ -495,6 +495,7 @@ void plan_linears(Plan& plan, Problems& problems) {
       check_scheme(config, planned, problems);
       const scheme::Scheme* row = scheme::find(planned.label);
       if (row == nullptr) continue;
+      planned.scheme->weight.signed_scale = row->signed_scales;
       const int64_t num_groups = planned.scheme->weight.group_size == 0 ? 1 : 2;
       for (const save::SaverOptions& saver : savers_of(plan)) {
         const std::string refusal =

@@ -186,14 +186,19 @@ float best_scale(const float* x, const float* importance, const WeightSpec& spec
   const kernels::Range range = kernels::range(x, n);
   float best = 0, scale = 0;
   double least = 0;
+  const auto try_scale = [&](float candidate) {
+    kernels::fake_quantize(x, nullptr, candidate, spec.q_max(), scratch, n);
+    const double error = weighted_error(x, scratch, importance, n);
+    if (best == 0 || error < least) least = error, best = candidate;
+  };
   for (int step = 0; step <= kSteps; ++step) {
     const float shrink = 1 - 0.5f * static_cast<float>(step) / kSteps;
     const float before =
         std::exchange(scale, scale_of(shrink * range.min, shrink * range.max, spec));
     if (scale == before) continue;
-    kernels::fake_quantize(x, nullptr, scale, spec.q_max(), scratch, n);
-    const double error = weighted_error(x, scratch, importance, n);
-    if (step == 0 || error < least) least = error, best = scale;
+    try_scale(scale);
+    // Where both sides are clipped it may be the other one that wants the code more.
+    if (spec.signed_scale) try_scale(-scale);
   }
   return best;
 }
@@ -340,8 +345,10 @@ void improve_scales(MatView<const float> hessian, float ridge, int64_t group_siz
         }
         if (!(curvature > 0)) return;
         float& scale = result.scale[static_cast<size_t>((first + i) * num_groups + g)];
+        const float sign = std::copysign(1.0f, scale);
         const float better =
-            std::max(round_to(dtype, scale + static_cast<float>(slope / curvature)), smallest);
+            sign * std::max(sign * round_to(dtype, scale + static_cast<float>(slope / curvature)),
+                            smallest);
         for (int64_t j = 0; j < group_size; ++j)
           errors(first + i, begin + j) += (scale - better) * codes(i, j);
         scale = better;

@@ -25,8 +25,10 @@ float token_scale(const float* x, int64_t n, const ActSpec& spec, float clip,
 }  // namespace
 
 float scale_of(float min, float max, const WeightSpec& spec) noexcept {
-  const float scale = std::max(max, -min) / static_cast<float>(spec.q_max());
-  return std::max(round_to(spec.scale_dtype, scale), round_to(spec.scale_dtype, spec.min_scale));
+  const float scale = std::max(max, -min) / static_cast<float>(spec.steps());
+  const float least =
+      std::max(round_to(spec.scale_dtype, scale), round_to(spec.scale_dtype, spec.min_scale));
+  return spec.signed_scale && max > -min ? -least : least;
 }
 
 IntWeight quantize_rtn(MatView<const float> weight, const WeightSpec& spec) {

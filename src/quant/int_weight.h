@@ -16,12 +16,13 @@ namespace laos::quant {
 struct IntWeight {
   WeightSpec spec;
   Mat<int8_t> q;             // [out_features, in_features], -q_max - 1 .. q_max
-  std::vector<float> scale;  // [out_features * num_groups], > 0
+  std::vector<float> scale;  // [out_features * num_groups], > 0, or not 0 if spec.signed_scale
 };
 
 // The scale of a row (or group) whose values reach from `min` <= 0 to `max` >= 0. The largest value
-// m = max(max, -min) gets the largest code: scale = m / q_max, rounded to scale_dtype, but at least
-// spec.min_scale rounded to scale_dtype, so that a row of zeros has a scale too.
+// m = max(max, -min) gets the largest code: scale = m / steps(), rounded to scale_dtype, but at
+// least spec.min_scale rounded to scale_dtype, so that a row of zeros has a scale too. A signed
+// scale is negative where max > -min.
 float scale_of(float min, float max, const WeightSpec& spec) noexcept;
 
 // Round-to-nearest-even. `weight` [out_features, in_features], only read. Group sizes that do not

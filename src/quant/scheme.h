@@ -10,15 +10,20 @@
 
 namespace laos::quant {
 
-// Integer weight: real = scale * q, q in [-2^(bits-1), 2^(bits-1) - 1], symmetric.
+// Integer weight: real = scale * q, q in [-2^(bits-1), 2^(bits-1) - 1], symmetric. A signed scale
+// may be negative: the code -2^(bits-1), which has no positive twin, then stands for the largest
+// value whatever its sign, and steps are finer by 1 in 2^(bits-1).
 struct WeightSpec {
   int bits = 8;            // 4 or 8
   int64_t group_size = 0;  // in_features per scale; 0 = per-channel (one scale an output row)
   DType scale_dtype =
       DType::kBF16;         // scales are rounded to it (kF32, kBF16, kF16) before they are used
   float min_scale = 1e-5f;  // the smallest scale there is: 1e-5 for autoround, 2^-23 for minmax
+  bool signed_scale = false;
 
   int32_t q_max() const noexcept { return (1 << (bits - 1)) - 1; }
+  // Steps from zero to a row's largest value.
+  int32_t steps() const noexcept { return q_max() + (signed_scale ? 1 : 0); }
   bool operator==(const WeightSpec&) const = default;
 };
 

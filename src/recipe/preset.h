@@ -20,7 +20,7 @@ struct Preset {
   std::optional<int64_t> group_size = {};
   std::string method = "";               // one of preset_methods(); "": the first
   std::optional<int64_t> iters = {};     // of autoround; nullopt: as many as LAOS publishes
-  std::optional<bool> rotates = {};      // weights are rotated first; nullopt: yes
+  std::optional<bool> rotates = {};      // weights are rotated first; nullopt: where that is better
   std::vector<std::string> ignore = {};  // linears that stay float, as hf::NamePattern has them
   std::string saver_type = "";           // as "compressed_tensors_saver"
 };

@@ -74,6 +74,12 @@ SourceLinear source_of(const hf::QuantizedCheckpoint& checkpoint, const hf::Weig
     const int64_t num_groups = std::ssize(linear.scale) / module.shape[0];
     if (num_groups > 1) linear.scheme.weight.group_size = module.shape[1] / num_groups;
   }
+  const auto is_scale = [&](float value) {
+    return std::isfinite(value) && (row.signed_scales ? value != 0 : value > 0);
+  };
+  if (!std::ranges::all_of(linear.scale, is_scale))
+    return refuse("scales that " + std::string(row.label) +
+                  " does not have: 0, negative or no number");
   linear.scheme.weight.scale_dtype = are_exact(linear.scale, dtype) ? dtype : DType::kF32;
   return linear;
 }

@@ -222,8 +222,9 @@ class Inspection {
     report_.parameters += num_elements(module.shape);
     const scheme::Scheme& scheme = *scheme::find(label);
     if (scheme.is_float()) return;
-    const int64_t num_groups =
-        std::ssize(checkpoint.weight_scale(module.name)) / std::max<int64_t>(module.shape[0], 1);
+    const std::vector<float> scales = checkpoint.weight_scale(module.name);
+    check_signs(scales, module.name, scheme.signed_scales);
+    const int64_t num_groups = std::ssize(scales) / std::max<int64_t>(module.shape[0], 1);
     if (std::string refusal =
             scheme.refused_by(report_.engine, num_groups, hf::names_routed_expert(module.name));
         !refusal.empty())
@@ -266,6 +267,18 @@ class Inspection {
       }
   }
 
+  static std::span<const float> span_of(const Buffer<float>& values) {
+    return {values.data(), static_cast<size_t>(values.size())};
+  }
+
+  void check_signs(std::span<const float> scales, const std::string& where,
+                   bool may_be_negative = false) {
+    const auto is_bad = [&](float value) { return may_be_negative ? value == 0 : value <= 0; };
+    if (std::ranges::any_of(scales, is_bad))
+      error(may_be_negative ? "scales that are 0" : "scales that are not greater than 0", where,
+            "quantize again");
+  }
+
   void check_floats(const TensorView& tensor, const hf::Config& config) {
     if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kBF16 && tensor.dtype != DType::kF16)
       return;
@@ -273,8 +286,7 @@ class Inspection {
       error("holds NaN or infinity", tensor.name, "quantize again from an undamaged checkpoint");
     if (!tensor.name.ends_with("_scale") && !tensor.name.ends_with(".scales")) return;
     const Buffer<float> values = values_of(tensor);
-    if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
-      error("scales that are not greater than 0", tensor.name, "quantize again");
+    if (tensor.name.ends_with(".input_scale")) check_signs(span_of(values), tensor.name);
     if (count_bad(values.size(), [&](int64_t i) {
           return std::isfinite(values[i]) && round_to(config.dtype, values[i]) != values[i];
         }) > 0)
@@ -569,8 +581,7 @@ class Inspection {
 
   void check_scales(const TensorView& scales, const scheme::Scheme& scheme) {
     const Buffer<float> values = values_of(scales);
-    if (count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
-      error("scales that are not greater than 0", scales.name, "quantize again");
+    check_signs(span_of(values), scales.name, scheme.signed_scales);
     const bool is_rounded =
         report_.engine == scheme::Engine::kSglang || scheme.scales_in_model_dtype;
     if (!is_rounded || !scales.name.ends_with(".weight_scale")) return;

@@ -87,12 +87,14 @@ constexpr std::array kSchemes = {
         .type_rank = 2,
         .refusal = {"", "it does not know the label"},
         .refusal_of_experts = {Scheme::kUntried, "it does not know the label", Scheme::kUntried}},
-    // AscendV1 has no name for it.
+    // AscendV1 has no name for it. Engines of the other formats multiply codes by whatever scale
+    // there is, and AutoRound writes negative ones.
     Scheme{.label = "W4A16",
            .weight_bits = 4,
            .act_bits = 16,
            .activations = Activations::kFloat,
            .allows_groups = true,
+           .signed_scales = true,
            .refusal_of_experts = {Scheme::kUntried, Scheme::kUntried, Scheme::kUntried}},
     Scheme{.label = "W8A8",
            .weight_bits = 8,

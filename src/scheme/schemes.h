@@ -109,6 +109,7 @@ struct Scheme {
   std::span<const LinearPart> parts = {};
   int64_t in_multiple = 1, out_multiple = 1;  // of in_features and out_features, to be packed
   bool scales_in_model_dtype = false;         // engines hold weight_scale so, else in f32
+  bool signed_scales = false;                 // all engines that load it take negative ones
   // Engines multiply each token by a pair of matrices before they quantize it, and clip it.
   bool transforms = false;
   // Of two labels in a checkpoint the higher is its model_quant_type; 0 does not count.

@@ -23,9 +23,11 @@ using test::normal_matrix;
 
 // The published scheme's rates for 400 iterations: 5 / 400, falling to 0 along a line.
 TEST(LearningRate, FallsLinearlyFromFiveOverIters) {
-  EXPECT_DOUBLE_EQ(learning_rate(0, 400), 0.0125);
-  EXPECT_DOUBLE_EQ(learning_rate(1, 400), 0.01246875);
-  EXPECT_DOUBLE_EQ(learning_rate(399, 400), 3.125e-5);
+  const double published = TrainOptions().lr_scale;
+  EXPECT_DOUBLE_EQ(learning_rate(published, 0, 400), 0.0125);
+  EXPECT_DOUBLE_EQ(learning_rate(published, 1, 400), 0.01246875);
+  EXPECT_DOUBLE_EQ(learning_rate(published, 399, 400), 3.125e-5);
+  EXPECT_DOUBLE_EQ(learning_rate(1, 0, 200), 0.005);
 }
 
 // Sequences worked out by hand from the rule that BestRule states.
@@ -65,21 +67,22 @@ Mat<int16_t> offsets(int64_t n, uint32_t seed) {
 TEST_P(UpdateOffsets, MatchesTheScalarDefinitionAtEveryTailLength) {
   constexpr float kUnit = 0.5f / 32767;
   for (int64_t n = 1; n <= 67; ++n) {
+    const float scale = n % 2 == 0 ? 0.05f : -0.05f;
     const Mat<float> w = normal_matrix(1, n, 1, 0.3f);
     Mat<float> g = normal_matrix(1, n, 2);
     Mat<int16_t> v = offsets(n, static_cast<uint32_t>(n));
     g(0, n / 2) = 0;
     Mat<int16_t> expected = v.clone();
     const float d_scale =
-        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, kUnit, 655, v.data(), n);
-    const float d_expected = kernels::scalar::update_offsets(w.data(), g.data(), 0.05f, 7, kUnit,
+        kernels::update_offsets(w.data(), g.data(), scale, 7, kUnit, 655, v.data(), n);
+    const float d_expected = kernels::scalar::update_offsets(w.data(), g.data(), scale, 7, kUnit,
                                                              655, expected.data(), n);
     for (int64_t i = 0; i < n; ++i) ASSERT_EQ(v(0, i), expected(0, i)) << i;
     // Sums of n terms of |g (q - x)| <= 4 * 8.
     ASSERT_NEAR(d_scale, d_expected,
                 32.0 * static_cast<double>(n) * static_cast<double>(n) * FLT_EPSILON);
     const float d_only =
-        kernels::update_offsets(w.data(), g.data(), 0.05f, 7, kUnit, 655, nullptr, n);
+        kernels::update_offsets(w.data(), g.data(), scale, 7, kUnit, 655, nullptr, n);
     ASSERT_TRUE(std::isfinite(d_only));
   }
 }
@@ -100,27 +103,29 @@ TEST_P(UpdateOffsets, QuantizesWithOffsetsBitForBitAtEveryTailLength) {
 // + r) with r = round(x) - x held fixed give.
 TEST(UpdateOffsets, ScaleGradientMatchesFiniteDifferenceOfTheStraightThroughForward) {
   constexpr int64_t kN = 64;
-  const Mat<float> w = normal_matrix(1, kN, 4), g = normal_matrix(1, kN, 5);
-  const double scale = 0.2;
-  // At a code of exactly -8 or 7 the clamp has a kink, where the convention is "inside": leave
-  // those out.
-  for (int64_t i = 0; i < kN; ++i) {
-    const double code = std::nearbyint(w(0, i) / scale);
-    if (code == -8 || code == 7) g(0, i) = 0;
-  }
-  const auto objective = [&](double s) {
-    double sum = 0;
+  const Mat<float> w = normal_matrix(1, kN, 4);
+  Mat<float> g = normal_matrix(1, kN, 5);
+  for (const double scale : {0.2, -0.2}) {
+    // At a code of exactly -8 or 7 the clamp has a kink, where the convention is "inside": leave
+    // those out.
     for (int64_t i = 0; i < kN; ++i) {
-      const double x0 = w(0, i) / scale, rest = std::nearbyint(x0) - x0;
-      sum += g(0, i) * s * std::clamp(w(0, i) / s + rest, -8.0, 7.0);
+      const double code = std::nearbyint(w(0, i) / scale);
+      if (code == -8 || code == 7) g(0, i) = 0;
     }
-    return sum;
-  };
-  const double step = 1e-6,
-               expected = (objective(scale + step) - objective(scale - step)) / (2 * step);
-  const float actual = kernels::update_offsets(w.data(), g.data(), static_cast<float>(scale), 7,
-                                               0.5f, 0, nullptr, kN);
-  EXPECT_NEAR(actual, expected, 1e-3);
+    const auto objective = [&](double s) {
+      double sum = 0;
+      for (int64_t i = 0; i < kN; ++i) {
+        const double x0 = w(0, i) / scale, rest = std::nearbyint(x0) - x0;
+        sum += g(0, i) * s * std::clamp(w(0, i) / s + rest, -8.0, 7.0);
+      }
+      return sum;
+    };
+    const double step = 1e-6,
+                 expected = (objective(scale + step) - objective(scale - step)) / (2 * step);
+    const float actual = kernels::update_offsets(w.data(), g.data(), static_cast<float>(scale), 7,
+                                                 0.5f, 0, nullptr, kN);
+    EXPECT_NEAR(actual, expected, 1e-3);
+  }
 }
 
 TEST(UpdateOffsets,
@@ -129,6 +134,9 @@ TEST(UpdateOffsets,
   std::vector<int16_t> v = {1000, 1000, 1000, 1000, 32700};
   kernels::update_offsets(w.data(), g.data(), 1.0f, 7, 1e-5f, 100, v.data(), 5);
   EXPECT_EQ(v, (std::vector<int16_t>{900, 1100, 1000, 1000, 32767}));
+  // With a negative scale a larger offset makes a smaller weight.
+  kernels::update_offsets(w.data(), g.data(), -1.0f, 7, 1e-5f, 100, v.data(), 5);
+  EXPECT_EQ(v, (std::vector<int16_t>{1000, 1000, 1000, 1000, 32667}));
 }
 
 void expect_same(const LayerResult& a, const LayerResult& b) {

@@ -20,7 +20,7 @@ constexpr float kLr = 0.125f;
 struct Step {
   float before, after;
 };
-Step step_of(float high, float low, float d_weight, bool minmax = true) {
+Step step_of(float high, float low, float d_weight, bool minmax = true, bool signed_scale = false) {
   hf::Config config;
   config.hidden_size = kHidden;
   config.intermediate_size = kHidden;
@@ -36,7 +36,9 @@ Step step_of(float high, float low, float d_weight, bool minmax = true) {
   q_proj(0, 1) = 0.4f;
   q_proj(0, 2) = low;
   LayerScheme scheme;
-  scheme[Linear::kQProj] = {{.bits = 4, .group_size = 0, .scale_dtype = DType::kF32}, {.bits = 4}};
+  scheme[Linear::kQProj] = {
+      {.bits = 4, .group_size = 0, .scale_dtype = DType::kF32, .signed_scale = signed_scale},
+      {.bits = 4}};
   TrainOptions options;
   options.enable_round_tuning = false;
   options.enable_minmax_tuning = minmax;
@@ -69,6 +71,18 @@ TEST(MinmaxTuning, ShrinksTheSideThatSetsTheScale) {
     const Step step = step_of(high, low, 2);
     EXPECT_FLOAT_EQ(step.before, kScale) << high;
     EXPECT_FLOAT_EQ(step.after, kScale * (1 - kLr)) << high;
+  }
+}
+
+// At a scale of 1/8 or -1/8 the 0.4 is 3.2 steps and rounds to 3: the signs are turned.
+TEST(MinmaxTuning, ShrinksASignedScaleTowardsZero) {
+  for (const auto& [high, low] : {std::pair{1.0f, -0.5f}, std::pair{0.5f, -1.0f}}) {
+    const float scale = high > -low ? -0.125f : 0.125f;
+    const Step smaller = step_of(high, low, -2, true, true),
+               larger = step_of(high, low, 2, true, true);
+    EXPECT_FLOAT_EQ(smaller.before, scale);
+    EXPECT_FLOAT_EQ(smaller.after, scale * (1 - kLr));
+    EXPECT_FLOAT_EQ(larger.after, scale);
   }
 }
 

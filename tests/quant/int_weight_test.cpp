@@ -27,6 +27,19 @@ TEST(QuantizeRtn, MatchesARowWorkedOutByHand) {
             (std::vector<int>{2, -4, 0, 7, -7}));
 }
 
+// The largest value has the code -8: scale = 3.6 / 8, or with the signs turned -3.6 / 8, and what
+// is nearly as large on the other side is 7.
+TEST(QuantizeRtn, SignedScalesGiveTheLargestValueTheCodeWithoutATwin) {
+  for (const float sign : {1.0f, -1.0f}) {
+    const float row[] = {sign * 0.9f, sign * -2, sign * 0.1f, sign * 3.5f, sign * -3.6f};
+    const IntWeight weight =
+        quantize_rtn({row, 1, 5, 5}, {.bits = 4, .scale_dtype = DType::kF32, .signed_scale = true});
+    EXPECT_FLOAT_EQ(weight.scale[0], sign * 0.45f);
+    EXPECT_EQ(std::vector<int>(weight.q.data(), weight.q.data() + 5),
+              (std::vector<int>{2, -4, 0, 7, -8}));
+  }
+}
+
 TEST(QuantizeRtn, ScalesAreWhatTheScaleDtypeHoldsAndAZeroRowGetsTheFloor) {
   Mat<float> weight = normal_matrix(3, 40, 1);
   std::fill_n(weight.row(1), 40, 0.0f);
@@ -87,6 +100,13 @@ TEST(ScaleOf, IsThePeakOverTheLargestCodeButNotBelowTheFloor) {
   EXPECT_EQ(scale_of(-127 * 0x1p-20f, 0, minmax), 0x1p-20f);
   EXPECT_EQ(scale_of(0, 0, {.scale_dtype = DType::kBF16}), 0x1.5p-17f);  // 1.00136e-5
   EXPECT_EQ(scale_of(0, 0, {.scale_dtype = DType::kF16}), 168 * 0x1p-24f);
+  // Signed ones are negative where the largest value is positive, and as far from 0.
+  const WeightSpec both{.bits = 4, .scale_dtype = DType::kF32, .signed_scale = true};
+  EXPECT_EQ(scale_of(-8, 3, both), 1.0f);
+  EXPECT_EQ(scale_of(-8, 8, both), 1.0f);
+  EXPECT_EQ(scale_of(-1, 16, both), -2.0f);
+  EXPECT_EQ(scale_of(0, 0, both), 1e-5f);
+  EXPECT_EQ(scale_of(0, 1e-7f, both), -1e-5f);
 }
 
 struct MinMax {
@@ -264,7 +284,7 @@ TEST_P(QuantRows, MatchTheScalarDefinitionBitForBitAtEveryTailLength) {
     ASSERT_EQ(actual.max, expected.max);
     for (const float* o :
          {static_cast<const float*>(nullptr), static_cast<const float*>(offset.data())}) {
-      for (const float scale : {1.0f, 0.013f}) {
+      for (const float scale : {1.0f, 0.013f, -0.21f}) {
         for (const int q_max : {7, 127}) {
           std::vector<int8_t> q(static_cast<size_t>(n), 99),
               q_expected(static_cast<size_t>(n), -99);

@@ -72,6 +72,19 @@ TEST(PresetRecipes, AreReadWithoutAWarningForEverySchemeMethodAndRotation) {
       }
 }
 
+TEST(PresetRecipes, RotateWhereThatIsBetterUnlessToldOtherwise) {
+  const hf::Config config = test::qwen3_config("tiny");
+  for (const std::string& scheme : preset_schemes())
+    for (const std::string& method : preset_methods()) {
+      if (scheme == "W8A8-static" && method == "autoround") continue;
+      Preset choice = preset(scheme);
+      choice.method = method;
+      EXPECT_EQ(read(choice, config).main.process.size() > 1,
+                method == "gptq" || !scheme.ends_with("A16"))
+          << scheme << " " << method;
+    }
+}
+
 TEST(PresetRecipes, NameEverySchemeThatRecipesCanMake) {
   EXPECT_THAT(preset_schemes(), testing::UnorderedElementsAre("W4A16", "W8A16", "W8A8",
                                                               "W8A8-static", "W4A8", "W4A4"));

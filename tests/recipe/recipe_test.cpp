@@ -240,7 +240,8 @@ TEST(Recipe, NamesTheNearestKeyForAnUnknownOne) {
   EXPECT_THAT(
       problem.fix,
       HasSubstr(
-          "type, iters, enable_minmax_tuning, enable_round_tuning, act_aware, train, strategies"));
+          "type, iters, lr_scale, enable_minmax_tuning, enable_round_tuning, act_aware, train, "
+          "strategies"));
 }
 
 TEST(Recipe, RefusesUnknownKeysAtEveryLevelButTheTop) {

@@ -38,7 +38,7 @@ class GptqFormat : public testing::Test {
       return quant::LinearScheme{{.bits = bits, .group_size = group_size}, {.bits = 16}};
     };
   }
-  // Codes that take every value, and scales that all differ.
+  // Codes that take every value, and scales that all differ, some of them negative where they may.
   static quant::IntWeight weight_of(const hf::WeightModule& module,
                                     const quant::LinearScheme& scheme) {
     const int bits = scheme.weight.bits;
@@ -48,8 +48,10 @@ class GptqFormat : public testing::Test {
       weight.q.data()[i] = static_cast<int8_t>((i * 7) % (1 << bits) - (1 << (bits - 1)));
     const int64_t groups =
         scheme.weight.group_size == 0 ? 1 : module.shape[1] / scheme.weight.group_size;
-    for (int64_t i = 0; i < module.shape[0] * groups; ++i)
-      weight.scale.push_back(round_to(DType::kBF16, 0.01f * static_cast<float>(i + 1)));
+    for (int64_t i = 0; i < module.shape[0] * groups; ++i) {
+      const float sign = bits == 4 && i % 3 == 1 ? -0.01f : 0.01f;
+      weight.scale.push_back(round_to(DType::kBF16, sign * static_cast<float>(i + 1)));
+    }
     return weight;
   }
   void write(const SchemeLookup& schemes, const Format& format = gptq_format()) {
@@ -166,6 +168,23 @@ TEST_F(GptqFormat, CarriesW8A16ToAscendV1AndBack) {
   convert(temp_ / "second", gptq_format(), temp_ / "third");
   EXPECT_EQ(read_text(temp_ / "third" / "model-00001-of-00001.safetensors"),
             read_text(temp_ / "q" / "model-00001-of-00001.safetensors"));
+}
+
+// Scales of 4-bit weights may be negative, those of 8-bit ones not.
+TEST_F(GptqFormat, RefusesToConvertScalesThatTheSchemeDoesNotHave) {
+  write(all(8, 0));
+  const fs::path shard = temp_ / "q" / "model-00001-of-00001.safetensors";
+  std::string bytes = read_text(shard);
+  uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const json scales =
+      json::parse(bytes.substr(8, header))["model.layers.0.mlp.up_proj.scales"]["data_offsets"];
+  // The sign of the first, in bf16.
+  bytes[8 + header + scales[0].get<size_t>() + 1] |= static_cast<char>(0x80);
+  write_text(shard, bytes);
+  EXPECT_THAT(error_of([&] { convert(temp_ / "q", ascendv1_format(), temp_ / "second"); }).what(),
+              HasSubstr("scales that W8A16 does not have"));
+  EXPECT_FALSE(fs::exists(temp_ / "second"));
 }
 
 TEST_F(GptqFormat, SaysWhichLinearsStayFloatToEachLoader) {

@@ -31,7 +31,7 @@ float update_offsets(const float* w, const float* g, float scale, int32_t q_max,
   const Vec s = hn::Set(d, scale), low = hn::Set(d, static_cast<float>(-q_max - 1)),
             high = hn::Set(d, static_cast<float>(q_max));
   const Vec zero = hn::Zero(d), vunit = hn::Set(d, unit);
-  const auto move = hn::Set(s32, step), limit = hn::Set(s32, 32767);
+  const auto move = hn::Set(s32, scale < 0 ? -step : step), limit = hn::Set(s32, 32767);
   Vec sum = zero;
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {

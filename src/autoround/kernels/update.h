@@ -10,8 +10,8 @@ namespace laos::autoround::kernels {
 // With x = w / scale, r = round(x + unit v), inside = (-q_max - 1 <= r <= q_max), q = clamp(r) and
 // g = ∂loss/∂Ŵ:
 //   returns ∂loss/∂scale = sum g (q - inside x);
-//   v <- clamp(v - step sign(g), -32767, 32767) where inside and g != 0 (∂loss/∂V = g scale inside,
-//   scale > 0).
+//   v <- clamp(v - step sign(g scale), -32767, 32767) where inside and g != 0 (∂loss/∂V = g scale
+//   inside, scale not 0).
 // `v` may be null: offsets are 0 and stay so. `w`, `g` and `v` have n elements; 0 <= step <= 65535.
 float update_offsets(const float* w, const float* g, float scale, int32_t q_max, float unit,
                      int32_t step, int16_t* v, int64_t n) noexcept;

@@ -18,7 +18,7 @@ inline float update_offsets(const float* w, const float* g, float scale, int32_t
     const float q = std::clamp(r, low, high);
     d_scale += g[i] * (inside ? q - x : q);
     if (v == nullptr || !inside) continue;
-    const int32_t sign = (g[i] > 0) - (g[i] < 0);
+    const int32_t sign = ((g[i] > 0) - (g[i] < 0)) * (scale < 0 ? -1 : 1);
     v[i] = static_cast<int16_t>(std::clamp(v[i] - step * sign, -32767, 32767));
   }
   return d_scale;

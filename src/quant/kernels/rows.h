@@ -17,7 +17,7 @@ struct Range {
 Range range(const float* x, int64_t n) noexcept;
 
 // codes[i] = clamp(round(x[i] / scale + offset[i]), -q_max - 1, q_max). `offset` null means 0.
-// scale > 0.
+// scale not 0.
 void quantize(const float* x, const float* offset, float scale, int32_t q_max, int8_t* codes,
               int64_t n) noexcept;
 

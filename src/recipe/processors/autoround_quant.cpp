@@ -8,8 +8,18 @@ constexpr int64_t kMaxIters = 1'000'000;
 constexpr int64_t kAutoIters = 400;  // of `iters: auto`, at most: the published number
 
 const MapSchema kAutoroundKeys = {"autoround_quant",
-                                  {"type", "iters", "enable_minmax_tuning", "enable_round_tuning",
-                                   "act_aware", "train", "strategies"}};
+                                  {"type", "iters", "lr_scale", "enable_minmax_tuning",
+                                   "enable_round_tuning", "act_aware", "train", "strategies"}};
+
+void read_lr_scale(Report& report, const Value& value, double& lr_scale) {
+  constexpr double kMost = 100;
+  const auto scale = read_number(report, value, 0);
+  if (scale && *scale > 0 && *scale <= kMost)
+    lr_scale = *scale;
+  else if (scale)
+    report.problem(value, "the first step times iters must be above 0 and at most 100",
+                   "5 is the published one, 1 what measured best on language models");
+}
 
 std::optional<Options> read_autoround(Reading& reading, const Value& value, Pass) {
   AutoroundQuant quant;
@@ -22,6 +32,8 @@ std::optional<Options> read_autoround(Reading& reading, const Value& value, Pass
   } else {
     reader.integer("iters", 1, kMaxIters, options.iters);
   }
+  if (const auto scale = reader.find("lr_scale"))
+    read_lr_scale(reading.report, *scale, options.lr_scale);
   reader.boolean("enable_minmax_tuning", options.enable_minmax_tuning);
   reader.boolean("enable_round_tuning", options.enable_round_tuning);
   reader.boolean("act_aware", options.act_aware);
