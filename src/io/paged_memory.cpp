@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <string>
@@ -76,14 +77,32 @@ PagedMemory& PagedMemory::operator=(PagedMemory&& other) noexcept {
   return *this;
 }
 
-void drop_pages(std::span<const std::byte> mapped) noexcept {
+namespace {
+
+// madvise of the pages that hold `mapped`. What fails is let pass.
+void advise(std::span<const std::byte> mapped, int advice) noexcept {
   if (mapped.empty()) return;
   static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const uintptr_t lead = reinterpret_cast<uintptr_t>(mapped.data()) % page;
-  // Shared mappings of files lose nothing by this, on the pages at either end neither. What fails
-  // costs memory and nothing else.
-  (void)::madvise(const_cast<std::byte*>(mapped.data()) - lead, mapped.size() + lead,
-                  MADV_DONTNEED);
+  (void)::madvise(const_cast<std::byte*>(mapped.data()) - lead, mapped.size() + lead, advice);
+}
+
+}  // namespace
+
+// Shared mappings of files lose nothing by this, on the pages at either end neither.
+void drop_pages(std::span<const std::byte> mapped) noexcept { advise(mapped, MADV_DONTNEED); }
+
+void ReadAhead::start(std::vector<std::span<const std::byte>> parts) noexcept {
+  try {
+    thread_ = std::jthread([parts = std::move(parts)](const std::stop_token& stop) {
+      // The system fetches no more at once than a device takes at a time.
+      constexpr size_t kMost = size_t{128} << 10;
+      for (const std::span<const std::byte> part : parts)
+        for (size_t begin = 0; begin < part.size() && !stop.stop_requested(); begin += kMost)
+          advise(part.subspan(begin, std::min<size_t>(kMost, part.size() - begin)), MADV_WILLNEED);
+    });
+  } catch (const std::system_error&) {  // no thread to be had
+  }
 }
 
 }  // namespace laos::io

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <thread>
+#include <vector>
 
 namespace laos::io {
 
@@ -34,5 +36,17 @@ class PagedMemory {
 // own; the contents stay and come back when they are next touched. Only for memory of PagedMemory
 // or MappedFile.
 void drop_pages(std::span<const std::byte> mapped) noexcept;
+
+// Has the system fetch parts of MappedFiles from disk on a thread of its own, so that whoever reads
+// them later does not wait. They count as the process's only once they are read. What fails costs
+// time and nothing else. The files must outlive this.
+class ReadAhead {
+ public:
+  // Ends what it does for parts before. Throws nothing.
+  void start(std::vector<std::span<const std::byte>> parts) noexcept;
+
+ private:
+  std::jthread thread_;
+};
 
 }  // namespace laos::io

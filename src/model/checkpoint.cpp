@@ -243,6 +243,16 @@ LayerWeights Checkpoint::load_layer(int64_t layer_idx) const {
   return weights;
 }
 
+std::vector<std::span<const std::byte>> Checkpoint::bytes_of_layer(int64_t layer_idx) const {
+  std::vector<std::span<const std::byte>> parts;
+  const std::string prefix = hf::layer_name(config_, layer_idx) + ".";
+  const std::map<std::string, TensorView>& tensors = files_.tensors();
+  for (auto at = tensors.lower_bound(prefix); at != tensors.end() && at->first.starts_with(prefix);
+       ++at)
+    parts.emplace_back(at->second.data, static_cast<size_t>(at->second.size_bytes()));
+  return parts;
+}
+
 TensorView Checkpoint::embed_tokens() const {
   return files_.at(hf::embed_tokens_name(config_) + ".weight");
 }

@@ -81,6 +81,8 @@ class Checkpoint {
   // The layer's weights widened to f32. Throws Error(kNumeric) naming tensor, row and column of the
   // first NaN or infinity.
   LayerWeights load_layer(int64_t layer_idx) const;
+  // Where its tensors lie; none of a layer that there is not.
+  std::vector<std::span<const std::byte>> bytes_of_layer(int64_t layer_idx) const;
   TensorView embed_tokens() const;  // [vocab_size, hidden_size]
   TensorView lm_head() const;       // [vocab_size, hidden_size]; embed_tokens when tied
   Mat<float> final_norm() const;    // [1, hidden_size]; Error(kNumeric) as load_layer

@@ -77,12 +77,14 @@ model::HiddenStates FloatPass::embed(const Samples& samples) const {
   return states;
 }
 
-FloatLayer FloatPass::read(int64_t layer_idx) const {
+FloatLayer FloatPass::read(int64_t layer_idx) {
   const TimeSheet::Span timed(times_, kReadTime);
-  return {.weights = plan_.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx};
+  FloatLayer layer = {.weights = plan_.checkpoint.load_layer(layer_idx), .layer_idx = layer_idx};
+  read_ahead_.start(plan_.checkpoint.bytes_of_layer(layer_idx + 1));
+  return layer;
 }
 
-FloatLayer FloatPass::load(int64_t layer_idx) const {
+FloatLayer FloatPass::load(int64_t layer_idx) {
   FloatLayer layer = read(layer_idx);
   if (rotates_first_) rotate(layer_idx, layer);
   return layer;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/paged_memory.h"
 #include "model/hidden_states.h"
 #include "model/online_transform.h"
 #include "pipeline/plan.h"
@@ -60,10 +61,10 @@ class FloatPass {
   }
   // What enters the first layer.
   model::HiddenStates embed(const Samples& samples) const;
-  // A layer as it is in the checkpoint.
-  FloatLayer read(int64_t layer_idx) const;
+  // A layer as it is in the checkpoint. The next one is fetched from disk meanwhile.
+  FloatLayer read(int64_t layer_idx);
   // A layer in the basis of the chain, for passing through it.
-  FloatLayer load(int64_t layer_idx) const;
+  FloatLayer load(int64_t layer_idx);
   // From the model's own basis to the rotated one.
   void rotate(int64_t layer_idx, FloatLayer& layer) const;
   // A copy, of all samples or of those in `present`, in order; of the others nothing is there.
@@ -97,6 +98,7 @@ class FloatPass {
   const bool rotates_first_;
   const model::Rope<float> rope_;
   double seconds_ = 0;
+  io::ReadAhead read_ahead_;
 };
 
 }  // namespace laos::pipeline

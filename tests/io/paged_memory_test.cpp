@@ -1,11 +1,18 @@
 #include "io/paged_memory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
+#include <span>
+#include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "io/file.h"
@@ -44,6 +51,53 @@ TEST(PagedMemory, DroppedPagesAreNoLongerResident) {
   drop_pages({memory.data(), static_cast<size_t>(kSize)});
   EXPECT_LE(resident_bytes() - before, kSize / 10);
   EXPECT_EQ(memory.data()[kSize - 1], std::byte{1});
+}
+
+// Bytes of a mapped file that are in memory, whoever read them.
+int64_t cached_bytes(std::span<const std::byte> mapped) {
+  const int64_t page = ::sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> in_memory((mapped.size() + static_cast<size_t>(page) - 1) /
+                                       static_cast<size_t>(page));
+  if (::mincore(const_cast<std::byte*>(mapped.data()), mapped.size(), in_memory.data()) != 0)
+    return -1;
+  return page * std::count_if(in_memory.begin(), in_memory.end(),
+                              [](unsigned char of) { return (of & 1) != 0; });
+}
+
+TEST(ReadAhead, FetchesWhatItIsToldAndNothingElse) {
+  constexpr int64_t kSize = int64_t{16} << 20;
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "weights";
+  std::ofstream(path) << std::string(static_cast<size_t>(kSize), 'w');
+  const int fd = ::open(path.c_str(), O_RDONLY);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(::fsync(fd), 0);
+  (void)::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
+  const MappedFile file(path);
+  if (cached_bytes(file.bytes()) > kSize / 8) GTEST_SKIP() << "files stay in memory here";
+  const std::span<const std::byte> half = file.bytes().subspan(kSize / 2);
+  const int64_t before = resident_bytes();
+  {
+    ReadAhead ahead;
+    ahead.start({half.first(kSize / 4), half.subspan(kSize / 4)});
+    for (int tries = 0; tries < 1000 && cached_bytes(half) < kSize / 2; ++tries)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(cached_bytes(half), kSize / 2);
+  EXPECT_LT(cached_bytes(file.bytes()), kSize * 3 / 4);
+  EXPECT_LT(resident_bytes() - before, kSize / 8);
+  EXPECT_EQ(half.back(), std::byte{'w'});
+}
+
+TEST(ReadAhead, MayBeGivenNothingAndOtherPartsBeforeItIsDone) {
+  const test::TemporaryDirectory directory;
+  const std::filesystem::path path = directory.path() / "weights";
+  std::ofstream(path) << std::string(size_t{8} << 20, 'w');
+  const MappedFile file(path);
+  ReadAhead ahead;
+  ahead.start({});
+  for (int i = 0; i < 20; ++i) ahead.start({file.bytes()});
 }
 
 TEST(PagedMemory, LeavesNoFileThatCanBeSeen) {

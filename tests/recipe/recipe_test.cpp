@@ -126,6 +126,7 @@ spec:
   EXPECT_EQ(rotate.max_tp_size, 4);
   const auto& quant = get<AutoroundQuant>(recipe.main.process.at(1));
   EXPECT_EQ(quant.options.iters, 10);
+  EXPECT_EQ(quant.options.lr_scale, 5);
   EXPECT_TRUE(quant.options.enable_minmax_tuning);
   EXPECT_TRUE(quant.options.enable_round_tuning);
   EXPECT_EQ(quant.strategies.at(0).include.at(0).text, "*");
@@ -158,6 +159,11 @@ TEST(Recipe, IterationsMayBeLeftToTheLayers) {
   EXPECT_TRUE(options("auto").until_flat);
   EXPECT_EQ(options("auto").iters, 400);
   EXPECT_FALSE(options("300").until_flat);
+}
+
+TEST(Recipe, FirstStepsOfTrainingMayBeSmaller) {
+  const Recipe recipe = parse_recipe(with("iters: 200", "lr_scale: 0.25"), "r.yaml");
+  EXPECT_EQ(get<AutoroundQuant>(recipe.main.process[1]).options.lr_scale, 0.25);
 }
 
 TEST(Recipe, CoercesBetweenNumbersTruthValuesAndTheirText) {
@@ -201,6 +207,9 @@ TEST(Recipe, RefusesValuesOutOfRange) {
            {"iters: 200", "iters: yes", "not the truth value"},
            {"iters: 200", "iters: [1]", "not a list"},
            {"iters: 200", "iters: 99999999999999999999", "whole number"},
+           {"iters: 200", "lr_scale: 0", "above 0 and at most 100"},
+           {"iters: 200", "lr_scale: 100.5", "above 0 and at most 100"},
+           {"iters: 200", "lr_scale: fast", "not the text `fast`"},
            {"iters: 200", "enable_round_tuning: 2", "must be true or false"},
            {"steps: 7", "steps: 1001", "from 1 to 1000"},
            {"steps: 7", "quant_dtype: int5", "one of int4, int8"},
