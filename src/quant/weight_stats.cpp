@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/threads.h"
 
@@ -23,7 +24,8 @@ WeightStats weight_stats(MatView<const float> weight, const IntWeight& quantized
         const float scale = quantized.scale[static_cast<size_t>(i * num_groups + g)];
         const float* w = weight.row(i) + g * group_size;
         const int8_t* q = quantized.q.row(i) + g * group_size;
-        const float highest = (q_max + 0.5f) * scale, lowest = -(q_max + 1.5f) * scale;
+        float lowest = -(q_max + 1.5f) * scale, highest = (q_max + 0.5f) * scale;
+        if (scale < 0) std::swap(lowest, highest);
         float peak = 0;
         double error = 0, size = 0;
         for (int64_t j = 0; j < group_size; ++j) {
@@ -36,7 +38,7 @@ WeightStats weight_stats(MatView<const float> weight, const IntWeight& quantized
         row.error += error;
         row.size += size;
         if (peak == 0) continue;
-        row.range += static_cast<double>(scale) * static_cast<double>(q_max) / peak;
+        row.range += std::fabs(static_cast<double>(scale)) * quantized.spec.steps() / peak;
         ++row.scales;
       }
     }

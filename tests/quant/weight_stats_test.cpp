@@ -28,14 +28,17 @@ TEST(WeightStats, OfPlainRoundingClipNothingAndKeepTheRange) {
 
 TEST(WeightStats, CountsWeightsMoreThanHalfAStepOutsideTheirCodes) {
   Mat<float> weight(1, 4);
-  const float values[] = {16, 7.4f, -8.4f, -9};
-  std::copy_n(values, 4, weight.data());
-  IntWeight quantized{{.bits = 4}, Mat<int8_t>(1, 4), {1.0f}};
   const int8_t codes[] = {7, 7, -8, -8};
-  std::copy_n(codes, 4, quantized.q.data());
-  const WeightStats stats = weight_stats(std::as_const(weight).view(), quantized);
-  EXPECT_EQ(stats.clipped, 0.5);
-  EXPECT_DOUBLE_EQ(stats.range, 7.0 / 16);
+  for (const float scale : {1.0f, -1.0f}) {
+    const float values[] = {scale * 16, scale * 7.4f, scale * -8.4f, scale * -9};
+    std::copy_n(values, 4, weight.data());
+    const bool is_signed = scale < 0;
+    IntWeight quantized{{.bits = 4, .signed_scale = is_signed}, Mat<int8_t>(1, 4), {scale}};
+    std::copy_n(codes, 4, quantized.q.data());
+    const WeightStats stats = weight_stats(std::as_const(weight).view(), quantized);
+    EXPECT_EQ(stats.clipped, 0.5);
+    EXPECT_DOUBLE_EQ(stats.range, (is_signed ? 8.0 : 7.0) / 16);
+  }
 }
 
 }  // namespace
