@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <exception>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -45,6 +46,14 @@ int reserve(int fd, int64_t size) {
   return 0;
 }
 
+// madvise of the pages that hold `mapped`. What fails costs time or memory and nothing else.
+void advise(std::span<const std::byte> mapped, int advice) noexcept {
+  if (mapped.empty()) return;
+  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t lead = reinterpret_cast<uintptr_t>(mapped.data()) % page;
+  (void)::madvise(const_cast<std::byte*>(mapped.data()) - lead, mapped.size() + lead, advice);
+}
+
 }  // namespace
 
 PagedMemory::PagedMemory(const std::filesystem::path& directory, int64_t size_bytes)
@@ -77,18 +86,6 @@ PagedMemory& PagedMemory::operator=(PagedMemory&& other) noexcept {
   return *this;
 }
 
-namespace {
-
-// madvise of the pages that hold `mapped`. What fails is let pass.
-void advise(std::span<const std::byte> mapped, int advice) noexcept {
-  if (mapped.empty()) return;
-  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t lead = reinterpret_cast<uintptr_t>(mapped.data()) % page;
-  (void)::madvise(const_cast<std::byte*>(mapped.data()) - lead, mapped.size() + lead, advice);
-}
-
-}  // namespace
-
 // Shared mappings of files lose nothing by this, on the pages at either end neither.
 void drop_pages(std::span<const std::byte> mapped) noexcept { advise(mapped, MADV_DONTNEED); }
 
@@ -101,7 +98,7 @@ void ReadAhead::start(std::vector<std::span<const std::byte>> parts) noexcept {
         for (size_t begin = 0; begin < part.size() && !stop.stop_requested(); begin += kMost)
           advise(part.subspan(begin, std::min<size_t>(kMost, part.size() - begin)), MADV_WILLNEED);
     });
-  } catch (const std::system_error&) {  // no thread to be had
+  } catch (const std::exception&) {  // no thread to be had, or no memory for one
   }
 }
 

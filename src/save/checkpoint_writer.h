@@ -73,11 +73,10 @@ class CheckpointWriter {
   void write_f32(const std::string& name, MatView<const float> values);
   // A tensor of any label, by the bytes that it has in the checkpoint.
   void write_as_is(const std::string& name, std::span<const std::byte> bytes);
-  // A quantized linear as the format has it; scales finite and > 0 (or, where the
-  // scheme has signed ones, not 0). `input` is the range of static
-  // activations and null otherwise; `bias` [out_features] where the linear has one.
-  // `transform` is there where the scheme transforms; its matrices are exact in the dtype of the
-  // float tensors. `linear_name` has no ".weight".
+  // A quantized linear as the format has it; scales finite and > 0 (or, where the scheme has signed
+  // ones, not 0). `input` is the range of static activations and null otherwise; `bias`
+  // [out_features] where the linear has one. `transform` is there where the scheme transforms; its
+  // matrices are exact in the dtype of the float tensors. `linear_name` has no ".weight".
   void write_linear(const std::string& linear_name, const quant::IntWeight& weight,
                     const quant::StaticRange* input = nullptr, std::span<const float> bias = {},
                     const InputTransform* transform = nullptr);

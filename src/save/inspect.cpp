@@ -223,7 +223,7 @@ class Inspection {
     const scheme::Scheme& scheme = *scheme::find(label);
     if (scheme.is_float()) return;
     const std::vector<float> scales = checkpoint.weight_scale(module.name);
-    check_signs(scales, module.name, scheme.signed_scales);
+    check_signs(scales.data(), std::ssize(scales), module.name, scheme.signed_scales);
     const int64_t num_groups = std::ssize(scales) / std::max<int64_t>(module.shape[0], 1);
     if (std::string refusal =
             scheme.refused_by(report_.engine, num_groups, hf::names_routed_expert(module.name));
@@ -267,14 +267,12 @@ class Inspection {
       }
   }
 
-  static std::span<const float> span_of(const Buffer<float>& values) {
-    return {values.data(), static_cast<size_t>(values.size())};
-  }
-
-  void check_signs(std::span<const float> scales, const std::string& where,
+  void check_signs(const float* scales, int64_t size, const std::string& where,
                    bool may_be_negative = false) {
-    const auto is_bad = [&](float value) { return may_be_negative ? value == 0 : value <= 0; };
-    if (std::ranges::any_of(scales, is_bad))
+    const auto is_bad = [&](int64_t i) {
+      return may_be_negative ? scales[i] == 0 : scales[i] <= 0;
+    };
+    if (count_bad(size, is_bad) > 0)
       error(may_be_negative ? "scales that are 0" : "scales that are not greater than 0", where,
             "quantize again");
   }
@@ -286,7 +284,9 @@ class Inspection {
       error("holds NaN or infinity", tensor.name, "quantize again from an undamaged checkpoint");
     if (!tensor.name.ends_with("_scale") && !tensor.name.ends_with(".scales")) return;
     const Buffer<float> values = values_of(tensor);
-    if (tensor.name.ends_with(".input_scale")) check_signs(span_of(values), tensor.name);
+    // Those of weights, whose scheme may have negative ones, check_module has looked at.
+    if (!tensor.name.ends_with(".weight_scale") && !tensor.name.ends_with(".scales"))
+      check_signs(values.data(), values.size(), tensor.name);
     if (count_bad(values.size(), [&](int64_t i) {
           return std::isfinite(values[i]) && round_to(config.dtype, values[i]) != values[i];
         }) > 0)
@@ -478,8 +478,7 @@ class Inspection {
   void check_cache(const TensorView& tensor) {
     const Buffer<float> values = values_of(tensor);
     const bool is_scale = tensor.name.ends_with(hf::kCacheScaleSuffix);
-    if (is_scale && count_bad(values.size(), [&](int64_t i) { return values[i] <= 0; }) > 0)
-      error("scales that are not greater than 0", tensor.name, "quantize again");
+    if (is_scale) check_signs(values.data(), values.size(), tensor.name);
     if (!is_scale && count_bad(values.size(), [&](int64_t i) { return values[i] != 0; }) > 0)
       error("offsets that are not zero, which the engine leaves out when it undoes the codes",
             tensor.name, "quantize again");
@@ -581,7 +580,7 @@ class Inspection {
 
   void check_scales(const TensorView& scales, const scheme::Scheme& scheme) {
     const Buffer<float> values = values_of(scales);
-    check_signs(span_of(values), scales.name, scheme.signed_scales);
+    check_signs(values.data(), values.size(), scales.name, scheme.signed_scales);
     const bool is_rounded =
         report_.engine == scheme::Engine::kSglang || scheme.scales_in_model_dtype;
     if (!is_rounded || !scales.name.ends_with(".weight_scale")) return;

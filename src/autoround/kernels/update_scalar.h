@@ -10,6 +10,7 @@ namespace laos::autoround::kernels::scalar {
 inline float update_offsets(const float* w, const float* g, float scale, int32_t q_max, float unit,
                             int32_t step, int16_t* v, int64_t n) noexcept {
   const auto low = static_cast<float>(-q_max - 1), high = static_cast<float>(q_max);
+  const int32_t move = scale < 0 ? -step : step;
   float d_scale = 0;
   for (int64_t i = 0; i < n; ++i) {
     const float x = w[i] / scale;
@@ -18,8 +19,8 @@ inline float update_offsets(const float* w, const float* g, float scale, int32_t
     const float q = std::clamp(r, low, high);
     d_scale += g[i] * (inside ? q - x : q);
     if (v == nullptr || !inside) continue;
-    const int32_t sign = ((g[i] > 0) - (g[i] < 0)) * (scale < 0 ? -1 : 1);
-    v[i] = static_cast<int16_t>(std::clamp(v[i] - step * sign, -32767, 32767));
+    const int32_t sign = (g[i] > 0) - (g[i] < 0);
+    v[i] = static_cast<int16_t>(std::clamp(v[i] - move * sign, -32767, 32767));
   }
   return d_scale;
 }
