@@ -18,6 +18,7 @@
 #include "linalg/polar.h"
 #include "model/decoder_layer.h"
 #include "model/kernels/elementwise.h"
+#include "quant/gptq.h"
 #include "quant/int_weight.h"
 
 namespace laos {
@@ -201,6 +202,16 @@ void BM_SiluMul(benchmark::State& state) {
 }
 BENCHMARK(BM_SiluMul)->Unit(benchmark::kMillisecond)->UseRealTime();
 
+// Operations a second of a product of n cubed in f32.
+double gemm_rate(int64_t n) {
+  const Mat<float> a = normal(n, n, 14), b = normal(n, n, 15);
+  Mat<float> c(n, n);
+  const double seconds = best_seconds(
+      3, [&] { linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, a.view(), b.view(), 0.0f, c.view()); });
+  const auto size = static_cast<double>(n);
+  return 2 * size * size * size / seconds;
+}
+
 // A layer's attention, forward and backward, over one sample of range(0) tokens and 8 of 128-wide
 // heads that share 2 keys: GFLOP/s of the causal products, and of a product of 1024 cubed.
 void BM_Attention(benchmark::State& state) {
@@ -228,10 +239,6 @@ void BM_Attention(benchmark::State& state) {
   const Mat<float> x = normal(n, 128, 13);
   Mat<float> y(n, 128);
   model::LayerSaved<float> saved(config, n, true);
-  const Mat<float> a = normal(1024, 1024, 14), b = normal(1024, 1024, 15);
-  Mat<float> c(1024, 1024);
-  const double gemm = best_seconds(
-      3, [&] { linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, a.view(), b.view(), 0.0f, c.view()); });
   std::vector<double> seconds;
   for ([[maybe_unused]] const auto _ : state)
     seconds.push_back(best_seconds(1, [&] {
@@ -242,11 +249,44 @@ void BM_Attention(benchmark::State& state) {
     }));
   std::sort(seconds.begin(), seconds.end());
   const double flops = 12.0 * 8 * 128 * 0.5 * static_cast<double>(n) * static_cast<double>(n + 1),
-               rate = flops / seconds[seconds.size() / 2], peak = 2.0 * 1024 * 1024 * 1024 / gemm;
+               rate = flops / seconds[seconds.size() / 2];
+  state.counters["GFLOP_per_s"] = rate * 1e-9;
+  state.counters["share"] = rate / gemm_rate(1024);
+}
+BENCHMARK(BM_Attention)->Arg(512)->Arg(2048)->Unit(benchmark::kMillisecond)->UseRealTime();
+
+// Codes of an [outputs, inputs] weight in closed form, scales searched: GFLOP/s of factoring (a
+// third of inputs cubed) and of feeding errors back (outputs times inputs squared), `share` of
+// those of a product of 4096 cubed. Refinement: its argument, in rounds of four times the latter.
+void BM_Gptq(benchmark::State& state) {
+  const int64_t out = state.range(0), in = state.range(1), refine = state.range(2);
+  const Mat<float> weight = normal(out, in, 16);
+  Mat<float> hessian(in, in);
+  {
+    const Mat<float> x = normal(2 * in, in, 17);
+    hessian.fill_zero();
+    linalg::gram(x.view(), hessian.view(), 1.0f);
+  }
+  const double peak = gemm_rate(4096);
+  double best = 1e30;
+  for ([[maybe_unused]] const auto _ : state)
+    best = std::min(best, best_seconds(1, [&] {
+                      benchmark::DoNotOptimize(quant::quantize_gptq(
+                          weight.view(), hessian.view(), {.bits = 4}, {.refine = refine}));
+                    }));
+  const auto n = static_cast<double>(in), rows = static_cast<double>(out);
+  const double rate = (n * n * n / 3 + rows * n * n * (1 + 4 * static_cast<double>(refine))) / best;
   state.counters["GFLOP_per_s"] = rate * 1e-9;
   state.counters["share"] = rate / peak;
 }
-BENCHMARK(BM_Attention)->Arg(512)->Arg(2048)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(BM_Gptq)
+    ->Args({4096, 4096, 0})
+    ->Args({4096, 4096, 2})
+    ->Args({4096, 12288, 0})
+    ->Args({5120, 25600, 0})
+    ->Iterations(1)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 
 }  // namespace
 }  // namespace laos

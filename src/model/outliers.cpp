@@ -1,7 +1,9 @@
 #include "model/outliers.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include "core/threads.h"
@@ -39,9 +41,15 @@ double mean_over_rows(int64_t rows, F&& f) {
 bool is_finite(MatView<const float> x) {
   std::vector<char> finite(static_cast<size_t>(x.rows), 1);
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
+    for (int64_t i = begin; i < end; ++i) {
+      // Of bits and without a branch, so that the compiler makes vectors of it.
+      constexpr uint32_t kExponent = 0x7f800000u;
+      const float* row = x.row(i);
+      uint32_t bad = 0;
       for (int64_t j = 0; j < x.cols; ++j)
-        if (!std::isfinite(x.row(i)[j])) finite[static_cast<size_t>(i)] = 0;
+        bad |= (std::bit_cast<uint32_t>(row[j]) & kExponent) == kExponent ? 1u : 0u;
+      finite[static_cast<size_t>(i)] = bad == 0;
+    }
   });
   return std::all_of(finite.begin(), finite.end(), [](char f) { return f != 0; });
 }

@@ -474,8 +474,7 @@ void CheckpointWriter::Directory::write_linear(const std::string& linear_name,
   LAOS_ASSERT((scheme.activations == scheme::Activations::kStatic) == (values.input != nullptr));
   LAOS_ASSERT(scheme.transforms == (values.transform != nullptr));
   LAOS_ASSERT(values.bias.empty() || std::ssize(values.bias) == rows);
-  for (const float scale : weight.scale)
-    LAOS_ASSERT(std::isfinite(scale) && (scale > 0 || (scheme.signed_scales && scale < 0)));
+  for (const float scale : weight.scale) LAOS_ASSERT(scheme.takes_scale(scale));
   if (scheme.weight_bits == 4) {
     const auto [low, high] = std::minmax_element(weight.q.data(), weight.q.data() + rows * cols);
     LAOS_ASSERT(rows * cols == 0 || (*low >= -8 && *high <= 7));

@@ -1,7 +1,6 @@
 #include "save/convert.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <optional>
 #include <utility>
@@ -74,10 +73,7 @@ SourceLinear source_of(const hf::QuantizedCheckpoint& checkpoint, const hf::Weig
     const int64_t num_groups = std::ssize(linear.scale) / module.shape[0];
     if (num_groups > 1) linear.scheme.weight.group_size = module.shape[1] / num_groups;
   }
-  const auto is_scale = [&](float value) {
-    return std::isfinite(value) && (row.signed_scales ? value != 0 : value > 0);
-  };
-  if (!std::ranges::all_of(linear.scale, is_scale))
+  if (!std::ranges::all_of(linear.scale, [&](float scale) { return row.takes_scale(scale); }))
     return refuse("scales that " + std::string(row.label) +
                   " does not have: 0, negative or no number");
   linear.scheme.weight.scale_dtype = are_exact(linear.scale, dtype) ? dtype : DType::kF32;

@@ -1,6 +1,7 @@
 #include "scheme/schemes.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -201,6 +202,10 @@ Engine first_engine_of(CheckpointFormat format) noexcept {
       std::ranges::find_if(kEngines, [&](const EngineRow& engine) { return engine.loads(format); });
   LAOS_ASSERT(row != kEngines.end());
   return row->engine;
+}
+
+bool Scheme::takes_scale(float scale) const noexcept {
+  return std::isfinite(scale) && (signed_scales ? scale != 0 : scale > 0);
 }
 
 bool Scheme::packs_rows() const noexcept {

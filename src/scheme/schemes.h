@@ -123,6 +123,8 @@ struct Scheme {
   bool in_ascendv1() const noexcept { return is_float() || !parts.empty(); }
   // Two rows of 4-bit codes in one row of bytes.
   bool packs_rows() const noexcept;
+  // Whether a weight may have that scale: finite, and above 0 or, with signs, not 0.
+  bool takes_scale(float scale) const noexcept;
   // Why the engine does not load linears of this scheme with so many scales an output row, as a
   // sentence; "" when it does. `of_experts`: linears of routed experts.
   std::string refused_by(Engine engine, int64_t num_groups = 1, bool of_experts = false) const;
