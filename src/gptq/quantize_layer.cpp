@@ -75,6 +75,42 @@ MatView<const uint16_t> narrow(MatView<const float> x, Buffer<uint16_t>& buffer)
   return y;
 }
 
+// XqᵀXq and, where it is wanted, XqᵀX of tokens added to what `gram` has.
+void add_products(MatView<const float> x, MatView<const float> xq, linalg::ComputeType compute,
+                  InputGrams::Narrowed& room, InputGrams::Gram& gram) {
+  if (x.rows == 0) return;
+  const bool has_cross = gram.cross.size() != 0;
+  if (compute == linalg::ComputeType::kBf16) {
+    const MatView<const uint16_t> narrow_xq = narrow(xq, room.xq);
+    linalg::gram_bf16(narrow_xq, true, gram.hessian.view());
+    if (has_cross)
+      linalg::gemm_bf16(Trans::kYes, Trans::kNo, narrow_xq, narrow(x, room.x), true,
+                        gram.cross.view());
+    return;
+  }
+  linalg::gram(xq, gram.hessian.view(), 1.0f);
+  if (has_cross) linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
+}
+
+// How the linears of `stacked` are refitted. The tokens that were held back to choose it are in the
+// products then.
+quant::Refit refit_of(const Mat<float>& stacked, const GptqOptions& options, double damp,
+                      int64_t stand_ins, InputGrams::Gram& gram) {
+  if (gram.cross.size() == 0) return {};
+  if (options.refit) return {.damp = damp, .share = *options.refit};
+  const MatView<const float>
+      x = std::as_const(gram.held).view().slice_rows(0, gram.num_held),
+      xq = std::as_const(gram.held_quantized).view().slice_rows(0, gram.num_held);
+  const quant::Refit chosen = quant::choose_refit(
+      stacked.view(), std::as_const(gram.cross).view(), std::as_const(gram.hessian).view(),
+      gram.num_tokens + stand_ins - gram.num_held, x, xq);
+  InputGrams::Narrowed room;
+  add_products(x, xq, options.compute, room, gram);
+  gram.held = Mat<float>();
+  gram.held_quantized = Mat<float>();
+  return chosen;
+}
+
 }  // namespace
 
 InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
@@ -90,6 +126,10 @@ InputGrams::InputGrams(const hf::Config& config, const LayerScheme& scheme,
         {group, bits, Mat<float>(n, n), options_.refits(n) ? Mat<float>(n, n) : Mat<float>()});
     grams.back().hessian.fill_zero();
     grams.back().cross.fill_zero();
+    if (!options_.refit && options_.refits(n) && &grams == &grams_) {
+      grams.back().held = Mat<float>(kMaxHeldBack, n);
+      grams.back().held_quantized = Mat<float>(kMaxHeldBack, n);
+    }
   };
   for (const LinearGroup group : groups_of(scheme))
     for (const Linear l : model::linears_of(group)) {
@@ -141,17 +181,13 @@ void InputGrams::observe(Gram& gram, MatView<const float> input) {
     quant::fake_quantize_tokens(x, {.bits = gram.act_bits}, target, online_.clip_of(gram.group));
     xq = target;
   }
-  const bool has_cross = gram.cross.size() != 0;
-  if (options_.compute == linalg::ComputeType::kBf16) {
-    const MatView<const uint16_t> narrow_xq = narrow(xq, narrow_xq_);
-    linalg::gram_bf16(narrow_xq, true, gram.hessian.view());
-    if (has_cross)
-      linalg::gemm_bf16(Trans::kYes, Trans::kNo, narrow_xq, narrow(x, narrow_x_), true,
-                        gram.cross.view());
-    return;
+  const int64_t held = std::min(x.rows / kHeldBackOf, gram.held.rows() - gram.num_held),
+                seen = x.rows - held;
+  for (int64_t i = seen; i < x.rows; ++i, ++gram.num_held) {
+    std::copy_n(x.row(i), x.cols, gram.held.row(gram.num_held));
+    std::copy_n(xq.row(i), x.cols, gram.held_quantized.row(gram.num_held));
   }
-  linalg::gram(xq, gram.hessian.view(), 1.0f);
-  if (has_cross) linalg::gemm(Trans::kYes, Trans::kNo, 1.0f, xq, x, 1.0f, gram.cross.view());
+  add_products(x.slice_rows(0, seen), xq.slice_rows(0, seen), options_.compute, narrowed_, gram);
 }
 
 void InputGrams::add_average(Gram& gram) const {
@@ -196,7 +232,8 @@ const InputGrams::Gram& InputGrams::of(LinearGroup group, const quant::ActSpec& 
 model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
                                                   const model::LayerWeights& weights,
                                                   const LayerScheme& scheme,
-                                                  const GptqOptions& options, InputGrams grams) {
+                                                  const GptqOptions& options, InputGrams grams,
+                                                  model::PerLinear<quant::Refit>* refits) {
   model::PerLinear<quant::IntWeight> result;
   quant::GptqOptions gptq = {.act_order = options.act_order, .refine = options.refine};
   for (InputGrams::Gram& taken : std::move(grams).take()) {
@@ -210,9 +247,12 @@ model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
     try {
       // Rows do not depend on each other, so that linears that read the same are one weight.
       Mat<float> stacked = model::stack(weights, readers);
-      if (options.refit > 0 && gram.cross.size() != 0)
+      const quant::Refit refit = refit_of(stacked, options, gptq.damp, stand_ins, gram);
+      if (refit.share > 0)
         stacked = quant::refit(std::as_const(stacked).view(), std::move(gram.cross),
-                               std::as_const(gram.hessian).view(), gptq.damp, options.refit);
+                               std::as_const(gram.hessian).view(), refit.damp, refit.share);
+      if (refits != nullptr)
+        for (const Linear l : readers) (*refits)[l] = refit;
       gram.cross = Mat<float>();
       int64_t row = 0;
       for (auto first = readers.begin(); first != readers.end();) {
@@ -260,11 +300,24 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     grams += gram * matrices;
     flops += solved;
     flops += 8 * static_cast<double>(options.refine) * out * in * in;
-    if (refits) flops += solved + 3 * out * in * in;
+    const double refit = solved + 3 * out * in * in;
+    if (refits) flops += refit;
     held += 4 * in * in * matrices;
     // A refit is solved in the memory of its cross products. Beside it: the linears' weights end to
     // end, as they are fed back into each other, and their codes.
     solving = std::max(solving, held + 4 * ((refits ? 0 : in * in) + 3 * out * in));
+    if (refits && !options.refit) {
+      // Each damping that is tried is a refit, beside its cross products, and a product with the
+      // rows held back.
+      const auto rows = static_cast<double>(std::min(
+          static_cast<int64_t>(hf::share_of_tokens(config, group) * static_cast<double>(tokens)) /
+              kHeldBackOf,
+          kMaxHeldBack));
+      const auto tried = static_cast<double>(quant::kRefitDamps.size());
+      flops += tried * (refit + 2 * rows * out * in) + 2 * rows * out * in;
+      held += 4 * 2 * rows * in;
+      solving = std::max(solving, held + 4 * (in * in + 3 * out * in + rows * (in + 2 * out)));
+    }
     // Inputs transformed and quantized, one in the place of the other unless both are read, and
     // what is rounded of them.
     const double rounded = options.compute == linalg::ComputeType::kF32 ? 0 : 2 * matrices;

@@ -12,6 +12,7 @@
 #include "gptq/options.h"
 #include "model/decoder_layer.h"
 #include "model/online_transform.h"
+#include "quant/gptq.h"
 #include "quant/int_weight.h"
 
 namespace laos::gptq {
@@ -21,6 +22,10 @@ using LayerScheme = model::PerLinear<std::optional<quant::LinearScheme>>;
 
 // As many tokens for each input of a linear are enough to solve for its codes.
 inline constexpr int64_t kEnoughForEachInput = 4;
+
+// Where refits are chosen by tokens that they are not fitted to, one in so many of each piece is
+// held back for that, its last ones, kMaxHeldBack at most in all. Codes are solved with these too.
+inline constexpr int64_t kHeldBackOf = 8, kMaxHeldBack = 2048;
 
 // Xqᵀ Xq, and Xqᵀ X for refit, over all observed samples: X what a linear reads, Xq the same after
 // the dynamic quantization of its scheme (X itself where activations are float or static). One of
@@ -47,6 +52,14 @@ class InputGrams {
     Mat<float> hessian;  // [in, in]
     Mat<float> cross;    // [in, in]; empty without refit
     int64_t num_tokens = 0;
+    // Rows of X and Xq that are held back, not in the products yet, and how many; [kMaxHeldBack,
+    // in], empty where refits are not chosen.
+    Mat<float> held = {}, held_quantized = {};
+    int64_t num_held = 0;
+  };
+  // Memory for operands rounded to bfloat16, kept from piece to piece.
+  struct Narrowed {
+    Buffer<uint16_t> xq, x;
   };
   const Gram& of(model::LinearGroup group, const quant::ActSpec& act) const;
   const std::vector<Gram>& all() const noexcept { return grams_; }
@@ -69,7 +82,7 @@ class InputGrams {
   const hf::Config& config_;
   const model::OnlineTransforms& online_;
   const GptqOptions options_;
-  Buffer<uint16_t> narrow_xq_, narrow_x_;
+  Narrowed narrowed_;
   std::vector<Gram> grams_;
   std::vector<Gram> of_all_;  // what gate and up of all experts read, by width
   double down_square_ = 0;    // of what down of all experts reads, the sum
@@ -78,12 +91,14 @@ class InputGrams {
 
 // Integer weights of the linears in `scheme`; entries of others are empty. Linears of a group that
 // share a scheme are solved together, and matrices of `grams` are freed as soon as they were used:
-// beside them there is one more of the largest's size. Same arguments, same bytes, on any number of
-// threads. Throws Error(kNumeric) as quant::quantize_gptq does, naming the linear inside the layer.
+// beside them there is one more of the largest's size. Where `refits` is not null it gets what the
+// linears that are refitted took. Same arguments, same bytes, on any number of threads. Throws
+// Error(kNumeric) as quant::quantize_gptq does, naming the linear inside the layer.
 model::PerLinear<quant::IntWeight> quantize_layer(const hf::Config& config,
                                                   const model::LayerWeights& weights,
                                                   const LayerScheme& scheme,
-                                                  const GptqOptions& options, InputGrams grams);
+                                                  const GptqOptions& options, InputGrams grams,
+                                                  model::PerLinear<quant::Refit>* refits = nullptr);
 
 // What InputGrams and quantize_layer take for a layer over `tokens` tokens, observed in pieces of
 // at most `piece_tokens`; routed experts see their share of them. `is_transformed`: inputs of

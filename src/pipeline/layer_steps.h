@@ -13,6 +13,7 @@
 #include "pipeline/division.h"
 #include "pipeline/float_pass.h"
 #include "pipeline/plan.h"
+#include "quant/gptq.h"
 #include "quant/int_weight.h"
 #include "save/checkpoint_writer.h"
 
@@ -47,6 +48,7 @@ struct QuantizedLayer {
   FloatLayer layer;  // what is quantized stays in here as it was
   autoround::LayerCodes quantized = {};
   model::PerLinear<std::optional<quant::StaticRange>> ranges = {};
+  model::PerLinear<quant::Refit> refits = {};        // share 0: none
   std::vector<autoround::LayerReport> trained = {};  // by each autoround_quant
   std::optional<CacheCodes> cache = {};              // nullopt: floats
   std::optional<ExpertTokens> experts = {};          // nullopt: none was solved for

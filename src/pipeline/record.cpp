@@ -207,6 +207,8 @@ report::Layer record_layer(const Plan& plan, int64_t layer_idx, const QuantizedL
     if (hf::expert_of(l) < 0)
       linear.transform = quantized.layer.transforms[static_cast<size_t>(hf::group_of(l))];
     const quant::WeightStats stats = quant::weight_stats(weights[l].view(), quantized.quantized[l]);
+    linear.refit_share = quantized.refits[l].share;
+    linear.refit_damp = quantized.refits[l].damp;
     linear.weight_error = stats.error;
     linear.clipped = stats.clipped;
     linear.range = stats.range;

@@ -454,4 +454,49 @@ Mat<float> refit(MatView<const float> weight, Mat<float>&& cross, MatView<const 
   return refit_in(cross.view(), weight, cross.view(), hessian, damp, share);
 }
 
+Refit choose_refit(MatView<const float> weight, MatView<const float> cross,
+                   MatView<const float> hessian, int64_t num_tokens, MatView<const float> x,
+                   MatView<const float> xq) {
+  LAOS_ASSERT(x.rows == xq.rows && x.cols == weight.cols && xq.cols == weight.cols);
+  const int64_t n = x.rows, out = weight.rows;
+  if (n == 0) return {};
+  // What quantizing takes off the outputs of these tokens, and what a whole refit gives back.
+  Mat<float> lost(n, weight.cols), missed(n, out), returned(n, out);
+  parallel_for(n, [&](int64_t i) {
+    for (int64_t j = 0; j < weight.cols; ++j) lost(i, j) = x.row(i)[j] - xq.row(i)[j];
+  });
+  gemm(Trans::kNo, Trans::kYes, 1, std::as_const(lost).view(), weight, 0, missed.view());
+  lost = Mat<float>();
+  Refit best;
+  double most = 0;
+  std::vector<double> slopes(static_cast<size_t>(n)), curvatures(static_cast<size_t>(n));
+  for (const double damp : kRefitDamps) {
+    Mat<float> change = refit(weight, cross, hessian, damp);
+    parallel_for(out, [&](int64_t i) {
+      for (int64_t j = 0; j < weight.cols; ++j) change(i, j) -= weight.row(i)[j];
+    });
+    gemm(Trans::kNo, Trans::kYes, 1, xq, std::as_const(change).view(), 0, returned.view());
+    parallel_for(n, [&](int64_t i) {
+      double slope = 0, curvature = 0;
+      for (int64_t k = 0; k < out; ++k) {
+        slope += static_cast<double>(returned(i, k)) * missed(i, k);
+        curvature += static_cast<double>(returned(i, k)) * returned(i, k);
+      }
+      slopes[static_cast<size_t>(i)] = slope;
+      curvatures[static_cast<size_t>(i)] = curvature;
+    });
+    const double slope = std::accumulate(slopes.begin(), slopes.end(), 0.0),
+                 curvature = std::accumulate(curvatures.begin(), curvatures.end(), 0.0);
+    if (!(slope > 0 && curvature > 0)) continue;
+    const double share = std::min(1.0, slope / curvature),
+                 gain = share * (2 * slope - share * curvature);
+    if (gain <= most) continue;
+    most = gain;
+    // The noise of a solution falls as tokens grow in number, and with it 1 / share - 1.
+    const double fewer = static_cast<double>(num_tokens) / static_cast<double>(num_tokens + n);
+    best = {.damp = damp, .share = 1 / (1 + (1 / share - 1) * fewer)};
+  }
+  return best;
+}
+
 }  // namespace laos::quant

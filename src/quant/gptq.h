@@ -2,6 +2,7 @@
 // a least-squares refit that runs before it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "core/tensor.h"
@@ -50,5 +51,21 @@ Mat<float> refit(MatView<const float> weight, MatView<const float> cross,
 // The same in the memory of `cross` (its values are lost), where three such matrices do not fit.
 Mat<float> refit(MatView<const float> weight, Mat<float>&& cross, MatView<const float> hessian,
                  double damp, double share = 1);
+
+// How a weight is refitted; share 0: not at all.
+struct Refit {
+  double damp = 0, share = 0;  // of refit() above
+};
+// The dampings that are tried below.
+inline constexpr std::array kRefitDamps = {0.01, 0.3};
+// The refit that loses least on tokens which `cross` and `hessian`, those of refit() over
+// `num_tokens` others, do not hold: `x` f32 [n, in_features] as the linear reads them, `xq` as they
+// are quantized. For each damping the best share follows from these tokens; it is made larger as if
+// the products held them too, since a solution of more tokens has less noise. Share 0 where no
+// damping gains anything, or without such tokens. Determinism and errors as in refit(); holds one
+// more matrix of the Hessian's size, three of the weight's, one of `x` and two [n, out_features].
+Refit choose_refit(MatView<const float> weight, MatView<const float> cross,
+                   MatView<const float> hessian, int64_t num_tokens, MatView<const float> x,
+                   MatView<const float> xq);
 
 }  // namespace laos::quant

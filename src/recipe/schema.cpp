@@ -170,11 +170,12 @@ std::optional<bool> read_bool(Report& report, const Value& value) {
   return std::nullopt;
 }
 
-std::optional<double> read_share(Report& report, const Value& value) {
+std::optional<double> read_share(Report& report, const Value& value, const std::string& or_else) {
   if (const auto flag = flag_of(*value.node)) return *flag ? 1 : 0;
   const std::optional<double> share = number_of(*value.node);
   if (share && *share >= 0 && *share <= 1) return share;
-  must_be(report, value, "a number from 0 to 1", "write a number such as 0.5, or true or false");
+  must_be(report, value, "a number from 0 to 1" + or_else,
+          "write a number such as 0.5, true or false" + or_else);
   return std::nullopt;
 }
 

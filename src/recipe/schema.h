@@ -69,8 +69,8 @@ std::string did_you_mean(const std::string& name, const std::vector<std::string>
 std::optional<int64_t> read_integer(Report& report, const Value& value, int64_t min, int64_t max);
 std::optional<double> read_number(Report& report, const Value& value, double min);
 std::optional<bool> read_bool(Report& report, const Value& value);
-// From 0 to 1; a truth value is one of these.
-std::optional<double> read_share(Report& report, const Value& value);
+// From 0 to 1; a truth value is one of these. `or_else` ends the messages, as ", or auto".
+std::optional<double> read_share(Report& report, const Value& value, const std::string& or_else);
 // At most `max_characters` UTF-8 characters.
 std::optional<std::string> read_text(Report& report, const Value& value, int64_t max_characters);
 std::optional<std::string> read_choice(Report& report, const Value& value,

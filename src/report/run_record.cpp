@@ -57,6 +57,8 @@ void fields(F& field, Linear& l) {
   field("parameters", l.parameters);
   field("weight_bits", l.weight_bits);
   field("act_bits", l.act_bits);
+  field("refit_share", l.refit_share);
+  field("refit_damp", l.refit_damp);
   field("weight_error", l.weight_error);
   field("clipped", l.clipped);
   field("range", l.range);

@@ -50,6 +50,7 @@ struct Linear {
   std::string transform = "";  // in front of it while it runs, and the errors that chose it
   int64_t parameters = 0;
   int64_t weight_bits = 16, act_bits = 16;
+  double refit_share = 0, refit_damp = 0;  // 0: not refitted
   // NaN where the linear stays float.
   double weight_error = 0;  // ‖W - Ŵ‖ / ‖W‖, of the weight as it was before it was quantized
   double clipped = 0;       // share of weights outside the range of their codes

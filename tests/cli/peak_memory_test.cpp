@@ -58,6 +58,7 @@ const Case kCases[] = {
     {.name = "HealthCheck", .steps = kInt8},
     {.name = "Gptq", .steps = in_4_bits("gptq_quant", "")},
     {.name = "GptqWithRefit", .steps = in_4_bits("gptq_quant", "      refit: true\n")},
+    {.name = "GptqWithChosenRefit", .steps = in_4_bits("gptq_quant", "      refit: auto\n")},
     {.name = "AutoroundWhole", .steps = in_4_bits("autoround_quant", "      iters: 3\n")},
     {.name = "AutoroundInF32",
      .steps = in_4_bits("autoround_quant", "      iters: 3\n"),

@@ -191,6 +191,23 @@ TEST_F(GptqOfExperts, GramsAreFilledUpWithTokensOfTheLayer) {
   }
 }
 
+// Where refits are chosen by tokens held back, these are among all of the layer's too.
+TEST_F(GptqOfExperts, AverageTokensAreOfAll) {
+  std::vector<Mat<float>> hessians;
+  for (const std::optional<double> refit : {std::optional(1.0), std::optional<double>()}) {
+    InputGrams grams(config_, experts(4, 4), online_, {.refit = refit});
+    grams.observe(saved_, kTokens);
+    for (InputGrams::Gram& gram : std::move(grams).take())
+      if (hf::reads_residual(gram.group) && hf::expert_of(gram.group) == kUnseen)
+        hessians.push_back(std::move(gram.hessian));
+  }
+  ASSERT_EQ(hessians.size(), 2u);
+  EXPECT_GT(hessians[0](0, 0), 0);
+  EXPECT_EQ(std::memcmp(hessians[0].data(), hessians[1].data(),
+                        sizeof(float) * static_cast<size_t>(hessians[0].size())),
+            0);
+}
+
 // Of down, whose inputs have a meaning of their own in each expert: their mean square alone.
 TEST_F(GptqOfExperts, GramsOfDownAreFilledUpWithTheMeanSquareOfAll) {
   const MatView<const float> all =
@@ -311,9 +328,90 @@ TEST_F(GptqLayer, GramsInBf16AreThoseOfTheInputsRoundedToIt) {
 
 TEST_F(GptqLayer, RefitsLinearsOfFewInputsWhereItIsToldTo) {
   // down_proj has 40 inputs, the others 24 and 32.
-  InputGrams grams(config_, all(4, 4), online_, {.refit = 1, .refit_inputs = 32});
-  for (const LinearGroup group : model::kAllLinearGroups)
-    EXPECT_EQ(grams.of(group, {.bits = 4}).cross.size() == 0, group == LinearGroup::kDown);
+  for (const std::optional<double> refit : {std::optional(1.0), std::optional<double>()}) {
+    const InputGrams grams(config_, all(4, 4), online_, {.refit = refit, .refit_inputs = 32});
+    for (const LinearGroup group : model::kAllLinearGroups) {
+      const InputGrams::Gram& gram = grams.of(group, {.bits = 4});
+      EXPECT_EQ(gram.cross.size() == 0, group == LinearGroup::kDown);
+      EXPECT_EQ(gram.held.size() == 0, refit || group == LinearGroup::kDown);
+    }
+  }
+}
+
+TEST_F(GptqLayer, HoldsTheLastEighthOfAPieceBackWhereRefitsAreChosen) {
+  const LayerScheme scheme = all(4, 4);
+  InputGrams grams(config_, scheme, online_, {.refit = std::nullopt}),
+      first(config_, scheme, online_, {.refit = 1});
+  run_float();
+  grams.observe(saved_, 53);
+  first.observe(saved_, 47);
+  for (const LinearGroup group : model::kAllLinearGroups) {
+    const InputGrams::Gram &gram = grams.of(group, {.bits = 4}),
+                           &of_47 = first.of(group, {.bits = 4});
+    EXPECT_EQ(gram.num_tokens, 53);
+    ASSERT_EQ(gram.num_held, 6);
+    const int64_t in = gram.held.cols();
+    Mat<float> rounded(53, in);
+    const MatView<const float> x = saved_.input_of(group).view().slice_rows(0, 53);
+    quant::fake_quantize_tokens(x, {.bits = 4}, rounded.view());
+    for (int64_t i = 0; i < 6; ++i) {
+      EXPECT_EQ(std::memcmp(gram.held.row(i), x.row(47 + i), sizeof(float) * in), 0);
+      EXPECT_EQ(std::memcmp(gram.held_quantized.row(i), rounded.row(47 + i), sizeof(float) * in),
+                0);
+    }
+    EXPECT_EQ(std::memcmp(gram.hessian.data(), of_47.hessian.data(), sizeof(float) * in * in), 0);
+    EXPECT_EQ(std::memcmp(gram.cross.data(), of_47.cross.data(), sizeof(float) * in * in), 0);
+  }
+  for (int piece = 1; piece < 400; ++piece) grams.observe(saved_, 53);
+  EXPECT_EQ(grams.of(LinearGroup::kQkv, {.bits = 4}).num_held, kMaxHeldBack);
+}
+
+// By hand: the choice, and codes of what it makes of the weight, in the products of all tokens.
+TEST_F(GptqLayer, SolvesWithAllTokensOnceItsRefitIsChosen) {
+  const LayerScheme scheme = all(4, 4);
+  const GptqOptions options{.refit = std::nullopt};
+  run_float();
+  const auto observed = [&] {
+    InputGrams grams(config_, scheme, online_, options);
+    for (int piece = 0; piece < 3; ++piece) grams.observe(saved_, 53);
+    return grams;
+  };
+  model::PerLinear<quant::Refit> refits;
+  const model::PerLinear<quant::IntWeight> solved =
+      quantize_layer(config_, weights_, scheme, options, observed(), &refits);
+  const InputGrams grams = observed();
+  const InputGrams::Gram& gram = grams.of(LinearGroup::kDown, {.bits = 4});
+  ASSERT_EQ(gram.num_held, 18);
+  const MatView<const float> x = gram.held.view().slice_rows(0, 18),
+                             xq = gram.held_quantized.view().slice_rows(0, 18);
+  const Mat<float>& weight = weights_[Linear::kDownProj];
+  const quant::Refit chosen =
+      quant::choose_refit(weight.view(), gram.cross.view(), gram.hessian.view(), 141, x, xq);
+  EXPECT_GT(chosen.share, 0);
+  EXPECT_EQ(refits[Linear::kDownProj].share, chosen.share);
+  EXPECT_EQ(refits[Linear::kDownProj].damp, chosen.damp);
+  Mat<float> hessian = gram.hessian.clone(), cross = gram.cross.clone();
+  linalg::gram(xq, hessian.view(), 1.0f);
+  linalg::gemm(linalg::Trans::kYes, linalg::Trans::kNo, 1.0f, xq, x, 1.0f, cross.view());
+  const Mat<float> refitted = quant::refit(weight.view(), std::as_const(cross).view(),
+                                           hessian.view(), chosen.damp, chosen.share);
+  const quant::IntWeight expected =
+      quant::quantize_gptq(refitted.view(), hessian.view(), {.bits = 4}, {});
+  EXPECT_EQ(solved[Linear::kDownProj].scale, expected.scale);
+  EXPECT_EQ(std::memcmp(solved[Linear::kDownProj].q.data(), expected.q.data(),
+                        static_cast<size_t>(expected.q.size())),
+            0);
+}
+
+// Exact inputs need no refit.
+TEST_F(GptqLayer, ChoosesNoRefitForInputsThatStayAsTheyAre) {
+  const LayerScheme scheme = all(4, 16);
+  InputGrams grams(config_, scheme, online_, {.refit = std::nullopt});
+  run_float();
+  grams.observe(saved_, 53);
+  model::PerLinear<quant::Refit> refits;
+  quantize_layer(config_, weights_, scheme, {.refit = std::nullopt}, std::move(grams), &refits);
+  for (const Linear l : model::kAllLinears) EXPECT_EQ(refits[l].share, 0);
 }
 
 TEST_F(GptqLayer, IsNearerToTheFloatLayerThanPlainRoundingAndRefitHelpsIt) {

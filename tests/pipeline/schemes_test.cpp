@@ -643,11 +643,15 @@ TEST_F(WholeRecipe, ARefitIsLeftOutWhereTokensAreFew) {
     few.hold_back = 0;
     return make_plan(few);
   };
-  const Plan refit = planned("refit: true, "), plain = planned("");
-  EXPECT_THAT(refit.warnings,
-              testing::Contains(HasSubstr("inputs, which few tokens make worse, is left out")));
+  const Plan plain = planned("");
   EXPECT_THAT(plain.warnings, testing::Not(testing::Contains(HasSubstr("refit"))));
-  EXPECT_TRUE(bytes_of_run(refit) == bytes_of_run(plain));
+  const auto without = bytes_of_run(plain);
+  for (const char* share : {"true", "auto"}) {
+    const Plan refit = planned(std::string("refit: ") + share + ", ");
+    EXPECT_THAT(refit.warnings,
+                testing::Contains(HasSubstr("inputs, which few tokens make worse, is left out")));
+    EXPECT_TRUE(bytes_of_run(refit) == without) << share;
+  }
 }
 
 TEST_F(WholeRecipe, FewTokensForASolveAreSaidWithHowManyAreEnough) {

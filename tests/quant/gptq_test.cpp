@@ -559,5 +559,98 @@ TEST(Refit, SolvesTheNormalEquationsAndLowersTheLoss) {
             0);
 }
 
+// Inputs and what quantizing to few codes makes of them, with their products.
+struct Seen {
+  Mat<float> x, xq, hessian, cross;
+};
+// Rows `begin` to `end` of one text.
+Seen seen(int64_t begin, int64_t end, int64_t in) {
+  const Mat<float> text = correlated_inputs(1000, in, 2);
+  const int64_t n = end - begin;
+  Seen result{
+      .x = Mat<float>(n, in), .xq = Mat<float>(n, in), .hessian = {}, .cross = Mat<float>(in, in)};
+  std::copy_n(text.row(begin), result.x.size(), result.x.data());
+  fake_quantize_tokens(result.x.view(), {.bits = 3}, result.xq.view());
+  result.hessian = gram(result.xq);
+  linalg::gemm(linalg::Trans::kYes, linalg::Trans::kNo, 1, std::as_const(result.xq).view(),
+               std::as_const(result.x).view(), 0, result.cross.view());
+  return result;
+}
+
+// ‖X Wᵀ - Xq Ŵᵀ‖² in f64.
+double lost(const Seen& tokens, const Mat<float>& weight, const Mat<float>& candidate) {
+  double total = 0;
+  for (int64_t t = 0; t < tokens.x.rows(); ++t)
+    for (int64_t i = 0; i < weight.rows(); ++i) {
+      double difference = 0;
+      for (int64_t j = 0; j < weight.cols(); ++j)
+        difference += static_cast<double>(tokens.x(t, j)) * weight(i, j) -
+                      static_cast<double>(tokens.xq(t, j)) * candidate(i, j);
+      total += difference * difference;
+    }
+  return total;
+}
+
+// Tried one by one: each damping, and shares in steps of 0.02. The choice is the best of them on
+// the tokens held back, then moved to what as many tokens more make of it.
+TEST(ChooseRefit, IsTheBestOfAllOnTheTokensHeldBack) {
+  const int64_t out = 4, in = 60, num_held = 40;
+  const Mat<float> weight = normal_matrix(out, in, 1);
+  const Seen held = seen(0, num_held, in);
+  std::vector<double> shares;
+  for (const int64_t tokens : {30, 900}) {
+    const Seen fitted = seen(num_held, num_held + tokens, in);
+    const auto refitted = [&](double damp, double share) {
+      return refit(weight.view(), std::as_const(fitted.cross).view(), fitted.hessian.view(), damp,
+                   share);
+    };
+    constexpr double kStep = 0.02;
+    double least = lost(held, weight, weight), best_damp = 0, best_share = 0;
+    for (const double damp : kRefitDamps)
+      for (double share = kStep; share < 1 + kStep / 2; share += kStep) {
+        const double loss = lost(held, weight, refitted(damp, std::min(1.0, share)));
+        if (loss < least) least = loss, best_damp = damp, best_share = share;
+      }
+    const Refit chosen = choose_refit(weight.view(), fitted.cross.view(), fitted.hessian.view(),
+                                      tokens, held.x.view(), held.xq.view());
+    EXPECT_EQ(chosen.damp, best_damp) << tokens;
+    const double fewer = static_cast<double>(tokens) / static_cast<double>(tokens + num_held),
+                 on_held = 1 / (1 + (1 / chosen.share - 1) / fewer);
+    EXPECT_NEAR(on_held, best_share, kStep) << tokens;
+    shares.push_back(chosen.share);
+  }
+  // What few tokens were fitted to holds for others the less.
+  EXPECT_LT(shares[0], shares[1]);
+}
+
+TEST(ChooseRefit, IsNoneWithoutAGain) {
+  const int64_t in = 24;
+  const Mat<float> weight = normal_matrix(3, in, 1);
+  const Seen held = seen(0, 9, in), fitted = seen(9, 209, in);
+  const auto share = [&](MatView<const float> x, MatView<const float> xq) {
+    return choose_refit(weight.view(), fitted.cross.view(), fitted.hessian.view(), 200, x, xq)
+        .share;
+  };
+  EXPECT_GT(share(held.x.view(), held.xq.view()), 0);
+  EXPECT_EQ(share(held.x.view(), held.x.view()), 0);  // nothing is lost
+  EXPECT_EQ(share({held.x.data(), 0, in, in}, {held.x.data(), 0, in, in}), 0);
+}
+
+TEST(ChooseRefit, DoesNotDependOnThreads) {
+  const Mat<float> weight = normal_matrix(130, 150, 1);
+  const Seen held = seen(0, 90, 150), fitted = seen(90, 490, 150);
+  const int before = num_threads();
+  std::vector<Refit> chosen;
+  for (const int threads : {1, 3}) {
+    set_num_threads(threads);
+    chosen.push_back(choose_refit(weight.view(), fitted.cross.view(), fitted.hessian.view(), 400,
+                                  held.x.view(), held.xq.view()));
+  }
+  set_num_threads(before);
+  EXPECT_GT(chosen[0].share, 0);
+  EXPECT_EQ(chosen[0].share, chosen[1].share);
+  EXPECT_EQ(chosen[0].damp, chosen[1].damp);
+}
+
 }  // namespace
 }  // namespace laos::quant

@@ -751,6 +751,7 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
   EXPECT_EQ(options(", refit: yes").refit, 1);
   EXPECT_EQ(options(", refit: no").refit, 0);
   EXPECT_EQ(options(", refit: 0.5").refit, 0.5);
+  EXPECT_EQ(options(", refit: auto").refit, std::nullopt);
   EXPECT_EQ(options("").refine, 0);
   EXPECT_EQ(options(", refine: 3").refine, 3);
   EXPECT_TRUE(options("").solves(4) && options("").solves(8));
@@ -762,6 +763,7 @@ TEST(Recipe, ReadsGptqQuantAndItsMethodInLinearQuant) {
   EXPECT_THAT(problem_of(gptq(", damp: 2")).what, HasSubstr("from 0 to 1"));
   EXPECT_THAT(problem_of(gptq(", refit: 1.5")).what, HasSubstr("from 0 to 1"));
   EXPECT_THAT(problem_of(gptq(", refit: most")).what, HasSubstr("refit"));
+  EXPECT_THAT(problem_of(gptq(", refit: most")).fix, HasSubstr("or auto"));
   EXPECT_THAT(problem_of(gptq(", iters: 2")).what, HasSubstr("unknown key `iters`"));
 
   const auto linear = [](const std::string& weight, const std::string& act) {

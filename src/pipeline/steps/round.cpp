@@ -67,7 +67,7 @@ class RoundStep : public Step {
   bool adapt_to_tokens(int64_t num_tokens) noexcept override {
     if (!gptq_) return false;
     gptq_->refit_inputs = num_tokens / gptq::kEnoughForEachInput;
-    return gptq_->refit > 0;
+    return gptq_->refit != 0;
   }
 
   StepCost cost(const Plan& plan, int64_t layer_idx) const override {
@@ -115,7 +115,8 @@ class RoundStep : public Step {
       });
       if (!gptq_) continue;
       count_tokens(config, grams, result.experts);
-      auto codes = gptq::quantize_layer(config, work.layer.weights, part, *gptq_, std::move(grams));
+      auto codes = gptq::quantize_layer(config, work.layer.weights, part, *gptq_, std::move(grams),
+                                        &result.refits);
       for (const Linear l : model::linears_in(config, work.layer_idx))
         if (part[l]) result.quantized[l] = std::move(codes[l]);
     }

@@ -24,14 +24,20 @@ void read_damp(Report& report, const Value& value, gptq::GptqOptions& options) {
                    "write a number such as 0.01, or auto");
 }
 
+void read_refit(Report& report, const Value& value, gptq::GptqOptions& options) {
+  if (value.node->text == "auto")
+    options.refit = std::nullopt;
+  else if (const auto share = read_share(report, value, ", or auto"))
+    options.refit = *share;
+}
+
 std::optional<Options> read_gptq(Reading& reading, const Value& value, Pass) {
   GptqQuant quant;
   gptq::GptqOptions& options = quant.options;
   const MapReader reader(reading.report, value, kGptqKeys);
   if (const auto damp = reader.find("damp")) read_damp(reading.report, *damp, options);
   reader.boolean("act_order", options.act_order);
-  if (const auto refit = reader.find("refit"))
-    options.refit = read_share(reading.report, *refit).value_or(options.refit);
+  if (const auto refit = reader.find("refit")) read_refit(reading.report, *refit, options);
   reader.integer("refine", 0, kMaxRefine, options.refine);
   quant.strategies = read_strategies(reading, reader);
   const auto solve = reader.find("solve");
