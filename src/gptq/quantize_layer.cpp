@@ -307,14 +307,15 @@ Cost cost_of(const hf::Config& config, const LayerScheme& scheme, const GptqOpti
     // end, as they are fed back into each other, and their codes.
     solving = std::max(solving, held + 4 * ((refits ? 0 : in * in) + 3 * out * in));
     if (refits && !options.refit) {
-      // Each damping that is tried is a refit, beside its cross products, and a product with the
-      // rows held back.
+      // What a refit solves for is formed once; each damping is a factor, a solution and a product
+      // with the rows held back, all beside the cross products.
       const auto rows = static_cast<double>(std::min(
           static_cast<int64_t>(hf::share_of_tokens(config, group) * static_cast<double>(tokens)) /
               kHeldBackOf,
           kMaxHeldBack));
       const auto tried = static_cast<double>(quant::kRefitDamps.size());
-      flops += tried * (refit + 2 * rows * out * in) + 2 * rows * out * in;
+      flops += refit + (tried - 1) * (in * in * in / 3 + 2 * out * in * in) +
+               (tried + 1) * 2 * rows * out * in;
       held += 4 * 2 * rows * in;
       solving = std::max(solving, held + 4 * (in * in + 3 * out * in + rows * (in + 2 * out)));
     }

@@ -357,26 +357,40 @@ void improve_scales(MatView<const float> hessian, float ridge, int64_t group_siz
   }
 }
 
-// refit with room for a matrix of the Hessian's size, which may be `cross`.
-Mat<float> refit_in(MatView<float> room, MatView<const float> weight, MatView<const float> cross,
-                    MatView<const float> hessian, double damp, double share) {
+// W (XᵀXq - XqᵀXq), of which W' = W + that (XqᵀXq + λI)⁻¹: f32 rounds a small correction, not the
+// weight. `room` is one matrix of the Hessian's size, which may be `cross`.
+Mat<float> pull_of(MatView<float> room, MatView<const float> weight, MatView<const float> cross,
+                   MatView<const float> hessian) {
   const int64_t in = weight.cols;
-  LAOS_ASSERT(share >= 0 && share <= 1);
   LAOS_ASSERT(hessian.rows == in && hessian.cols == in && cross.rows == in && cross.cols == in);
-  LAOS_ASSERT(weight.rows > 0 && in > 0 && damp >= 0);
+  LAOS_ASSERT(weight.rows > 0 && in > 0);
   require_finite(weight, "a weight");
   require_finite(cross, "the product of a layer's inputs with their quantized values");
   require_finite(hessian, "the Hessian of a layer's inputs");
-  // W' = W + W (XᵀXq - XqᵀXq) (XqᵀXq + λI)⁻¹: f32 rounds a small correction, not the weight.
   parallel_for(in, [&](int64_t i) {
     for (int64_t j = 0; j < in; ++j) room.row(i)[j] = cross.row(i)[j] - hessian.row(i)[j];
   });
-  Mat<float> result(weight.rows, in);
-  gemm(Trans::kNo, Trans::kYes, 1, weight, room, 0, result.view());
+  Mat<float> pull(weight.rows, in);
+  gemm(Trans::kNo, Trans::kYes, 1, weight, room, 0, pull.view());
+  return pull;
+}
+
+// What a whole refit adds to the weight, in the place of its pull.
+void solve_pull(MatView<float> room, MatView<const float> hessian, double damp,
+                MatView<float> pull) {
+  LAOS_ASSERT(damp >= 0);
   factor_damped(hessian, column_order(hessian, false), damp, room);
-  solve(room, result.view());
+  solve(room, pull);
+}
+
+// refit with room for a matrix of the Hessian's size, which may be `cross`.
+Mat<float> refit_in(MatView<float> room, MatView<const float> weight, MatView<const float> cross,
+                    MatView<const float> hessian, double damp, double share) {
+  LAOS_ASSERT(share >= 0 && share <= 1);
+  Mat<float> result = pull_of(room, weight, cross, hessian);
+  solve_pull(room, hessian, damp, result.view());
   parallel_for(weight.rows, [&](int64_t i) {
-    for (int64_t j = 0; j < in; ++j)
+    for (int64_t j = 0; j < weight.cols; ++j)
       result(i, j) = weight.row(i)[j] + static_cast<float>(share) * result(i, j);
   });
   return result;
@@ -467,14 +481,14 @@ Refit choose_refit(MatView<const float> weight, MatView<const float> cross,
   });
   gemm(Trans::kNo, Trans::kYes, 1, std::as_const(lost).view(), weight, 0, missed.view());
   lost = Mat<float>();
+  Mat<float> room(weight.cols, weight.cols);
+  const Mat<float> pull = pull_of(room.view(), weight, cross, hessian);
   Refit best;
   double most = 0;
   std::vector<double> slopes(static_cast<size_t>(n)), curvatures(static_cast<size_t>(n));
   for (const double damp : kRefitDamps) {
-    Mat<float> change = refit(weight, cross, hessian, damp);
-    parallel_for(out, [&](int64_t i) {
-      for (int64_t j = 0; j < weight.cols; ++j) change(i, j) -= weight.row(i)[j];
-    });
+    Mat<float> change = pull.clone();
+    solve_pull(room.view(), hessian, damp, change.view());
     gemm(Trans::kNo, Trans::kYes, 1, xq, std::as_const(change).view(), 0, returned.view());
     parallel_for(n, [&](int64_t i) {
       double slope = 0, curvature = 0;

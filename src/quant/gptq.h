@@ -63,7 +63,7 @@ inline constexpr std::array kRefitDamps = {0.01, 0.3};
 // are quantized. For each damping the best share follows from these tokens; it is made larger as if
 // the products held them too, since a solution of more tokens has less noise. Share 0 where no
 // damping gains anything, or without such tokens. Determinism and errors as in refit(); holds one
-// more matrix of the Hessian's size, three of the weight's, one of `x` and two [n, out_features].
+// more matrix of the Hessian's size, two of the weight's, one of `x` and two [n, out_features].
 Refit choose_refit(MatView<const float> weight, MatView<const float> cross,
                    MatView<const float> hessian, int64_t num_tokens, MatView<const float> x,
                    MatView<const float> xq);

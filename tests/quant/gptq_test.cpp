@@ -497,6 +497,21 @@ TEST(Refit, GivesTheWeightBackWhereQuantizationChangesNothing) {
   for (int64_t i = 0; i < weight.size(); ++i) EXPECT_EQ(result.data()[i], weight.data()[i]);
 }
 
+// ‖X Wᵀ - Xq Ŵᵀ‖² in f64.
+double lost(const Mat<float>& x, const Mat<float>& xq, const Mat<float>& weight,
+            const Mat<float>& candidate) {
+  double total = 0;
+  for (int64_t t = 0; t < x.rows(); ++t)
+    for (int64_t i = 0; i < weight.rows(); ++i) {
+      double difference = 0;
+      for (int64_t j = 0; j < weight.cols(); ++j)
+        difference += static_cast<double>(x(t, j)) * weight(i, j) -
+                      static_cast<double>(xq(t, j)) * candidate(i, j);
+      total += difference * difference;
+    }
+  return total;
+}
+
 // The normal equations, in f64: (W' (H + λI) - W (crossᵀ + λI)) is 0 to within f32's rounding of
 // the products, and the loss on the data is below the weight's own.
 TEST(Refit, SolvesTheNormalEquationsAndLowersTheLoss) {
@@ -530,19 +545,7 @@ TEST(Refit, SolvesTheNormalEquationsAndLowersTheLoss) {
     }
   }
 
-  const auto loss = [&](const Mat<float>& candidate) {
-    double total = 0;
-    for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t i = 0; i < out; ++i) {
-        double difference = 0;
-        for (int64_t j = 0; j < in; ++j)
-          difference += static_cast<double>(x(t, j)) * weight(i, j) -
-                        static_cast<double>(xq(t, j)) * candidate(i, j);
-        total += difference * difference;
-      }
-    return total;
-  };
-  EXPECT_LT(loss(result), 0.9 * loss(weight));
+  EXPECT_LT(lost(x, xq, weight, result), 0.9 * lost(x, xq, weight, weight));
 
   const Mat<float> part =
       refit(weight.view(), std::as_const(cross).view(), hessian.view(), damp, 0.25);
@@ -577,20 +580,6 @@ Seen seen(int64_t begin, int64_t end, int64_t in) {
   return result;
 }
 
-// ‖X Wᵀ - Xq Ŵᵀ‖² in f64.
-double lost(const Seen& tokens, const Mat<float>& weight, const Mat<float>& candidate) {
-  double total = 0;
-  for (int64_t t = 0; t < tokens.x.rows(); ++t)
-    for (int64_t i = 0; i < weight.rows(); ++i) {
-      double difference = 0;
-      for (int64_t j = 0; j < weight.cols(); ++j)
-        difference += static_cast<double>(tokens.x(t, j)) * weight(i, j) -
-                      static_cast<double>(tokens.xq(t, j)) * candidate(i, j);
-      total += difference * difference;
-    }
-  return total;
-}
-
 // Tried one by one: each damping, and shares in steps of 0.02. The choice is the best of them on
 // the tokens held back, then moved to what as many tokens more make of it.
 TEST(ChooseRefit, IsTheBestOfAllOnTheTokensHeldBack) {
@@ -605,10 +594,10 @@ TEST(ChooseRefit, IsTheBestOfAllOnTheTokensHeldBack) {
                    share);
     };
     constexpr double kStep = 0.02;
-    double least = lost(held, weight, weight), best_damp = 0, best_share = 0;
+    double least = lost(held.x, held.xq, weight, weight), best_damp = 0, best_share = 0;
     for (const double damp : kRefitDamps)
       for (double share = kStep; share < 1 + kStep / 2; share += kStep) {
-        const double loss = lost(held, weight, refitted(damp, std::min(1.0, share)));
+        const double loss = lost(held.x, held.xq, weight, refitted(damp, std::min(1.0, share)));
         if (loss < least) least = loss, best_damp = damp, best_share = share;
       }
     const Refit chosen = choose_refit(weight.view(), fitted.cross.view(), fitted.hessian.view(),
