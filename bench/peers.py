@@ -25,6 +25,30 @@ def samples_of(options):
     return samples
 
 
+def windows_of(options):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
+    ids = tokenizer(open(options.text, encoding="utf-8").read())["input_ids"]
+    windows = [ids[begin : begin + options.seqlen] for begin in range(0, len(ids) - options.seqlen + 1, options.seqlen)]
+    return windows[: options.max_tokens // (options.seqlen - 1)]
+
+
+@torch.no_grad()
+def log_probabilities(model, window):
+    return torch.log_softmax(model(torch.tensor([window])).logits[0, :-1].float(), dim=-1)
+
+
+def judge(options, model, windows, truths):
+    """Prints perplexity and KL from `truths`, log-probabilities of each window: float16 [seqlen - 1, vocabulary]."""
+    losses, divergences = [], []
+    for window, truth in zip(windows, truths):
+        got, truth = log_probabilities(model, window), truth.float()
+        losses.append(-got.gather(1, torch.tensor(window[1:])[:, None]).mean())
+        divergences.append((truth.exp() * (truth - got)).sum(-1).mean())
+    kl = torch.stack(divergences)
+    print(f"{len(windows)} windows: perplexity {torch.stack(losses).mean().exp():.4f}, "
+          f"KL {kl.mean():.4f} +- {kl.std() / len(kl) ** 0.5:.4f}")
+
+
 def gptqmodel(options, samples):
     import gptqmodel as package
     from gptqmodel import GPTQModel, QuantizeConfig
@@ -44,8 +68,20 @@ def autoround(options, samples):
     data = [{"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
             for ids in samples]
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
-    rounder = AutoRound(options.model, tokenizer, scheme=options.scheme, group_size=options.group_size, dataset=data,
-                        nsamples=len(samples), seqlen=options.seqlen, iters=options.iters, device_map="cpu")
+    common = {"dataset": data, "nsamples": len(samples), "seqlen": options.seqlen, "iters": options.iters,
+              "device_map": "cpu"}
+    if options.scheme == "published":
+        windows = windows_of(options)
+        float_model = transformers.AutoModelForCausalLM.from_pretrained(options.float or options.model, dtype="bfloat16")
+        truths = [log_probabilities(float_model, window).half() for window in windows]
+        layers = range(options.keep, float_model.config.num_hidden_layers - options.keep)
+        del float_model
+        low = {f"model.layers.{layer}.mlp.{name}_proj": {"bits": 4, "act_bits": 4} for layer in layers
+               for name in ("gate", "up")}
+        model, _ = AutoRound(options.model, tokenizer, scheme="INT8", layer_config=low, **common).quantize()
+        judge(options, model, windows, truths)
+        return
+    rounder = AutoRound(options.model, tokenizer, scheme=options.scheme, group_size=options.group_size, **common)
     rounder.quantize_and_save(options.out, format=options.format)
 
 
@@ -86,7 +122,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--scheme", default="W4A16", choices=["W4A16", "W8A8", "W8A8-static"])
+    parser.add_argument("--scheme", default="W4A16", choices=["W4A16", "W8A8", "W8A8-static", "published"])
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--nsamples", type=int, default=48)
     parser.add_argument("--seqlen", type=int, default=256)
@@ -95,6 +131,10 @@ def main():
     parser.add_argument("--desc-act", action="store_true", help="of GPTQModel")
     parser.add_argument("--actorder", default="", help="of llmcompressor: static, weight, group")
     parser.add_argument("--rtn", action="store_true", help="of llmcompressor: round to nearest instead of GPTQ")
+    parser.add_argument("--text", help="to judge `published` on")
+    parser.add_argument("--max-tokens", type=int, default=4080, help="predicted of --text")
+    parser.add_argument("--float", default="", help="directory of the model that KL is from (default: --model)")
+    parser.add_argument("--keep", type=int, default=0, help="layers at each end that `published` keeps at 8 bits")
     options = parser.parse_args()
     samples = samples_of(options)
     begin = time.time()

@@ -18,6 +18,7 @@
 
 #include "core/threads.h"
 #include "linalg/gemm.h"
+#include "linalg/kernels/dot.h"
 #include "quant/kernels/rows.h"
 #include "quant/kernels/rows_scalar.h"
 
@@ -26,9 +27,16 @@ namespace {
 
 using linalg::gemm;
 using linalg::Trans;
+using linalg::kernels::add_multiple;
 
+// Rows of a task. Those that take step after step take each together: what a step of one row waits
+// for is hidden behind the steps of the others.
 constexpr int64_t kRowGrain = 16;
 constexpr int64_t kTile = 128;  // columns of the factor between products
+
+// What is added to all columns of a block from `column` on may begin here, a multiple of every
+// instruction set's vector, where the columns between do not count any more.
+int64_t begin_of_vector(int64_t column) { return column / 16 * 16; }
 
 void require_finite(MatView<const float> x, const std::string& name) {
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
@@ -48,20 +56,25 @@ void require_finite(MatView<const float> x, const std::string& name) {
 // rows = rows * tile⁻¹, or rows * tile⁻ᵀ; `tile` [n, n] upper triangular, `rows` [any, n].
 void solve_tile(MatView<const float> tile, Trans trans, MatView<float> rows) {
   const int64_t n = tile.cols;
-  // Row m holds what the m-th unknown is multiplied with, so that the inner loop is contiguous.
+  // Row m holds what the m-th unknown is multiplied with, so that the inner loop is contiguous, and
+  // zeros for the unknowns that are solved already.
   Mat<float> factors(n, n);
-  for (int64_t m = 0; m < n; ++m)
-    for (int64_t j = 0; j < n; ++j)
-      factors(m, j) = trans == Trans::kNo ? tile.row(m)[j] : tile.row(j)[m];
+  factors.fill_zero();
+  std::vector<float> diagonal(static_cast<size_t>(n));
+  for (int64_t m = 0; m < n; ++m) {
+    diagonal[static_cast<size_t>(m)] = tile.row(m)[m];
+    for (int64_t j = m + 1; j < n; ++j)
+      (trans == Trans::kNo ? factors(m, j) : factors(j, m)) = tile.row(m)[j];
+  }
   parallel_for_ranges(rows.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* x = rows.row(i);
-      for (int64_t step = 0; step < n; ++step) {
-        const int64_t m = trans == Trans::kNo ? step : n - 1 - step;
-        const float* factor = factors.row(m);
-        const float value = x[m] /= factor[m];
-        const int64_t first = trans == Trans::kNo ? m + 1 : 0, last = trans == Trans::kNo ? n : m;
-        for (int64_t j = first; j < last; ++j) x[j] -= value * factor[j];
+    for (int64_t step = 0; step < n; ++step) {
+      const int64_t m = trans == Trans::kNo ? step : n - 1 - step;
+      const int64_t first = trans == Trans::kNo ? begin_of_vector(m + 1) : 0,
+                    last = trans == Trans::kNo ? n : std::min(n, begin_of_vector(m + 15));
+      for (int64_t i = begin; i < end; ++i) {
+        float* x = rows.row(i);
+        const float value = x[m] /= diagonal[static_cast<size_t>(m)];
+        add_multiple(-value, factors.row(m) + first, x + first, last - first);
       }
     }
   });
@@ -244,17 +257,18 @@ void round_with_feedback(MatView<const float> feedback, const std::vector<size_t
            feedback.slice_rows(0, begin).slice_cols(begin, end), 0,
            fed_back.view().slice_cols(0, end - begin));
     parallel_for_ranges(out, kRowGrain, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const float* scales = &result.scale[static_cast<size_t>(i * num_groups)];
-        float* fed = fed_back.row(i);
-        for (int64_t j = begin; j < end; ++j) {
-          const float scale = scales[group_of[static_cast<size_t>(j)]];
+      for (int64_t j = begin; j < end; ++j) {
+        const size_t group = group_of[static_cast<size_t>(j)];
+        const int64_t next = begin_of_vector(j + 1 - begin);
+        const float* row = feedback.row(j) + begin;
+        for (int64_t i = first; i < last; ++i) {
+          const float scale = result.scale[static_cast<size_t>(i * num_groups) + group];
+          float* fed = fed_back.row(i);
           const float code = kernels::scalar::clamped(
               kernels::scalar::rounded(errors(i, j) + fed[j - begin], 0, scale), q_max);
           result.q(i, j) = static_cast<int8_t>(code);
           const float error = errors(i, j) -= scale * code;
-          const float* row = feedback.row(j) + begin;
-          for (int64_t k = j + 1 - begin; k < end - begin; ++k) fed[k] += error * row[k];
+          add_multiple(error, row + next, fed + next, end - begin - next);
         }
       }
     });
@@ -293,14 +307,15 @@ void improve_codes(MatView<const float> hessian, float ridge, int64_t group_size
     damped_product(std::as_const(errors).view(), hessian, ridge, begin, end,
                    products.view().slice_cols(0, end - begin));
     parallel_for_ranges(out, kRowGrain, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const float* scales = &result.scale[static_cast<size_t>(i * num_groups)];
-        float* product = products.row(i);
-        for (int64_t j = begin; j < end; ++j) {
-          const float* row = hessian.row(j) + begin;
-          const float curvature = row[j - begin] + ridge;
-          if (!(curvature > 0)) continue;  // a dead column: every code is as good
-          const float scale = scales[j / group_size], old = result.q(i, j);
+      for (int64_t j = begin; j < end; ++j) {
+        const int64_t next = begin_of_vector(j + 1 - begin);
+        const float* row = hessian.row(j) + begin;
+        const float curvature = row[j - begin] + ridge;
+        if (!(curvature > 0)) continue;  // a dead column: every code is as good
+        for (int64_t i = first; i < last; ++i) {
+          const float scale = result.scale[static_cast<size_t>(i * num_groups + j / group_size)];
+          const float old = result.q(i, j);
+          float* product = products.row(i);
           const float code = kernels::scalar::clamped(
               kernels::scalar::rounded(scale * old + product[j - begin] / curvature, 0, scale),
               q_max);
@@ -308,7 +323,7 @@ void improve_codes(MatView<const float> hessian, float ridge, int64_t group_size
           result.q(i, j) = static_cast<int8_t>(code);
           const float change = scale * (code - old);
           errors(i, j) -= change;
-          for (int64_t k = j + 1 - begin; k < end - begin; ++k) product[k] -= change * row[k];
+          add_multiple(-change, row + next, product + next, end - begin - next);
         }
       }
     });

@@ -98,6 +98,16 @@ TEST_P(Dot, WeightedSumMatchesItsDefinition) {
   }
 }
 
+TEST_P(Dot, AddsAMultipleAsItsDefinitionDoesBitForBit) {
+  for (const int64_t n : {0, 1, 15, 16, 33, 128}) {
+    const Mat<float> x = normal_matrix(1, n + 1, 8), start = normal_matrix(1, n + 1, 9);
+    Mat<float> y = start.clone(), expected = start.clone();
+    kernels::add_multiple(0.37f, x.data(), y.data(), n);
+    kernels::scalar::add_multiple(0.37f, x.data(), expected.data(), n);
+    for (int64_t i = 0; i <= n; ++i) ASSERT_EQ(y(0, i), expected(0, i)) << n << ' ' << i;
+  }
+}
+
 // What generation with and without a cache, alone and in a batch, rests on.
 TEST_P(Dot, ARowDoesNotDependOnItsCompanyBitForBit) {
   constexpr int64_t kRows = 11, kOut = 301, kIn = 203;

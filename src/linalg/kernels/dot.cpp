@@ -180,6 +180,16 @@ void weighted_sum(const float* p, const float* v, int64_t stride, int64_t n, int
   scalar::weighted_sum(p, v + c, stride, n, cols - c, y + c);
 }
 
+void add_multiple(float factor, const float* x, float* y, int64_t n) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto f = hn::Set(d, factor);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    hn::StoreU(hn::Add(hn::LoadU(d, y + i), hn::Mul(f, hn::LoadU(d, x + i))), d, y + i);
+  scalar::add_multiple(factor, x + i, y + i, n - i);
+}
+
 }  // namespace laos::linalg::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -190,6 +200,7 @@ HWY_EXPORT(dot_s8);
 HWY_EXPORT(dot_f32);
 HWY_EXPORT(dot_bf16);
 HWY_EXPORT(weighted_sum);
+HWY_EXPORT(add_multiple);
 
 void dot_s8(const int8_t* x, int64_t x_stride, int64_t m, const int8_t* w, int64_t w_stride,
             int64_t n, int64_t k, int32_t* y, int64_t y_stride) noexcept {
@@ -210,6 +221,10 @@ void weighted_sum(const float* p, const float* v, int64_t stride, int64_t n, int
                   float* y) noexcept {
   if (scalar_only()) return scalar::weighted_sum(p, v, stride, n, cols, y);
   HWY_DYNAMIC_DISPATCH(weighted_sum)(p, v, stride, n, cols, y);
+}
+void add_multiple(float factor, const float* x, float* y, int64_t n) noexcept {
+  if (scalar_only()) return scalar::add_multiple(factor, x, y, n);
+  HWY_DYNAMIC_DISPATCH(add_multiple)(factor, x, y, n);
 }
 
 }  // namespace laos::linalg::kernels

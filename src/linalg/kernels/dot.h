@@ -22,4 +22,8 @@ void dot_bf16(const float* x, int64_t x_stride, int64_t m, const uint16_t* w, in
 void weighted_sum(const float* p, const float* v, int64_t stride, int64_t n, int64_t cols,
                   float* y) noexcept;
 
+// y[i] += factor * x[i]: the product is rounded, then the sum, the same bits on every instruction
+// set.
+void add_multiple(float factor, const float* x, float* y, int64_t n) noexcept;
+
 }  // namespace laos::linalg::kernels

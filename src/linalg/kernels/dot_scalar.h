@@ -33,4 +33,8 @@ inline void weighted_sum(const float* p, const float* v, int64_t stride, int64_t
     for (int64_t d = 0; d < cols; ++d) y[d] += p[j] * v[j * stride + d];
 }
 
+inline void add_multiple(float factor, const float* x, float* y, int64_t n) noexcept {
+  for (int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
 }  // namespace laos::linalg::kernels::scalar
