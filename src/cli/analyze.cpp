@@ -82,6 +82,7 @@ nlohmann::ordered_json to_json(const pipeline::Analysis& analysis, const std::ve
   nlohmann::ordered_json json = {{"low", widths_of(analysis.low)},
                                  {"high", widths_of(analysis.high)},
                                  {"tokens", analysis.num_tokens},
+                                 {"held_back", analysis.is_held_back},
                                  {"parameters", analysis.parameters}};
   json["groups"] = nlohmann::ordered_json::array();
   for (size_t i = 0; i < analysis.groups.size(); ++i) {

@@ -67,7 +67,10 @@ std::string summary_of(const pipeline::Analysis& analysis, const std::vector<boo
       widths_of(analysis.low).c_str(), bits_at(low), pipeline::predicted_cost(analysis, high),
       100 * planned_low / all, widths_of(analysis.low).c_str(), bits_at(planned_low),
       pipeline::predicted_cost(analysis, planned));
-  return text;
+  if (analysis.is_held_back) return text;
+  return std::string(text) +
+         "          these costs are too low: with fewer than four samples they are of the text that "
+         "codes were solved with\n";
 }
 
 }  // namespace laos::cli

@@ -46,6 +46,18 @@ Windows cut_beginnings(const std::vector<std::vector<int32_t>>& documents, int64
   return windows;
 }
 
+Windows cut_spread(const std::vector<std::vector<int32_t>>& documents, int64_t count,
+                   int64_t seq_len) {
+  const int64_t of_each =
+      std::max<int64_t>(1, count / std::max<int64_t>(1, std::ssize(documents)));
+  std::vector<std::vector<int32_t>> pieces;
+  for (const std::vector<int32_t>& document : documents)
+    for (int64_t i = 0, begin = 0; i < of_each && (i == 0 || begin + 2 <= std::ssize(document));
+         ++i, begin += seq_len)
+      pieces.emplace_back(document.begin() + begin, document.end());
+  return cut_beginnings(pieces, count, seq_len);
+}
+
 std::vector<std::vector<int32_t>> ids_of(const Windows& windows) {
   std::vector<std::vector<int32_t>> ids;
   ids.reserve(windows.size());

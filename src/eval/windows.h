@@ -39,6 +39,11 @@ Windows cut_windows(const std::vector<std::vector<int32_t>>& documents,
 Windows cut_beginnings(const std::vector<std::vector<int32_t>>& documents, int64_t count,
                        int64_t seq_len);
 
+// Likewise, but where there are fewer documents than `count`, each gives several windows, one
+// behind the other.
+Windows cut_spread(const std::vector<std::vector<int32_t>>& documents, int64_t count,
+                   int64_t seq_len);
+
 // The token ids of each window.
 std::vector<std::vector<int32_t>> ids_of(const Windows& windows);
 

@@ -30,6 +30,7 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr int64_t kWindowTokens = 128;
+constexpr int64_t kSetAsideOf = 4;  // samples: at most one to measure on
 constexpr size_t kNumGroups = model::kAllLinearGroups.size();
 
 // The linears of a layer in float but for those of one group, which act as the accelerator will
@@ -109,18 +110,31 @@ double mean_relative_square(MatView<const float> a, MatView<const float> b) {
 
 int width_of(const quant::LinearScheme& scheme) { return scheme.weight.bits + scheme.act.bits; }
 
-// Of `tokens` in sum at most.
-eval::Windows windows_of(const Plan& plan, int64_t tokens) {
-  const Samples& samples =
-      plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
-  eval::Windows windows =
-      eval::cut_beginnings(samples, std::max<int64_t>(1, tokens / kWindowTokens), kWindowTokens);
-  if (windows.empty())
+// What is measured on, of `tokens` in sum at most. Codes lose little on the text that they are
+// solved with, least of all where it has few tokens for their inputs: Qwen2.5-0.5B's down_proj, with
+// 2.5 tokens an input, looked cheap there.
+void choose_windows(Plan& plan, int64_t tokens, Analysis& analysis) {
+  const int64_t window_tokens = std::min(tokens, kWindowTokens), count = tokens / window_tokens,
+                size = std::ssize(*plan.samples);
+  const bool looks = analysis_looks_from(plan, 0);
+  const int64_t set_aside = looks ? std::min(count, size / kSetAsideOf) : 0;
+  if (set_aside == 0) {
+    analysis.windows = eval::cut_spread(*plan.samples, count, window_tokens);
+    analysis.is_held_back = !looks;
+  } else {
+    Samples measured, rest;
+    for (int64_t i = 0; i < size; ++i) {
+      const bool is_measured = i * set_aside / size != (i + 1) * set_aside / size;
+      (is_measured ? measured : rest).push_back((*plan.samples)[static_cast<size_t>(i)]);
+    }
+    analysis.windows = eval::cut_spread(measured, count, window_tokens);
+    plan.samples = std::make_shared<const Samples>(std::move(rest));
+  }
+  if (analysis.windows.empty())
     throw Error(ErrorCode::kData,
                 {.what = "there is no text to measure activations on",
                  .where = plan.recipe.path.string(),
                  .fix = "give one with --dataset; its samples need two tokens or more"});
-  return windows;
 }
 
 int64_t size_of(const Plan& plan, const PlannedLinear& planned) {
@@ -190,7 +204,6 @@ class AnalyzeRun {
         progress_(progress),
         cluster_(cluster),
         config_(plan.checkpoint.config()),
-        windows_(windows_of(plan, options.tokens)),
         result_(analysis) {}
 
   void run() {
@@ -201,7 +214,7 @@ class AnalyzeRun {
       calibration_next_ = {calibration_.samples,
                            pass_->new_rows(calibration_.samples.num_tokens())};
     }
-    states_ = model::embed(plan_.checkpoint.embed_tokens(), eval::ids_of(windows_));
+    states_ = model::embed(plan_.checkpoint.embed_tokens(), eval::ids_of(result_.windows));
     const int64_t n = states_.samples.num_tokens();
     result_.num_tokens = n;
     rope_.emplace(config_, model::longest_sample(states_.samples));
@@ -330,7 +343,7 @@ class AnalyzeRun {
         states.rows = std::move(back);
       }
       eval::normalize_final(*model, states);
-      return eval::scored_hidden(*model, states, windows_);
+      return eval::scored_hidden(*model, states, result_.windows);
     };
     const eval::ScoredHidden exact = scored(std::move(exact_));
     std::vector<GroupCost*> mine;
@@ -342,7 +355,7 @@ class AnalyzeRun {
       const size_t end = std::min(mine.size(), begin + kAtOnce);
       std::vector<eval::ScoredHidden> models;
       for (size_t i = begin; i < end; ++i) models.push_back(scored(std::move(variants_[i])));
-      const std::vector<double> kl = eval::mean_kl(models, exact, windows_);
+      const std::vector<double> kl = eval::mean_kl(models, exact, result_.windows);
       for (size_t i = begin; i < end; ++i) mine[i]->kl = kl[i - begin];
       progress_.step(static_cast<int64_t>(end), "");
       stop_if_asked(progress_);
@@ -387,7 +400,6 @@ class AnalyzeRun {
   Progress& progress_;
   cluster::Cluster& cluster_;
   const hf::Config& config_;
-  const eval::Windows windows_;
   Analysis& result_;
   std::optional<rotation::ModelRotation> rotation_;
   std::optional<model::Rope<float>> rope_;
@@ -441,7 +453,7 @@ Analysis begin_analysis(Plan& plan, const AnalyzeOptions& options) {
   }
   // Steps that looked at nothing may look now.
   if (plan.samples->empty() && !plan.fits.empty()) plan.samples = plan.fits.front().samples;
-  (void)windows_of(plan, options.tokens);  // there are some
+  choose_windows(plan, options.tokens, analysis);
   return analysis;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cluster/cluster.h"
+#include "eval/windows.h"
 #include "model/outliers.h"
 #include "pipeline/plan.h"
 #include "pipeline/run.h"
@@ -49,7 +50,9 @@ struct AnalyzeOptions {
 
 struct Analysis {
   quant::LinearScheme low, high;  // dynamic
-  int64_t num_tokens = 0;
+  eval::Windows windows;          // of the recipe's dataset, that all is measured on
+  bool is_held_back = true;       // no step of the analysis has seen them
+  int64_t num_tokens = 0;         // in them
   int64_t parameters = 0;         // of all linears of the decoder
   int64_t fixed_low = 0;          // of those at the low width whose group is no candidate
   int64_t planned_low = 0;        // at the low width as the recipe stands
@@ -59,8 +62,10 @@ struct Analysis {
 // What the analysis of a plan begins with: its widths and its groups, nothing measured. The low and
 // the high width are the narrowest and the widest of the plan's linears; where it has one only, the
 // high one is 8 bits. Every candidate of `plan` has the low width from now on, since what steps
-// make of a group does not depend on the others. Throws Error: kUnsupported for static activations
-// at either width and where nothing can be chosen, kData without a dataset.
+// make of a group does not depend on the others. Where steps look at samples, `plan` loses those
+// that are measured on, a fourth of them at most; of fewer than four it keeps all. Throws Error:
+// kUnsupported for static activations at either width and where nothing can be chosen, kData
+// without a dataset.
 Analysis begin_analysis(Plan& plan, const AnalyzeOptions& options);
 
 // Whether analyze() lets a step look at the calibration samples in a layer from `layer_idx` on.

@@ -55,16 +55,7 @@ const Samples& samples_of(const Plan& plan) {
 
 eval::Windows windows_of(const Samples& samples, const std::string& source,
                          const HealthSize& size) {
-  // Where there are fewer samples than windows, each may give several.
-  const int64_t window_tokens = size.window_tokens;
-  const int64_t of_each =
-      std::max<int64_t>(1, size.windows / std::max<int64_t>(1, std::ssize(samples)));
-  Samples pieces;
-  for (const std::vector<int32_t>& sample : samples)
-    for (int64_t i = 0, begin = 0; i < of_each && (i == 0 || begin + 2 <= std::ssize(sample));
-         ++i, begin += window_tokens)
-      pieces.emplace_back(sample.begin() + begin, sample.end());
-  eval::Windows windows = eval::cut_beginnings(pieces, size.windows, window_tokens);
+  eval::Windows windows = eval::cut_spread(samples, size.windows, size.window_tokens);
   if (windows.empty())
     throw Error(ErrorCode::kData, {.what = "no sample has two tokens, which a health check needs",
                                    .where = source,

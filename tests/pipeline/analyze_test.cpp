@@ -21,14 +21,14 @@ const std::filesystem::path kRoot = LAOS_SOURCE_DIR;
 class Analyze : public testing::Test {
  protected:
   Plan plan_of(const std::filesystem::path& recipe,
-               const std::optional<std::string>& dataset = std::nullopt) {
+               const std::optional<std::string>& dataset = std::nullopt, int64_t nsamples = 16) {
     QuantOptions options;
     options.model_path = kRoot / "models/qwen3-tiny";
     options.recipe_path = recipe;
     options.model_type = "qwen3-tiny";
     options.dataset = dataset;
     options.calib_directories = {kRoot / "calib"};
-    options.nsamples = 16;
+    options.nsamples = nsamples;
     options.writes = false;
     options.reads_dataset = true;
     return make_plan(options);
@@ -40,21 +40,16 @@ class Analyze : public testing::Test {
     analyze(plan, options, analysis, progress, alone);
     return analysis;
   }
-  // The KL of `recipe`'s checkpoint on the windows that an analysis of 256 tokens looks at.
-  double kl_of_checkpoint(const Plan& plan) {
+  // The KL of the plan's checkpoint on the windows that an analysis measured on.
+  double kl_of_checkpoint(const Plan& plan, const Analysis& analysis) {
     QuantOptions options = plan.options;
     options.writes = true;
     options.save_path = directory_ / "out";
     Progress progress;
     run(make_plan(options), progress);
-    eval::Windows windows;
-    for (size_t i = 0; i < 2; ++i) {
-      windows.push_back({.ids = (*plan.samples)[i * plan.samples->size() / 2]});
-      if (windows.back().ids.size() > 128) windows.back().ids.resize(128);
-    }
     const auto quantized = eval::open_eval_model(directory_ / "out"),
                exact = eval::open_eval_model(plan.options.model_path);
-    return eval::compare(*quantized, *exact, windows).divergence.kl.value;
+    return eval::compare(*quantized, *exact, analysis.windows).divergence.kl.value;
   }
 
   test::TemporaryDirectory directory_;
@@ -188,7 +183,7 @@ spec:
                           [](const GroupCost& g) { return g.is_candidate; }),
             1);
 
-  const double kl = kl_of_checkpoint(plan);
+  const double kl = kl_of_checkpoint(plan, analysis);
   // The checkpoint's float tensors are rounded to bf16, which the analysis does not do.
   EXPECT_NEAR(group.kl, kl, 0.1 * kl);
 }
@@ -216,18 +211,55 @@ spec:
   dataset: qwen3-tiny-calib.jsonl
   save: [{type: ascendv1_saver}]
 )";
-    return plan_of(directory_ / "gptq.yaml");
+    // With few tokens for its inputs a group is worse solved than rounded, on other text.
+    return plan_of(directory_ / "gptq.yaml", std::nullopt, 0);
   };
   Plan plan = recipe("model.layers.1.mlp.down_proj");
-  const GroupCost group = analyze_tokens(plan, {.tokens = 256, .kl = true}).groups[3 * 4 + 3];
+  const Analysis analysis = analyze_tokens(plan, {.tokens = 256, .kl = true});
+  const GroupCost& group = analysis.groups[3 * 4 + 3];
   ASSERT_TRUE(group.is_candidate);
   ASSERT_FALSE(group.is_planned_low);
   Plan rounded_plan = recipe("model.layers.1.mlp.down_proj", "int8");
   const GroupCost rounded =
       analyze_tokens(rounded_plan, {.tokens = 256, .kl = true}).groups[3 * 4 + 3];
   EXPECT_LT(group.kl, 0.97 * rounded.kl);
-  const double kl = kl_of_checkpoint(recipe("model.layers.3.mlp.down_proj"));
+  const double kl = kl_of_checkpoint(recipe("model.layers.3.mlp.down_proj"), analysis);
   EXPECT_NEAR(group.kl, kl, 0.1 * kl);
+}
+
+TEST_F(Analyze, MeasuresOnSamplesThatItsStepsDoNotSee) {
+  Plan plan = plan_of(kRoot / "recipes/qwen3-tiny-w4a4-fast.yaml");
+  const Samples all = *plan.samples;
+  ASSERT_EQ(all.size(), 16u);
+  const Analysis analysis = begin_analysis(plan, {.tokens = 256});
+  EXPECT_TRUE(analysis.is_held_back);
+  ASSERT_EQ(analysis.windows.size(), 2u);
+  for (const eval::Window& window : analysis.windows) {
+    const auto begins = [&](const std::vector<int32_t>& sample) {
+      return sample.size() >= window.ids.size() &&
+             std::equal(window.ids.begin(), window.ids.end(), sample.begin());
+    };
+    EXPECT_TRUE(std::any_of(all.begin(), all.end(), begins));
+    EXPECT_TRUE(std::none_of(plan.samples->begin(), plan.samples->end(), begins));
+  }
+  EXPECT_EQ(plan.samples->size(), 14u);
+}
+
+TEST_F(Analyze, SetsAsideAFourthOfTheSamplesAtMost) {
+  Plan plan = plan_of(kRoot / "recipes/qwen3-tiny-w4a4-fast.yaml");
+  const Analysis analysis = begin_analysis(plan, {.tokens = 4096});
+  EXPECT_EQ(plan.samples->size(), 12u);
+  EXPECT_GT(analysis.windows.size(), 4u);  // several of each
+  plan = plan_of(kRoot / "recipes/qwen3-tiny-w4a4-fast.yaml");
+  plan.samples = std::make_shared<Samples>(plan.samples->begin(), plan.samples->begin() + 3);
+  EXPECT_FALSE(begin_analysis(plan, {}).is_held_back);
+  EXPECT_EQ(plan.samples->size(), 3u);
+}
+
+TEST_F(Analyze, KeepsAllSamplesWhereNoStepLooksAtThem) {
+  Plan plan = plan_of(kRoot / "recipes/qwen3-tiny-w4a4-rtn.yaml");
+  EXPECT_TRUE(begin_analysis(plan, {}).is_held_back);
+  EXPECT_EQ(plan.samples->size(), 16u);
 }
 
 TEST_F(Analyze, IsPricedByItsTokensAndByWhetherKlIsMeasured) {
