@@ -81,7 +81,8 @@ double head_fit_flops(const hf::Config& config, const HeadFitOptions& options, i
 // Rows, those held back, and a batch of half of them with what it becomes.
 int64_t head_fit_bytes(const hf::Config& config, int64_t num_tokens) {
   return int64_t{4} * 3 * std::min(num_tokens, kHeadFitRows) * config.num_attention_heads *
-         config.head_dim;
+             config.head_dim +
+         range_block_bytes(config.num_key_value_heads, config.head_dim);
 }
 
 }  // namespace laos::rotation

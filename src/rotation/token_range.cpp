@@ -1,6 +1,7 @@
 #include "rotation/token_range.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -52,21 +53,37 @@ MatView<const uint16_t> operand(MatView<const float> x, Buffer<uint16_t>& room) 
 template <class T>
 struct Room {
   Buffer<T> batch, values, gradients, block, turn;
-  Buffer<float> rotated;
+  Buffer<float> rotated, angles;
   linalg::NewtonSchulzRoom newton_schulz;
 };
 
-// Rows first, first + stride, ... of `rows`, by their place in `order`; into `room`.
+// A step's rows: first, first + stride, ... of `order`, which are rows of `a`.
+struct Batch {
+  const Mat<float>& a;
+  const std::vector<int64_t>& order;
+  int64_t first, stride;
+
+  int64_t size() const { return (std::ssize(order) - first + stride - 1) / stride; }
+};
+
+// Those from `begin` to `end`, into `room`.
 template <class T>
-MatView<const T> gathered(const Mat<float>& a, const std::vector<int64_t>& order, size_t first,
-                          size_t stride, Buffer<T>& room) {
-  const size_t count = (order.size() - first + stride - 1) / stride;
-  const MatView<T> result = grown(room, static_cast<int64_t>(count), a.cols());
-  parallel_for_ranges(result.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      keep(a.row(order[first + static_cast<size_t>(i) * stride]), result.row(i), a.cols());
+MatView<const T> gathered(const Batch& batch, int64_t begin, int64_t end, Buffer<T>& room) {
+  const MatView<T> result = grown(room, end - begin, batch.a.cols());
+  parallel_for_ranges(end - begin, kRowGrain, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t place = batch.first + (begin + i) * batch.stride;
+      keep(batch.a.row(batch.order[static_cast<size_t>(place)]), result.row(i), result.cols);
+    }
   });
   return result;
+}
+
+// f(i) for i < count: side by side, or with all threads where there is one.
+template <class F>
+void for_each(int64_t count, F&& f) {
+  if (count == 1) return f(int64_t{0});
+  parallel_for(count, f);
 }
 
 // multiply_blocks in either dtype.
@@ -82,14 +99,14 @@ void multiply_runs(MatView<const T> x, const std::vector<Mat<float>>& blocks, in
   }
 }
 
-// The gradient of the batch's ranges with respect to a block R is aᵀ g, so Rᵀ times it is zᵀ g:
-// that, into `products` [n, n], one a block.
+// The gradient of the rows' ranges with respect to a block R is aᵀ g, so Rᵀ times it is zᵀ g: that,
+// into `products` [n, n], one a block, or added to them.
 template <class T>
-void range_gradients(MatView<const T> batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
-                     Room<T>& room, std::vector<Mat<float>>& products) {
-  const int64_t n = blocks.front().cols(), cols = batch.cols;
-  const MatView<float> z = grown(room.rotated, batch.rows, cols);
-  multiply_runs(batch, blocks, sharing, room.block, z);
+void range_gradients(MatView<const T> rows, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                     bool adds, Room<T>& room, std::vector<Mat<float>>& products) {
+  const int64_t n = blocks.front().cols(), cols = rows.cols;
+  const MatView<float> z = grown(room.rotated, rows.rows, cols);
+  multiply_runs(rows, blocks, sharing, room.block, z);
   const MatView<T> value = grown(room.values, z.rows, cols);
   parallel_for_ranges(z.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -100,8 +117,43 @@ void range_gradients(MatView<const T> batch, const std::vector<Mat<float>>& bloc
   const MatView<const T> gradient = operand(z, room.gradients);
   for (int64_t b = 0; b * n < cols; ++b)
     product(Trans::kYes, value.slice_cols(b * n, (b + 1) * n),
-            gradient.slice_cols(b * n, (b + 1) * n), b % sharing != 0,
+            gradient.slice_cols(b * n, (b + 1) * n), adds || b % sharing != 0,
             products[static_cast<size_t>(b / sharing)].view());
+}
+
+// Where blocks are small, a batch is divided between tasks rather than each of its many small
+// products between threads, which would wait for each other at every one. The division hangs on its
+// size alone. A task goes through its rows a cache's worth at a time.
+constexpr int64_t kTasks = 16;
+constexpr int64_t kChunkElements = int64_t{1} << 17;
+
+int64_t tasks_of(int64_t cols, int64_t block_size) { return cols == block_size ? 1 : kTasks; }
+
+// Likewise of a whole batch. `sums`: of each task but the first, whose are `products`.
+template <class T>
+void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
+                     std::vector<Room<T>>& rooms, std::vector<std::vector<Mat<float>>>& sums,
+                     std::vector<Mat<float>>& products) {
+  const int64_t tasks = std::ssize(sums) + 1, size = batch.size(),
+                chunk = tasks == 1 ? size : std::max<int64_t>(1, kChunkElements / batch.a.cols());
+  const auto of_task = [&](int64_t task) -> std::vector<Mat<float>>& {
+    return task == 0 ? products : sums[static_cast<size_t>(task - 1)];
+  };
+  for_each(tasks, [&](int64_t task) {
+    Room<T>& room = rooms[static_cast<size_t>(task)];
+    const int64_t first = task * size / tasks, last = (task + 1) * size / tasks;
+    if (first == last)
+      for (Mat<float>& sum : of_task(task)) sum.fill_zero();
+    for (int64_t begin = first; begin < last; begin += chunk)
+      range_gradients(gathered(batch, begin, std::min(begin + chunk, last), room.batch), blocks,
+                      sharing, begin > first, room, of_task(task));
+  });
+  for_each(std::ssize(products), [&](int64_t b) {
+    Mat<float>& product = products[static_cast<size_t>(b)];
+    for (const std::vector<Mat<float>>& sum : sums)
+      for (int64_t j = 0; j < product.size(); ++j)
+        product.data()[j] += sum[static_cast<size_t>(b)].data()[j];
+  });
 }
 
 // momentum <- kMomentum momentum + the skew part of `product`, the direction in the group's tangent
@@ -130,9 +182,9 @@ double add_skew_part(const Mat<float>& product, Mat<float>& momentum) {
 
 // block <- block (I - turn), and towards the nearest orthogonal matrix; overwrites `change`.
 template <class T>
-void turn_block(const Mat<float>& turn, linalg::ComputeType compute, Room<T>& room,
+void turn_block(MatView<const float> turn, linalg::ComputeType compute, Room<T>& room,
                 Mat<float>& change, Mat<float>& block) {
-  product(Trans::kNo, operand(block.view(), room.block), operand(turn.view(), room.turn), false,
+  product(Trans::kNo, operand(block.view(), room.block), operand(turn, room.turn), false,
           change.view());
   parallel_for(block.rows(), [&](int64_t i) {
     for (int64_t j = 0; j < block.cols(); ++j) block(i, j) -= change(i, j);
@@ -166,16 +218,27 @@ double rounding_error(MatView<const float> a, int bits, MatView<float> quantized
 }
 
 double range_and_gradient(float* z, int64_t n) {
+  // Below a thousandth of the largest value the gradient is 1e-33 of its largest or less. Further
+  // down it would be denormal, and one such number in a hundred makes products several times
+  // slower.
+  constexpr float kNothing = 1e-6f;
   const quant::kernels::Range range = quant::kernels::range(z, n);
   const float max = std::max(range.max, -range.min);
   if (!(max > 0)) return 0;  // z = 0 is its own gradient
   // In units of the largest value, whose twelfth power f32 holds.
   const float inverse = 1 / max;
+  const auto twelfth = [inverse](float value) {
+    const float u = value * inverse, u2 = u * u, u4 = u2 * u2;
+    return u4 * u4 * u4;
+  };
+  constexpr int64_t kLanes = 8;  // sums, so that the compiler may use vectors
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += twelfth(z[i + lane]);
   double sum = 0;
-  for (int64_t j = 0; j < n; ++j) {
-    const float u = z[j] * inverse, u2 = u * u, u4 = u2 * u2;
-    sum += u4 * u4 * u4;
-  }
+  for (; i < n; ++i) sum += twelfth(z[i]);
+  for (const float lane : sums) sum += lane;
   const double mean = sum / static_cast<double>(n);
   const double value = static_cast<double>(max) * max * std::pow(mean, 1.0 / 6);
   // d(mean¹ᐟ⁶)/du = mean^(-5/6) / 6 · 12 u¹¹ / n
@@ -183,7 +246,7 @@ double range_and_gradient(float* z, int64_t n) {
       static_cast<float>(2 * max * std::pow(mean, -5.0 / 6) / static_cast<double>(n));
   for (int64_t j = 0; j < n; ++j) {
     const float u = z[j] * inverse, u2 = u * u, u4 = u2 * u2;
-    z[j] = slope * u4 * u4 * u2 * u;
+    z[j] = u2 < kNothing ? 0.0f : slope * u4 * u4 * u2 * u;
   }
   return value;
 }
@@ -202,13 +265,14 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
                                    const std::function<void(int64_t, double)>& note,
                                    int64_t& best_step) {
   const int64_t n = fit.block_size;
-  const auto num_blocks = static_cast<size_t>(a.cols() / n / fit.sharing);
+  const int64_t num_blocks = a.cols() / n / fit.sharing, tasks = tasks_of(a.cols(), n);
   std::vector<int64_t> fitted, held_back;
   for (int64_t i = 0; i < a.rows(); ++i)
     (i % kRangeHeldBack == kRangeHeldBack - 1 ? held_back : fitted).push_back(i);
   if (held_back.empty()) held_back = fitted;
   Buffer<float> judge_room;
-  const MatView<const float> judge = gathered(a, held_back, 0, 1, judge_room);
+  const MatView<const float> judge =
+      gathered({a, held_back, 0, 1}, 0, std::ssize(held_back), judge_room);
   Mat<float> judged(judge.rows, a.cols()), quantized(judge.rows, a.cols());
   best_step = 0;
   double best_loss = rounding_error(judge, fit.quant_bits, quantized.view());
@@ -216,37 +280,44 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
   std::vector<Mat<float>> best;
 
   std::vector<Mat<float>> blocks, momenta;
-  for (size_t b = 0; b < num_blocks; ++b) {
-    blocks.emplace_back(n, n).fill_zero();
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    Mat<float>& block = blocks.emplace_back(n, n);
+    block.fill_zero();
     momenta.emplace_back(n, n).fill_zero();
-    for (int64_t i = 0; i < n; ++i) blocks[b](i, i) = 1;
+    for (int64_t i = 0; i < n; ++i) block(i, i) = 1;
   }
-  std::vector<Mat<float>> products;
-  for (size_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
-  Mat<float> turn(n, n);
-  Room<T> room;
+  const auto new_products = [&] {
+    std::vector<Mat<float>> result;
+    for (int64_t b = 0; b < num_blocks; ++b) result.emplace_back(n, n);
+    return result;
+  };
+  std::vector<Mat<float>> products = new_products();
+  std::vector<std::vector<Mat<float>>> sums;
+  for (int64_t task = 1; task < tasks; ++task) sums.push_back(new_products());
+  std::vector<Room<T>> rooms(static_cast<size_t>(std::max(num_blocks, tasks)));
   // A batch takes every so manyth row, so that it has rows of all layers.
-  const auto batch_rows = static_cast<size_t>(fit.batch_rows);
-  const size_t batches = std::max<size_t>(1, (fitted.size() + batch_rows - 1) / batch_rows);
+  const int64_t batches =
+      std::max<int64_t>(1, (std::ssize(fitted) + fit.batch_rows - 1) / fit.batch_rows);
   for (int64_t step = 1; step <= fit.steps; ++step) {
-    const auto first = static_cast<size_t>(step - 1) % batches;
-    range_gradients(gathered(a, fitted, first, batches, room.batch), blocks, fit.sharing, room,
+    batch_gradients({a, fitted, (step - 1) % batches, batches}, blocks, fit.sharing, rooms, sums,
                     products);
     const double angle =
         kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
-    bool any = false;
-    for (size_t b = 0; b < num_blocks; ++b) {
+    std::atomic<bool> any = false;
+    for_each(num_blocks, [&](int64_t block) {
+      const auto b = static_cast<size_t>(block);
       const double norm = add_skew_part(products[b], momenta[b]);
-      if (!(norm > 0)) continue;
+      if (!(norm > 0)) return;
       any = true;
       const double widest = linalg::spectral_norm(std::as_const(momenta[b]).view());
       const auto factor = static_cast<float>(
           std::min(angle * std::sqrt(static_cast<double>(n)) / norm, kLargestAngle / widest));
+      const MatView<float> turn = grown(rooms[b].angles, n, n);
       parallel_for(n, [&](int64_t i) {
-        for (int64_t j = 0; j < n; ++j) turn(i, j) = factor * momenta[b](i, j);
+        for (int64_t j = 0; j < n; ++j) turn.row(i)[j] = factor * momenta[b](i, j);
       });
-      turn_block(turn, fit.compute, room, products[b], blocks[b]);
-    }
+      turn_block(turn, fit.compute, rooms[b], products[b], blocks[b]);
+    });
     if (!any) break;
     if (step % kNoteSteps != 0 && step != fit.steps) continue;
     for (Mat<float>& block : blocks) linalg::reorthogonalize(block);
@@ -271,6 +342,11 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
                                          int64_t& best_step) {
   return fit.compute == linalg::ComputeType::kBf16 ? fit_blocks<uint16_t>(a, fit, note, best_step)
                                                    : fit_blocks<float>(a, fit, note, best_step);
+}
+
+// Those of the blocks, their momenta, products, the best ones so far and five that a turn works in.
+int64_t range_block_bytes(int64_t num_blocks, int64_t n) noexcept {
+  return int64_t{4} * (kTasks - 1 + 9) * num_blocks * n * n;
 }
 
 Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,

@@ -52,6 +52,9 @@ std::vector<Mat<float>> fit_range_blocks(const Mat<float>& a, const RangeFit& fi
                                          const std::function<void(int64_t step, double loss)>& note,
                                          int64_t& best_step);
 
+// Bytes that fit_range_blocks of several blocks [n, n] takes for matrices of their size.
+int64_t range_block_bytes(int64_t num_blocks, int64_t n) noexcept;
+
 // fit_range_blocks of one matrix R [n, n] over whole rows of `a` [m, n]: a row a token, all of
 // about the same norm, so that range² is the token's quantization error.
 Mat<float> fit_token_range(Mat<float> a, const FitOptions& options,
