@@ -30,7 +30,7 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr int64_t kWindowTokens = 128;
-constexpr int64_t kSetAsideOf = 4;  // samples: at most one to measure on
+constexpr int64_t kSetAsideOf = 4;  // of so many samples at most one is measured on
 constexpr size_t kNumGroups = model::kAllLinearGroups.size();
 
 // The linears of a layer in float but for those of one group, which act as the accelerator will
