@@ -34,9 +34,11 @@ using linalg::kernels::add_multiple;
 constexpr int64_t kRowGrain = 16;
 constexpr int64_t kTile = 128;  // columns of the factor between products
 
-// What is added to all columns of a block from `column` on may begin here, a multiple of every
-// instruction set's vector, where the columns between do not count any more.
-int64_t begin_of_vector(int64_t column) { return column / 16 * 16; }
+constexpr int64_t kVector = 16;  // columns that the vectors of every instruction set divide
+
+// What is added to all columns of a block from `column` on may begin here where the columns between
+// do not count any more.
+int64_t begin_of_vector(int64_t column) { return column / kVector * kVector; }
 
 void require_finite(MatView<const float> x, const std::string& name) {
   parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
@@ -70,7 +72,7 @@ void solve_tile(MatView<const float> tile, Trans trans, MatView<float> rows) {
     for (int64_t step = 0; step < n; ++step) {
       const int64_t m = trans == Trans::kNo ? step : n - 1 - step;
       const int64_t first = trans == Trans::kNo ? begin_of_vector(m + 1) : 0,
-                    last = trans == Trans::kNo ? n : std::min(n, begin_of_vector(m + 15));
+                    last = trans == Trans::kNo ? n : std::min(n, begin_of_vector(m + kVector - 1));
       for (int64_t i = begin; i < end; ++i) {
         float* x = rows.row(i);
         const float value = x[m] /= diagonal[static_cast<size_t>(m)];

@@ -127,32 +127,27 @@ void range_gradients(MatView<const T> rows, const std::vector<Mat<float>>& block
 constexpr int64_t kTasks = 16;
 constexpr int64_t kChunkElements = int64_t{1} << 17;
 
-int64_t tasks_of(int64_t cols, int64_t block_size) { return cols == block_size ? 1 : kTasks; }
-
-// Likewise of a whole batch. `sums`: of each task but the first, whose are `products`.
+// Likewise of a whole batch, by a task for each of `sums`: into the first of them.
 template <class T>
 void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
-                     std::vector<Room<T>>& rooms, std::vector<std::vector<Mat<float>>>& sums,
-                     std::vector<Mat<float>>& products) {
-  const int64_t tasks = std::ssize(sums) + 1, size = batch.size(),
+                     std::vector<Room<T>>& rooms, std::vector<std::vector<Mat<float>>>& sums) {
+  const int64_t tasks = std::ssize(sums), size = batch.size(),
                 chunk = tasks == 1 ? size : std::max<int64_t>(1, kChunkElements / batch.a.cols());
-  const auto of_task = [&](int64_t task) -> std::vector<Mat<float>>& {
-    return task == 0 ? products : sums[static_cast<size_t>(task - 1)];
-  };
   for_each(tasks, [&](int64_t task) {
     Room<T>& room = rooms[static_cast<size_t>(task)];
+    std::vector<Mat<float>>& products = sums[static_cast<size_t>(task)];
     const int64_t first = task * size / tasks, last = (task + 1) * size / tasks;
     if (first == last)
-      for (Mat<float>& sum : of_task(task)) sum.fill_zero();
+      for (Mat<float>& product : products) product.fill_zero();
     for (int64_t begin = first; begin < last; begin += chunk)
       range_gradients(gathered(batch, begin, std::min(begin + chunk, last), room.batch), blocks,
-                      sharing, begin > first, room, of_task(task));
+                      sharing, begin > first, room, products);
   });
-  for_each(std::ssize(products), [&](int64_t b) {
-    Mat<float>& product = products[static_cast<size_t>(b)];
-    for (const std::vector<Mat<float>>& sum : sums)
-      for (int64_t j = 0; j < product.size(); ++j)
-        product.data()[j] += sum[static_cast<size_t>(b)].data()[j];
+  for_each(std::ssize(blocks), [&](int64_t block) {
+    const auto b = static_cast<size_t>(block);
+    Mat<float>& total = sums.front()[b];
+    for (size_t task = 1; task < sums.size(); ++task)
+      for (int64_t j = 0; j < total.size(); ++j) total.data()[j] += sums[task][b].data()[j];
   });
 }
 
@@ -265,7 +260,7 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
                                    const std::function<void(int64_t, double)>& note,
                                    int64_t& best_step) {
   const int64_t n = fit.block_size;
-  const int64_t num_blocks = a.cols() / n / fit.sharing, tasks = tasks_of(a.cols(), n);
+  const int64_t num_blocks = a.cols() / n / fit.sharing, tasks = a.cols() == n ? 1 : kTasks;
   std::vector<int64_t> fitted, held_back;
   for (int64_t i = 0; i < a.rows(); ++i)
     (i % kRangeHeldBack == kRangeHeldBack - 1 ? held_back : fitted).push_back(i);
@@ -286,21 +281,16 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
     momenta.emplace_back(n, n).fill_zero();
     for (int64_t i = 0; i < n; ++i) block(i, i) = 1;
   }
-  const auto new_products = [&] {
-    std::vector<Mat<float>> result;
-    for (int64_t b = 0; b < num_blocks; ++b) result.emplace_back(n, n);
-    return result;
-  };
-  std::vector<Mat<float>> products = new_products();
-  std::vector<std::vector<Mat<float>>> sums;
-  for (int64_t task = 1; task < tasks; ++task) sums.push_back(new_products());
+  std::vector<std::vector<Mat<float>>> sums(static_cast<size_t>(tasks));
+  for (std::vector<Mat<float>>& products : sums)
+    for (int64_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
+  std::vector<Mat<float>>& products = sums.front();
   std::vector<Room<T>> rooms(static_cast<size_t>(std::max(num_blocks, tasks)));
   // A batch takes every so manyth row, so that it has rows of all layers.
   const int64_t batches =
       std::max<int64_t>(1, (std::ssize(fitted) + fit.batch_rows - 1) / fit.batch_rows);
   for (int64_t step = 1; step <= fit.steps; ++step) {
-    batch_gradients({a, fitted, (step - 1) % batches, batches}, blocks, fit.sharing, rooms, sums,
-                    products);
+    batch_gradients({a, fitted, (step - 1) % batches, batches}, blocks, fit.sharing, rooms, sums);
     const double angle =
         kAngle * (1 - static_cast<double>(step - 1) / static_cast<double>(fit.steps));
     std::atomic<bool> any = false;
