@@ -19,16 +19,18 @@ struct Tiling {
 // smaller ones it reads where they are.
 constexpr Tiling kTile{512, 1024};
 
+constexpr int64_t kMinTiles = 8;  // where they can be had, so that there are some for every thread
+int64_t num_tiles(Tiling tile, int64_t m, int64_t n) noexcept {
+  return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
+}
+
 // Big tiles amortise packing; small products are cut finer so that there are tiles for every
 // thread. A function of the shape alone: results must not depend on the machine's number of
 // threads. Of a row-major b the larger tiles are worth more than more tiles, see below.
 Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
   Tiling tile = kTile;
   if (trans_b == Trans::kNo && m >= tile.rows && n >= tile.cols) return tile;
-  const auto count = [&] {
-    return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
-  };
-  while (count() < 8 && (tile.rows > 128 || tile.cols > 128)) {
+  while (num_tiles(tile, m, n) < kMinTiles && (tile.rows > 128 || tile.cols > 128)) {
     int64_t& larger = std::min(tile.cols, n) > std::min(tile.rows, m) ? tile.cols : tile.rows;
     int64_t& cut = larger > 128 ? larger : (tile.rows > 128 ? tile.rows : tile.cols);
     cut /= 2;
@@ -55,14 +57,13 @@ MatView<const float> apart(MatView<const float> x, Buffer<float>& buffer) {
 
 // Calls one(a, b, c) for every tile of c with what of a and b it needs.
 template <class T, class F>
-void for_tiles(Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T> b,
+void for_tiles(Tiling tile, Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T> b,
                MatView<float> c, const F& one) {
   const int64_t m = c.rows, n = c.cols, k = trans_a == Trans::kNo ? a.cols : a.rows;
   LAOS_ASSERT((trans_a == Trans::kNo ? a.rows : a.cols) == m);
   LAOS_ASSERT((trans_b == Trans::kNo ? b.cols : b.rows) == n);
   LAOS_ASSERT((trans_b == Trans::kNo ? b.rows : b.cols) == k);
   if (m == 0 || n == 0) return;
-  const Tiling tile = tiling(trans_b, m, n);
   const int64_t tiles_n = (n + tile.cols - 1) / tile.cols;
   parallel_for((m + tile.rows - 1) / tile.rows * tiles_n, [&](int64_t t) {
     const int64_t i0 = t / tiles_n * tile.rows, j0 = t % tiles_n * tile.cols;
@@ -98,11 +99,152 @@ void gram_in_tiles(MatView<const T> a, MatView<float> c, const F& one) {
   });
 }
 
+// Products in bfloat16 by code for the processor's own instructions, x86-64's. Those kernels take
+// operands whose rows follow one another; others oneDNN 2.6 multiplies in an older way, which asks
+// the system for memory at every product. So an operand with gaps is copied, a part of the depth at
+// a time. Of products with rows enough b is laid out once, in panels: a strip of rows, what is laid
+// out for it and the sums stay in the second cache (2 MB where this was measured).
+constexpr int64_t kStripRows = 256, kStripDepth = 512, kPanelCols = 512, kMinStrips = 4;
+
+bool takes_strips(int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kMinProducts = int64_t{1} << 26;  // below, copies cost as much as they save
+  static const bool has_code = onednn_has_code() && has_native_bf16();
+  return has_code && m * n * k >= kMinProducts;
+}
+
+template <class T>
+void copy_rows(MatView<const T> from, MatView<T> to) {
+  for (int64_t i = 0; i < from.rows; ++i) std::copy_n(from.row(i), from.cols, to.row(i));
+}
+
+// x, without gaps between its rows.
+MatView<const uint16_t> dense(MatView<const uint16_t> x, Buffer<uint16_t>& buffer) {
+  if (x.stride == x.cols) return x;
+  const MatView<uint16_t> y = grown(buffer, x.rows, x.cols);
+  copy_rows(x, y);
+  return y;
+}
+
+// c = sums (+ c when `accumulate`), of as many rows as c has.
+void take_sums(MatView<const float> sums, bool accumulate, MatView<float> c) {
+  if (!accumulate) return copy_rows(sums.slice_rows(0, c.rows), c);
+  for (int64_t i = 0; i < c.rows; ++i) {
+    float* target = c.row(i);
+    for (int64_t j = 0; j < c.cols; ++j) target[j] += sums.row(i)[j];
+  }
+}
+
+// Rows of a are tokens, and their number differs from batch to batch. oneDNN compiles code for
+// every shape it meets, which takes longer than a product, so rows come in few sizes: multiples of
+// kBlock, and what is left filled up with zeros. product(a, accumulate, c) does them.
+template <class F>
+void in_few_sizes(MatView<const uint16_t> a, bool accumulate, MatView<float> c, const F& product) {
+  constexpr int64_t kBlock = 64, kTail = 16;
+  const int64_t whole = c.rows / kBlock * kBlock, rest = c.rows - whole;
+  if (whole > 0) product(a.slice_rows(0, whole), accumulate, c.slice_rows(0, whole));
+  if (rest == 0) return;
+  const int64_t padded = (rest + kTail - 1) / kTail * kTail;
+  thread_local Buffer<uint16_t> x_buffer;
+  thread_local Buffer<float> y_buffer;
+  const MatView<uint16_t> x = grown(x_buffer, padded, a.cols);
+  const MatView<float> y = grown(y_buffer, padded, c.cols);
+  copy_rows(a.slice_rows(whole, c.rows), x);
+  std::fill(x.row(rest), x.data + padded * a.cols, uint16_t{0});
+  product(x, false, y);
+  take_sums(y, accumulate, c.slice_rows(whole, c.rows));
+}
+
+// c = op(a) op(b) (+ c when `accumulate`) on this thread, a part of the depth after the other by
+// part(x, begin, end, adds, sums), which multiplies the part x of a, without gaps, by that of b.
+template <class F>
+void by_depth(Trans trans_a, MatView<const uint16_t> a, int64_t depth, bool accumulate,
+              MatView<float> c, const F& part) {
+  thread_local Buffer<uint16_t> a_buffer;
+  thread_local Buffer<float> c_buffer;
+  const bool has_gaps = c.stride != c.cols;
+  const MatView<float> sums = has_gaps ? grown(c_buffer, c.rows, c.cols) : c;
+  for (int64_t begin = 0; begin < depth; begin += kStripDepth) {
+    const int64_t end = std::min(begin + kStripDepth, depth);
+    part(dense(trans_a == Trans::kNo ? a.slice_cols(begin, end) : a.slice_rows(begin, end),
+               a_buffer),
+         begin, end, begin > 0 || (accumulate && !has_gaps), sums);
+  }
+  if (has_gaps) take_sums(sums, accumulate, c);
+}
+
+// One product of a tile.
+void bf16_product(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
+                  MatView<const uint16_t> b, bool accumulate, MatView<float> c) {
+  const int64_t depth = trans_a == Trans::kNo ? a.cols : a.rows;
+  const auto product = [&](MatView<const uint16_t> x, MatView<const uint16_t> y, int64_t k,
+                           bool adds, MatView<float> z) {
+    onednn_bf16(trans_a == Trans::kYes, trans_b == Trans::kYes, z.rows, z.cols, k, x.data, x.stride,
+                y.data, y.stride, adds, z.data, z.stride);
+  };
+  if (!takes_strips(c.rows, c.cols, depth)) return product(a, b, depth, accumulate, c);
+  thread_local Buffer<uint16_t> b_buffer;
+  by_depth(
+      trans_a, a, depth, accumulate, c,
+      [&](MatView<const uint16_t> x, int64_t begin, int64_t end, bool adds, MatView<float> sums) {
+        product(x,
+                dense(trans_b == Trans::kNo ? b.slice_rows(begin, end) : b.slice_cols(begin, end),
+                      b_buffer),
+                end - begin, adds, sums);
+      });
+}
+
+// c = op(a) op(b) (+ c when `accumulate`) where c has kMinStrips and more.
+void product_in_strips(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
+                       MatView<const uint16_t> b, bool accumulate, MatView<float> c) {
+  const int64_t depth = trans_a == Trans::kNo ? a.cols : a.rows,
+                parts = (depth + kStripDepth - 1) / kStripDepth,
+                panels = (c.cols + kPanelCols - 1) / kPanelCols,
+                strips = (c.rows + kStripRows - 1) / kStripRows;
+  constexpr int64_t kPart = packed_size(kStripDepth, kPanelCols);
+  const int64_t at_once =
+      std::clamp<int64_t>(kPackedBytes / (2 * kPart * parts), int64_t{1}, panels);
+  // Kept from call to call: pages that are touched for the first time cost as much as the layout.
+  thread_local Buffer<uint16_t> kept;
+  uint16_t* const packed = grown(kept, at_once * parts, kPart).data;
+  const auto cols_of = [&](int64_t panel) {
+    return std::pair{panel * kPanelCols, std::min((panel + 1) * kPanelCols, c.cols)};
+  };
+  for (int64_t first = 0; first < panels; first += at_once) {
+    const int64_t count = std::min(at_once, panels - first);
+    parallel_for(count * parts, [&](int64_t i) {
+      const auto [j0, j1] = cols_of(first + i / parts);
+      const int64_t begin = i % parts * kStripDepth, end = std::min(begin + kStripDepth, depth);
+      const MatView<const uint16_t> y = trans_b == Trans::kNo
+                                            ? b.slice_rows(begin, end).slice_cols(j0, j1)
+                                            : b.slice_rows(j0, j1).slice_cols(begin, end);
+      onednn_pack_bf16(trans_b == Trans::kYes, j1 - j0, end - begin, y.data, y.stride,
+                       packed + i * kPart);
+    });
+    // Panel by panel, so that the strips find what is laid out of it in the second cache.
+    parallel_for(count * strips, [&](int64_t i) {
+      const auto [j0, j1] = cols_of(first + i / strips);
+      const int64_t i0 = i % strips * kStripRows, i1 = std::min(i0 + kStripRows, c.rows);
+      const uint16_t* const panel = packed + i / strips * parts * kPart;
+      const auto strip = [&](MatView<const uint16_t> rows, bool adds_c, MatView<float> target) {
+        by_depth(trans_a, rows, depth, adds_c, target,
+                 [&](MatView<const uint16_t> x, int64_t begin, int64_t end, bool adds,
+                     MatView<float> sums) {
+                   onednn_packed_bf16(trans_a == Trans::kYes, sums.rows, sums.cols, end - begin,
+                                      x.data, panel + begin / kStripDepth * kPart, adds, sums.data);
+                 });
+      };
+      const MatView<float> target = c.slice_rows(i0, i1).slice_cols(j0, j1);
+      if (trans_a == Trans::kYes) return strip(a.slice_cols(i0, i1), accumulate, target);
+      in_few_sizes(a.slice_rows(i0, i1), accumulate, target, strip);
+    });
+  }
+}
+
 }  // namespace
 
 void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, MatView<const float> b,
           float beta, MatView<float> c) {
-  for_tiles(trans_a, trans_b, a, b, c,
+  for_tiles(tiling(trans_b, c.rows, c.cols), trans_a, trans_b, a, b, c,
             [&](MatView<const float> a_tile, MatView<const float> b_tile, MatView<float> c_tile) {
               gemm_one_thread(trans_a, trans_b, alpha, a_tile, b_tile, beta, c_tile);
             });
@@ -123,8 +265,11 @@ void to_bf16_padded(MatView<const float> x, MatView<uint16_t> y) {
 
 void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<const uint16_t> b,
                bool accumulate, MatView<float> c) {
+  if (c.rows >= kMinStrips * kStripRows &&
+      takes_strips(c.rows, c.cols, trans_a == Trans::kNo ? a.cols : a.rows))
+    return product_in_strips(trans_a, trans_b, a, b, accumulate, c);
   for_tiles(
-      trans_a, trans_b, a, b, c,
+      tiling(trans_b, c.rows, c.cols), trans_a, trans_b, a, b, c,
       [&](MatView<const uint16_t> a_tile, MatView<const uint16_t> b_tile, MatView<float> c_tile) {
         gemm_bf16_one_thread(trans_a, trans_b, a_tile, b_tile, accumulate, c_tile);
       });
@@ -133,31 +278,11 @@ void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<
 void gemm_bf16_one_thread(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
                           MatView<const uint16_t> b, bool accumulate, MatView<float> c) {
   if (c.rows == 0 || c.cols == 0) return;
-  const auto product = [&](MatView<const uint16_t> x, bool add, MatView<float> y) {
-    onednn_bf16(trans_a == Trans::kYes, trans_b == Trans::kYes, y.rows, y.cols,
-                trans_a == Trans::kNo ? x.cols : x.rows, x.data, x.stride, b.data, b.stride, add,
-                y.data, y.stride);
+  const auto product = [&](MatView<const uint16_t> x, bool adds, MatView<float> y) {
+    bf16_product(trans_a, trans_b, x, b, adds, y);
   };
   if (trans_a == Trans::kYes) return product(a, accumulate, c);
-  // Rows of a are tokens, and their number differs from batch to batch. oneDNN compiles code for
-  // every shape it meets, which takes longer than a product, so rows come in few sizes: multiples
-  // of kBlock, and what is left filled up with zeros.
-  constexpr int64_t kBlock = 64, kTail = 16;
-  const int64_t whole = c.rows / kBlock * kBlock, rest = c.rows - whole;
-  if (whole > 0) product(a.slice_rows(0, whole), accumulate, c.slice_rows(0, whole));
-  if (rest == 0) return;
-  const int64_t padded = (rest + kTail - 1) / kTail * kTail;
-  thread_local Buffer<uint16_t> x_buffer;
-  thread_local Buffer<float> y_buffer;
-  const MatView<uint16_t> x = grown(x_buffer, padded, a.cols);
-  const MatView<float> y = grown(y_buffer, padded, c.cols);
-  for (int64_t i = 0; i < rest; ++i) std::copy_n(a.row(whole + i), a.cols, x.row(i));
-  std::fill(x.row(rest), x.data + padded * a.cols, uint16_t{0});
-  product(x, false, y);
-  for (int64_t i = 0; i < rest; ++i) {
-    float* target = c.row(whole + i);
-    for (int64_t j = 0; j < c.cols; ++j) target[j] = y.row(i)[j] + (accumulate ? target[j] : 0.0f);
-  }
+  in_few_sizes(a, accumulate, c, product);
 }
 
 void gemm(Trans trans_a, Trans trans_b, double alpha, MatView<const double> a,

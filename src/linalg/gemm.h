@@ -31,8 +31,10 @@ constexpr const char* to_string(ComputeType type) noexcept {
   return type == ComputeType::kBf16 ? "bf16" : "f32";
 }
 
-// Shapes of products in bf16 whose code is kept, and what that comes to, by what was measured.
-inline constexpr int64_t kMaxBf16Products = 256, kBf16CodeBytes = kMaxBf16Products * 100'000;
+// What products in bf16 take beside their operands: code, of so many shapes that is kept, by what
+// was measured, and room for a part of an operand to be laid out in.
+inline constexpr int64_t kMaxBf16Products = 256, kPackedBytes = int64_t{16} << 20,
+                         kBf16Bytes = kMaxBf16Products * 100'000 + kPackedBytes;
 
 // Whether this machine multiplies bfloat16 natively (see ONEDNN_MAX_CPU_ISA); elsewhere the
 // products below are slow.

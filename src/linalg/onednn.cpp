@@ -14,6 +14,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <shared_mutex>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -136,10 +137,10 @@ const float* widened(const uint16_t* x, int64_t rows, int64_t cols, int64_t stri
   return wide.data;
 }
 
-// A product made ready for its shape.
+// A product, or a layout, made ready for its shape: of two operands or one.
 struct Bf16Product {
   dnnl::memory::desc a, b, c, scratchpad;
-  dnnl::matmul product;
+  dnnl::primitive primitive;
   mutable std::once_flag has_run = {};
 };
 using Bf16Key = std::array<int64_t, 10>;
@@ -191,6 +192,60 @@ Bf16Products& bf16_products() {
   (void)only_ours;
   return products;
 }
+
+// Runs what is kept under `key`, or made, with these arguments and a scratchpad.
+template <class Make, class Arguments>
+void run_bf16(const Bf16Key& key, const Make& make, const Arguments& arguments) {
+  thread_local dnnl::stream stream(cpu());
+  thread_local Buffer<std::byte> scratchpad;  // one for all, or each product would keep its own
+  try {
+    const Bf16Products::Product p = bf16_products().get(
+        key, [&] { return std::shared_ptr<const Bf16Product>(new Bf16Product(make())); });
+    const auto needed = static_cast<int64_t>(p->scratchpad.get_size());
+    if (scratchpad.size() < needed) scratchpad = Buffer<std::byte>(needed);
+    bf16_products().run(*p, [&] {
+      std::unordered_map<int, dnnl::memory> all = arguments(*p);
+      all.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(p->scratchpad, cpu(), scratchpad.data()));
+      p->primitive.execute(stream, all);
+      stream.wait();
+    });
+  } catch (const dnnl::error& error) {
+    check(error.status, "matmul");
+  }
+}
+
+// oneDNN's memory knows no const.
+dnnl::memory memory_of(const dnnl::memory::desc& desc, const void* data) {
+  return {desc, cpu(), const_cast<void*>(data)};
+}
+
+dnnl::memory::desc bf16_matrix(int64_t rows, int64_t cols, bool transposed, int64_t stride) {
+  return {{rows, cols},
+          dnnl::memory::data_type::bf16,
+          transposed ? dnnl::memory::dims{1, stride} : dnnl::memory::dims{stride, 1}};
+}
+
+dnnl::memory::desc f32_matrix(int64_t rows, int64_t cols, int64_t stride) {
+  return {{rows, cols}, dnnl::memory::data_type::f32, dnnl::memory::dims{stride, 1}};
+}
+
+Bf16Product product_of(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+                       const dnnl::memory::desc& c, bool accumulate) {
+  const dnnl::matmul::primitive_desc desc = bf16_desc(a, b, c, accumulate);
+  return {a, b, c, desc.scratchpad_desc(), dnnl::matmul(desc)};
+}
+
+// How a product of any number of rows wants its b [k, n].
+dnnl::memory::desc packed_desc(int64_t k, int64_t n) {
+  constexpr int64_t kRows = 128;
+  const dnnl::memory::desc any({k, n}, dnnl::memory::data_type::bf16,
+                               dnnl::memory::format_tag::any);
+  return bf16_desc(bf16_matrix(kRows, k, false, k), any, f32_matrix(kRows, n, n), false)
+      .weights_desc();
+}
+
+// What a key begins with.
+enum Kind : int64_t { kProduct, kPack, kPackedProduct };
 
 }  // namespace
 
@@ -247,36 +302,58 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
           ldc);
     return;
   }
-  using dnnl::memory;
-  thread_local dnnl::stream stream(cpu());
-  thread_local Buffer<std::byte> scratchpad;  // one for all, or each product would keep its own
   // The number of threads is built into a product.
-  const Bf16Key key = {trans_a, trans_b, m, n, k, lda, ldb, ldc, accumulate, omp_get_max_threads()};
-  try {
-    const Bf16Products::Product p = bf16_products().get(key, [&] {
-      const memory::desc a_desc({m, k}, memory::data_type::bf16,
-                                trans_a ? memory::dims{1, lda} : memory::dims{lda, 1});
-      const memory::desc b_desc({k, n}, memory::data_type::bf16,
-                                trans_b ? memory::dims{1, ldb} : memory::dims{ldb, 1});
-      const memory::desc c_desc({m, n}, memory::data_type::f32, memory::dims{ldc, 1});
-      const dnnl::matmul::primitive_desc desc = bf16_desc(a_desc, b_desc, c_desc, accumulate);
-      return std::shared_ptr<const Bf16Product>(
-          new Bf16Product{a_desc, b_desc, c_desc, desc.scratchpad_desc(), dnnl::matmul(desc)});
-    });
-    const auto needed = static_cast<int64_t>(p->scratchpad.get_size());
-    if (scratchpad.size() < needed) scratchpad = Buffer<std::byte>(needed);
-    bf16_products().run(*p, [&] {
-      // oneDNN's memory knows no const.
-      p->product.execute(stream,
-                         {{DNNL_ARG_SRC, memory(p->a, cpu(), const_cast<uint16_t*>(a))},
-                          {DNNL_ARG_WEIGHTS, memory(p->b, cpu(), const_cast<uint16_t*>(b))},
-                          {DNNL_ARG_DST, memory(p->c, cpu(), c)},
-                          {DNNL_ARG_SCRATCHPAD, memory(p->scratchpad, cpu(), scratchpad.data())}});
-      stream.wait();
-    });
-  } catch (const dnnl::error& error) {
-    check(error.status, "matmul");
-  }
+  const Bf16Key key = {kProduct + 4 * trans_a + 8 * trans_b + 16 * accumulate,
+                       m,
+                       n,
+                       k,
+                       lda,
+                       ldb,
+                       ldc,
+                       omp_get_max_threads()};
+  run_bf16(
+      key,
+      [&] {
+        return product_of(bf16_matrix(m, k, trans_a, lda), bf16_matrix(k, n, trans_b, ldb),
+                          f32_matrix(m, n, ldc), accumulate);
+      },
+      [&](const Bf16Product& p) -> std::unordered_map<int, dnnl::memory> {
+        return {{DNNL_ARG_SRC, memory_of(p.a, a)},
+                {DNNL_ARG_WEIGHTS, memory_of(p.b, b)},
+                {DNNL_ARG_DST, memory_of(p.c, c)}};
+      });
+}
+
+void onednn_pack_bf16(bool trans_b, int64_t n, int64_t k, const uint16_t* b, int64_t ldb,
+                      uint16_t* packed) {
+  run_bf16(
+      {kPack + 8 * trans_b, 0, n, k, 0, ldb, 0, omp_get_max_threads()},
+      [&]() -> Bf16Product {
+        const dnnl::memory::desc from = bf16_matrix(k, n, trans_b, ldb), to = packed_desc(k, n);
+        LAOS_ASSERT(to.get_size() <= sizeof(uint16_t) * static_cast<size_t>(packed_size(k, n)));
+        dnnl::primitive_attr attr;
+        attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+        const dnnl::reorder::primitive_desc desc(cpu(), from, cpu(), to, attr);
+        return {from, to, {}, desc.scratchpad_desc(), dnnl::reorder(desc)};
+      },
+      [&](const Bf16Product& p) -> std::unordered_map<int, dnnl::memory> {
+        return {{DNNL_ARG_FROM, memory_of(p.a, b)}, {DNNL_ARG_TO, memory_of(p.b, packed)}};
+      });
+}
+
+void onednn_packed_bf16(bool trans_a, int64_t m, int64_t n, int64_t k, const uint16_t* a,
+                        const uint16_t* packed, bool accumulate, float* c) {
+  run_bf16(
+      {kPackedProduct + 4 * trans_a + 16 * accumulate, m, n, k, 0, 0, 0, omp_get_max_threads()},
+      [&] {
+        return product_of(bf16_matrix(m, k, trans_a, trans_a ? m : k), packed_desc(k, n),
+                          f32_matrix(m, n, n), accumulate);
+      },
+      [&](const Bf16Product& p) -> std::unordered_map<int, dnnl::memory> {
+        return {{DNNL_ARG_SRC, memory_of(p.a, a)},
+                {DNNL_ARG_WEIGHTS, memory_of(p.b, packed)},
+                {DNNL_ARG_DST, memory_of(p.c, c)}};
+      });
 }
 
 #if defined(__x86_64__) || defined(_M_X64)

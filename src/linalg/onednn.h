@@ -29,6 +29,16 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
                  int64_t lda, const uint16_t* b, int64_t ldb, bool accumulate, float* c,
                  int64_t ldc);
 
+// The same with op(b) laid out beforehand, which pays where several products share it: x86-64 only.
+// It takes packed_size(k, n) elements. Rows of a and c follow one another without gaps.
+constexpr int64_t packed_size(int64_t k, int64_t n) noexcept {
+  return (k + 63) / 64 * 64 * ((n + 63) / 64 * 64);
+}
+void onednn_pack_bf16(bool trans_b, int64_t n, int64_t k, const uint16_t* b, int64_t ldb,
+                      uint16_t* packed);
+void onednn_packed_bf16(bool trans_a, int64_t m, int64_t n, int64_t k, const uint16_t* a,
+                        const uint16_t* packed, bool accumulate, float* c);
+
 // Row-major c [m, n] = a [m, k] * b [n, k]ᵀ + beta * c in int32. Exact only where
 // int8_products_are_exact() or all of |b| <= 16.
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,

@@ -51,7 +51,7 @@ int64_t pass_linears_bytes(ComputeType compute, const hf::Config& config, int64_
     }
     most = std::max(most, params);
   }
-  return 2 * most + 2 * tokens * widest + linalg::kBf16CodeBytes;
+  return 2 * most + 2 * tokens * widest + linalg::kBf16Bytes;
 }
 
 }  // namespace laos::model

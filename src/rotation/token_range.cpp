@@ -32,13 +32,21 @@ constexpr double kLargestAngle = 0.5;
 // Operands of the fit's products, as f32 and as bfloat16 bits.
 void keep(const float* x, float* y, int64_t n) { std::copy_n(x, n, y); }
 void keep(const float* x, uint16_t* y, int64_t n) { linalg::kernels::to_bf16(x, y, n); }
-void product(Trans trans_a, MatView<const float> a, MatView<const float> b, bool accumulate,
-             MatView<float> c) {
-  linalg::gemm(trans_a, Trans::kNo, 1.0f, a, b, accumulate ? 1.0f : 0.0f, c);
+// Products by all threads, and by the one that asks.
+void product(Trans trans_a, MatView<const float> a, MatView<const float> b, MatView<float> c) {
+  linalg::gemm(trans_a, Trans::kNo, 1.0f, a, b, 0.0f, c);
 }
-void product(Trans trans_a, MatView<const uint16_t> a, MatView<const uint16_t> b, bool accumulate,
+void product(Trans trans_a, MatView<const uint16_t> a, MatView<const uint16_t> b,
              MatView<float> c) {
-  linalg::gemm_bf16(trans_a, Trans::kNo, a, b, accumulate, c);
+  linalg::gemm_bf16(trans_a, Trans::kNo, a, b, false, c);
+}
+void product_here(Trans trans_a, MatView<const float> a, MatView<const float> b, bool accumulate,
+                  MatView<float> c) {
+  linalg::gemm_one_thread(trans_a, Trans::kNo, 1.0f, a, b, accumulate ? 1.0f : 0.0f, c);
+}
+void product_here(Trans trans_a, MatView<const uint16_t> a, MatView<const uint16_t> b,
+                  bool accumulate, MatView<float> c) {
+  linalg::gemm_bf16_one_thread(trans_a, Trans::kNo, a, b, accumulate, c);
 }
 
 // x as an operand: as it is, or rounded into `room`.
@@ -49,10 +57,10 @@ MatView<const uint16_t> operand(MatView<const float> x, Buffer<uint16_t>& room) 
   return rounded;
 }
 
-// What the steps of a fit work in, one after the other: T the type of its products' operands.
+// What one task of a fit works in: T the type of its products' operands.
 template <class T>
 struct Room {
-  Buffer<T> batch, values, gradients, block, turn;
+  Buffer<T> rows, values, gradients, block, turn;
   Buffer<float> rotated, angles;
   linalg::NewtonSchulzRoom newton_schulz;
 };
@@ -66,16 +74,14 @@ struct Batch {
   int64_t size() const { return (std::ssize(order) - first + stride - 1) / stride; }
 };
 
-// Those from `begin` to `end`, into `room`.
+// Those from `begin` to `end`, into `room`, on this thread.
 template <class T>
 MatView<const T> gathered(const Batch& batch, int64_t begin, int64_t end, Buffer<T>& room) {
   const MatView<T> result = grown(room, end - begin, batch.a.cols());
-  parallel_for_ranges(end - begin, kRowGrain, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; ++i) {
-      const int64_t place = batch.first + (begin + i) * batch.stride;
-      keep(batch.a.row(batch.order[static_cast<size_t>(place)]), result.row(i), result.cols);
-    }
-  });
+  for (int64_t i = 0; i < result.rows; ++i) {
+    const int64_t place = batch.first + (begin + i) * batch.stride;
+    keep(batch.a.row(batch.order[static_cast<size_t>(place)]), result.row(i), result.cols);
+  }
   return result;
 }
 
@@ -86,62 +92,71 @@ void for_each(int64_t count, F&& f) {
   parallel_for(count, f);
 }
 
-// multiply_blocks in either dtype.
+// Rows z = every `sharing` runs of the batch's from `begin` to `end` times one of the blocks, as
+// operands, and the gradients of their ranges; on this thread.
 template <class T>
-void multiply_runs(MatView<const T> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
-                   Buffer<T>& room, MatView<float> y) {
-  const int64_t n = blocks.front().cols();
-  MatView<const T> block;
-  for (int64_t b = 0; b * n < x.cols; ++b) {
-    if (b % sharing == 0) block = operand(blocks[static_cast<size_t>(b / sharing)].view(), room);
-    product(Trans::kNo, x.slice_cols(b * n, (b + 1) * n), block, false,
-            y.slice_cols(b * n, (b + 1) * n));
+void rotated_rows(const Batch& batch, int64_t begin, int64_t end,
+                  const std::vector<MatView<const T>>& blocks, int64_t sharing, Room<T>& room,
+                  MatView<T> values, MatView<T> gradients) {
+  const int64_t n = blocks.front().cols, cols = batch.a.cols();
+  const MatView<const T> rows = gathered(batch, begin, end, room.rows);
+  const MatView<float> z = grown(room.rotated, rows.rows, cols);
+  for (int64_t b = 0; b * n < cols; ++b)
+    product_here(Trans::kNo, rows.slice_cols(b * n, (b + 1) * n),
+                 blocks[static_cast<size_t>(b / sharing)], false, z.slice_cols(b * n, (b + 1) * n));
+  for (int64_t i = 0; i < z.rows; ++i) {
+    keep(z.row(i), values.row(i), cols);
+    range_and_gradient(z.row(i), cols);
+    keep(z.row(i), gradients.row(i), cols);
   }
 }
 
-// The gradient of the rows' ranges with respect to a block R is aᵀ g, so Rᵀ times it is zᵀ g: that,
-// into `products` [n, n], one a block, or added to them.
-template <class T>
-void range_gradients(MatView<const T> rows, const std::vector<Mat<float>>& blocks, int64_t sharing,
-                     bool adds, Room<T>& room, std::vector<Mat<float>>& products) {
-  const int64_t n = blocks.front().cols(), cols = rows.cols;
-  const MatView<float> z = grown(room.rotated, rows.rows, cols);
-  multiply_runs(rows, blocks, sharing, room.block, z);
-  const MatView<T> value = grown(room.values, z.rows, cols);
-  parallel_for_ranges(z.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      keep(z.row(i), value.row(i), cols);
-      range_and_gradient(z.row(i), cols);
-    }
-  });
-  const MatView<const T> gradient = operand(z, room.gradients);
-  for (int64_t b = 0; b * n < cols; ++b)
-    product(Trans::kYes, value.slice_cols(b * n, (b + 1) * n),
-            gradient.slice_cols(b * n, (b + 1) * n), adds || b % sharing != 0,
-            products[static_cast<size_t>(b / sharing)].view());
-}
-
-// Where blocks are small, a batch is divided between tasks rather than each of its many small
+// Tasks that a batch is divided between where blocks are small, rather than each of its many small
 // products between threads, which would wait for each other at every one. The division hangs on its
 // size alone. A task goes through its rows a cache's worth at a time.
 constexpr int64_t kTasks = 16;
 constexpr int64_t kChunkElements = int64_t{1} << 17;
+// Rows that go through a block as wide as they are in one piece: what becomes of them stays in the
+// second cache, and the block pays for being read.
+constexpr int64_t kWideRows = 256;
 
-// Likewise of a whole batch, by a task for each of `sums`: into the first of them.
+// The gradient of the rows' ranges with respect to a block R is aᵀ g for rows a with gradients g,
+// so Rᵀ times it is zᵀ g: that, of a whole batch, into the first of `sums` [n, n], one a block.
+// There are kTasks sums, or one where a block is as wide as the rows.
 template <class T>
 void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, int64_t sharing,
                      std::vector<Room<T>>& rooms, std::vector<std::vector<Mat<float>>>& sums) {
-  const int64_t tasks = std::ssize(sums), size = batch.size(),
-                chunk = tasks == 1 ? size : std::max<int64_t>(1, kChunkElements / batch.a.cols());
-  for_each(tasks, [&](int64_t task) {
+  const int64_t n = blocks.front().cols(), cols = batch.a.cols(), size = batch.size();
+  std::vector<MatView<const T>> operands;
+  for (size_t b = 0; b < blocks.size(); ++b)
+    operands.push_back(operand(blocks[b].view(), rooms[b].block));
+  if (cols == n) {
+    const MatView<T> values = grown(rooms.front().values, size, cols),
+                     gradients = grown(rooms.front().gradients, size, cols);
+    parallel_for_ranges(size, kWideRows, [&](int64_t begin, int64_t end) {
+      rotated_rows(batch, begin, end, operands, sharing,
+                   rooms[static_cast<size_t>(begin / kWideRows)], values.slice_rows(begin, end),
+                   gradients.slice_rows(begin, end));
+    });
+    return product(Trans::kYes, values, gradients, sums.front().front().view());
+  }
+  const int64_t chunk = std::max<int64_t>(1, kChunkElements / cols);
+  parallel_for(kTasks, [&](int64_t task) {
     Room<T>& room = rooms[static_cast<size_t>(task)];
     std::vector<Mat<float>>& products = sums[static_cast<size_t>(task)];
-    const int64_t first = task * size / tasks, last = (task + 1) * size / tasks;
+    const int64_t first = task * size / kTasks, last = (task + 1) * size / kTasks;
     if (first == last)
       for (Mat<float>& product : products) product.fill_zero();
-    for (int64_t begin = first; begin < last; begin += chunk)
-      range_gradients(gathered(batch, begin, std::min(begin + chunk, last), room.batch), blocks,
-                      sharing, begin > first, room, products);
+    for (int64_t begin = first; begin < last; begin += chunk) {
+      const int64_t end = std::min(begin + chunk, last);
+      const MatView<T> values = grown(room.values, end - begin, cols),
+                       gradients = grown(room.gradients, end - begin, cols);
+      rotated_rows(batch, begin, end, operands, sharing, room, values, gradients);
+      for (int64_t b = 0; b * n < cols; ++b)
+        product_here(Trans::kYes, values.slice_cols(b * n, (b + 1) * n),
+                     gradients.slice_cols(b * n, (b + 1) * n), begin > first || b % sharing != 0,
+                     products[static_cast<size_t>(b / sharing)].view());
+    }
   });
   for_each(std::ssize(blocks), [&](int64_t block) {
     const auto b = static_cast<size_t>(block);
@@ -179,8 +194,7 @@ double add_skew_part(const Mat<float>& product, Mat<float>& momentum) {
 template <class T>
 void turn_block(MatView<const float> turn, linalg::ComputeType compute, Room<T>& room,
                 Mat<float>& change, Mat<float>& block) {
-  product(Trans::kNo, operand(block.view(), room.block), operand(turn, room.turn), false,
-          change.view());
+  product(Trans::kNo, operand(block.view(), room.block), operand(turn, room.turn), change.view());
   parallel_for(block.rows(), [&](int64_t i) {
     for (int64_t j = 0; j < block.cols(); ++j) block(i, j) -= change(i, j);
   });
@@ -248,8 +262,10 @@ double range_and_gradient(float* z, int64_t n) {
 
 void multiply_blocks(MatView<const float> x, const std::vector<Mat<float>>& blocks, int64_t sharing,
                      MatView<float> y) {
-  Buffer<float> no_room;
-  multiply_runs(x, blocks, sharing, no_room, y);
+  const int64_t n = blocks.front().cols();
+  for (int64_t b = 0; b * n < x.cols; ++b)
+    product(Trans::kNo, x.slice_cols(b * n, (b + 1) * n),
+            blocks[static_cast<size_t>(b / sharing)].view(), y.slice_cols(b * n, (b + 1) * n));
 }
 
 namespace {
@@ -260,14 +276,14 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
                                    const std::function<void(int64_t, double)>& note,
                                    int64_t& best_step) {
   const int64_t n = fit.block_size;
-  const int64_t num_blocks = a.cols() / n / fit.sharing, tasks = a.cols() == n ? 1 : kTasks;
+  const int64_t num_blocks = a.cols() / n / fit.sharing, num_sums = a.cols() == n ? 1 : kTasks;
   std::vector<int64_t> fitted, held_back;
   for (int64_t i = 0; i < a.rows(); ++i)
     (i % kRangeHeldBack == kRangeHeldBack - 1 ? held_back : fitted).push_back(i);
   if (held_back.empty()) held_back = fitted;
   Buffer<float> judge_room;
   const MatView<const float> judge =
-      gathered({a, held_back, 0, 1}, 0, std::ssize(held_back), judge_room);
+      gathered<float>({a, held_back, 0, 1}, 0, std::ssize(held_back), judge_room);
   Mat<float> judged(judge.rows, a.cols()), quantized(judge.rows, a.cols());
   best_step = 0;
   double best_loss = rounding_error(judge, fit.quant_bits, quantized.view());
@@ -281,11 +297,12 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
     momenta.emplace_back(n, n).fill_zero();
     for (int64_t i = 0; i < n; ++i) block(i, i) = 1;
   }
-  std::vector<std::vector<Mat<float>>> sums(static_cast<size_t>(tasks));
+  std::vector<std::vector<Mat<float>>> sums(static_cast<size_t>(num_sums));
   for (std::vector<Mat<float>>& products : sums)
     for (int64_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
   std::vector<Mat<float>>& products = sums.front();
-  std::vector<Room<T>> rooms(static_cast<size_t>(std::max(num_blocks, tasks)));
+  std::vector<Room<T>> rooms(static_cast<size_t>(
+      std::max({num_blocks, kTasks, (fit.batch_rows + kWideRows - 1) / kWideRows})));
   // A batch takes every so manyth row, so that it has rows of all layers.
   const int64_t batches =
       std::max<int64_t>(1, (std::ssize(fitted) + fit.batch_rows - 1) / fit.batch_rows);

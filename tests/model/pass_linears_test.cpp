@@ -92,7 +92,7 @@ TEST(PassLinears, InBf16LeaveExpertsInF32) {
   EXPECT_EQ(pass_linears_bytes(ComputeType::kF32, config, 100), 0);
   // q and o of 64 by 48, k and v of 32 by 48; the widest of them reads 64.
   EXPECT_EQ(pass_linears_bytes(ComputeType::kBf16, config, 100),
-            2 * (2 * 64 * 48 + 2 * 32 * 48) + 2 * 100 * 64 + linalg::kBf16CodeBytes);
+            2 * (2 * 64 * 48 + 2 * 32 * 48) + 2 * 100 * 64 + linalg::kBf16Bytes);
 }
 
 TEST(PassLinears, InBf16GiveTheSameBitsOnAnyNumberOfThreads) {

@@ -42,7 +42,7 @@ class TrainStep : public Step {
     const int64_t training =
         autoround::train_bytes(config, scheme, options_, lengths_of(*plan.samples),
                                transforms_inputs(plan, layer_idx), layer_idx) +
-        (options_.compute == linalg::ComputeType::kBf16 ? linalg::kBf16CodeBytes : 0);
+        (options_.compute == linalg::ComputeType::kBf16 ? linalg::kBf16Bytes : 0);
     // Before and after training all weights are there once, with what is applied or with codes.
     return std::max({memory.weights + memory.forward, training + memory.backward,
                      memory.weights + autoround::applied_bytes(config, scheme, options_)});
