@@ -57,11 +57,14 @@ inline void add_dataset_options(CLI::App& command, DatasetFlags& flags) {
   command.add_option(
       "--dataset", flags.dataset,
       std::string("calibration data instead of the recipe's, or of laos's own set: ") + kDataFiles);
-  command
-      .add_option("--nsamples", flags.nsamples,
-                  "of more samples so many are drawn at random, those held back among them "
-                  "(default: all)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  CLI::Option* nsamples =
+      command
+          .add_option("--nsamples", flags.nsamples,
+                      std::string("of more samples so many are drawn at random, those held back "
+                                  "among them") +
+                          (flags.nsamples == 0 ? " (default: all)" : ""))
+          ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  if (flags.nsamples != 0) nsamples->capture_default_str();
   command
       .add_option("--seqlen," + both_spellings("--calib-seq-len"), flags.seq_len,
                   "tokens of a sample at most: longer ones are cut there, text files are cut into "

@@ -37,6 +37,7 @@
 #include "cli/stop.h"
 #include "cli/threads.h"
 #include "cli/tokenize.h"
+#include "cli/tune.h"
 #include "core/error.h"
 #include "core/isa.h"
 #include "core/words.h"
@@ -196,6 +197,7 @@ int run(int argc, char** argv) {
   laos::cli::add_loglikelihood_command(app);
   laos::cli::add_inspect_command(app, exit_code);
   laos::cli::add_convert_command(app);
+  laos::cli::add_tune_command(app);
   laos::cli::add_calibrate_text_command(app);
   laos::cli::add_analyze_command(app);
   laos::cli::add_bench_command(app);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/threads.h"
+#include "eval/layer_parts.h"
 #include "hf/model_tensors.h"
 #include "hf/quantization_config.h"
 #include "hf/quantized_checkpoint.h"
@@ -25,23 +26,6 @@ using model::Linear;
 using model::LinearGroup;
 
 namespace {
-
-// The norms of a layer, its routers and the biases of its linears, the part of LayerWeights that is
-// small. `find` gives a tensor by its name.
-template <class Find>
-model::LayerWeights small_weights(const hf::Config& config, int64_t layer_idx, const Find& find) {
-  model::LayerWeights weights;
-  for (const hf::Norm norm : hf::kAllNorms)
-    if (hf::size_of(config, norm) != 0)
-      weights[norm] = to_f32(find(hf::name_of(config, layer_idx, norm) + ".weight"));
-  for (const hf::Router router : hf::kAllRouters)
-    if (hf::rows_of(config, layer_idx, router) != 0)
-      weights[router] = to_f32(find(hf::name_of(config, layer_idx, router) + ".weight"));
-  for (const Linear l : model::linears_in(config, layer_idx))
-    if (model::has_bias(config, l))
-      weights.biases[l] = to_f32(find(model::name_of(config, layer_idx, l) + ".bias"));
-  return weights;
-}
 
 int64_t bytes_of(const io::TensorFiles& files) {
   int64_t bytes = 0;
@@ -254,14 +238,6 @@ class MixedLinears : public model::LinearsForward<float> {
   }
 };
 
-// The matrix of an online rotation, [n, n].
-Mat<float> square(const std::vector<float>& values) {
-  const auto n = static_cast<int64_t>(std::llround(std::sqrt(static_cast<double>(values.size()))));
-  Mat<float> matrix(n, n);
-  std::copy(values.begin(), values.end(), matrix.data());
-  return matrix;
-}
-
 class QuantizedLayer : public EvalLayer {
  public:
   QuantizedLayer(const hf::QuantizedCheckpoint& checkpoint, int64_t layer_idx, bool resident,
@@ -269,22 +245,12 @@ class QuantizedLayer : public EvalLayer {
     mixed_.emulation = emulation;
     if (arithmetic == Arithmetic::kTransformers) mixed_.token_peak = quant::TokenPeak::kHalfBeyond;
     const hf::Config& config = checkpoint.config();
+    online_ = online_transforms(checkpoint, layer_idx, dtype_of(emulation),
+                                emulation == nullptr ? DType::kF32 : DType::kF16);
     for (const Linear l : model::linears_in(config, layer_idx)) {
       const std::string name = model::name_of(config, layer_idx, l);
       load(checkpoint, name, resident, mixed_.entries[l]);
-      // Members of a group have the same pair. Of others an engine would keep the last, too.
-      if (std::optional<hf::InputPair> pair = checkpoint.input_pair(name)) {
-        const int64_t cols = pair->right.rows();
-        mixed_.entries[l].clip = pair->clip;
-        online_[hf::group_of(l)] =
-            std::make_shared<model::KroneckerTransform>(model::KroneckerTransform{
-                .left = std::move(pair->left),
-                .right = std::move(pair->right),
-                .cols = cols,
-                .clip = pair->clip,
-                .right_dtype = dtype_of(emulation),
-                .left_dtype = emulation == nullptr ? DType::kF32 : DType::kF16});
-      }
+      mixed_.entries[l].clip = online_.clip_of(hf::group_of(l));
     }
     cache_scales_ = checkpoint.cache_scales(layer_idx);
     if (cache_scales_ && emulation != nullptr)  // engines hold them in the model's dtype
@@ -293,20 +259,6 @@ class QuantizedLayer : public EvalLayer {
     mixed_.small = small_weights(
         config, layer_idx,
         [&](const std::string& name) -> const TensorView& { return checkpoint.files().at(name); });
-
-    const std::string o = model::name_of(config, layer_idx, Linear::kOProj),
-                      down = model::name_of(config, layer_idx, Linear::kDownProj);
-    if (std::vector<float> heads = checkpoint.online_rotation(o, "heads_rotation"); !heads.empty())
-      online_[LinearGroup::kO] =
-          std::make_shared<model::KroneckerTransform>(model::KroneckerTransform{
-              .left = square(heads), .right = {}, .cols = checkpoint.config().head_dim});
-    if (std::vector<float> m = checkpoint.online_rotation(down, "kronecker_rotation_m");
-        !m.empty()) {
-      Mat<float> right = square(checkpoint.online_rotation(down, "kronecker_rotation_n"));
-      const int64_t cols = right.rows();
-      online_[LinearGroup::kDown] = std::make_shared<model::KroneckerTransform>(
-          model::KroneckerTransform{.left = square(m), .right = std::move(right), .cols = cols});
-    }
   }
   model::LayerNorms<float> norms() const override {
     model::LayerNorms<float> norms = model::norms_of(mixed_.small);

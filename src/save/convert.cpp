@@ -33,6 +33,13 @@ bool are_exact(const std::vector<float>& values, DType dtype) {
                      [&](float value) { return round_to(dtype, value) == value; });
 }
 
+// Scales of rows, some a row, times the row's factor, rounded to what `dtype` holds.
+void multiply_rows(const std::vector<float>& factors, DType dtype, std::vector<float>& scale) {
+  const size_t per_row = scale.size() / factors.size();
+  for (size_t i = 0; i < scale.size(); ++i)
+    scale[i] = round_to(dtype, scale[i] * factors[i / per_row]);
+}
+
 // AscendV1 stores the products of both scales alone. The weight's is the value of `dtype` that
 // gives them; empty when there is none.
 std::vector<float> weight_scale_of(const hf::StaticInput& input, DType dtype) {
@@ -126,69 +133,212 @@ void finish(const CheckpointJob& job, CheckpointWriter& writer) {
   writer.commit();
 }
 
+[[noreturn]] void refuse(const fs::path& directory, const std::string& what,
+                         const std::string& fix) {
+  throw Error(ErrorCode::kUsage, {.what = what, .where = directory.string(), .fix = fix});
+}
+
+std::unique_ptr<hf::QuantizedCheckpoint> open_source(const fs::path& directory) {
+  if (!hf::format_of(directory))
+    refuse(directory, "not a quantized checkpoint", "quantize it: laos quant");
+  return hf::open_quantized(directory);
+}
+
+// A checkpoint as a format writes it, linear by linear.
+class Rewriting {
+ public:
+  Rewriting(const hf::QuantizedCheckpoint& checkpoint, const fs::path& directory,
+            const Format& format, const fs::path& save_path)
+      : checkpoint_(checkpoint), modules_(hf::weight_modules(checkpoint.config())) {
+    const hf::Config& config = checkpoint.config();
+    std::vector<Problem> problems;
+    for (const hf::WeightModule& module : modules_)
+      if (checkpoint.label(module.name) != scheme::kFloatLabel)
+        linears_[module.name] = source_of(checkpoint, module, problems);
+    if (config.num_hidden_layers > 0 && checkpoint.cache_scales(0))
+      problems.push_back({"scales of an int8 cache have no place in " + std::string(format.title()),
+                          directory.string(), "quantize the float model with --format"});
+    throw_if_any(problems);
+    const auto scheme_of = [&](const std::string& name) -> std::optional<quant::LinearScheme> {
+      const auto found = linears_.find(name);
+      if (found == linears_.end()) return std::nullopt;
+      return found->second.scheme;
+    };
+    job_ = job_of(directory, config, save_path,
+                  output_tensors(config, config.dtype, scheme_of, nullptr, format), format);
+  }
+
+  const CheckpointJob& job() const noexcept { return job_; }
+
+  void write(CheckpointWriter& writer, const RowFactors& factors = {}) const {
+    for (const hf::WeightModule& module : modules_) {
+      const auto found = linears_.find(module.name);
+      Mat<float> bias;
+      if (module.has_bias) bias = to_f32(checkpoint_.files().at(module.bias_name()));
+      if (found == linears_.end()) {
+        writer.write_float(module.weight_name(), to_f32(checkpoint_.weight(module.name)).view());
+        if (module.has_bias) writer.write_float(module.bias_name(), bias.view());
+        continue;
+      }
+      const SourceLinear& linear = found->second;
+      const quant::WeightSpec& spec = linear.scheme.weight;
+      std::vector<float> scale = linear.scale;
+      if (const auto factor = factors.find(module.name); factor != factors.end())
+        multiply_rows(factor->second, spec.scale_dtype, scale);
+      writer.write_linear(
+          module.name,
+          {.spec = spec, .q = checkpoint_.codes(module.name), .scale = std::move(scale)},
+          linear.input ? &*linear.input : nullptr,
+          std::span(std::as_const(bias).data(), static_cast<size_t>(bias.size())));
+    }
+    finish(job_, writer);
+  }
+
+ private:
+  const hf::QuantizedCheckpoint& checkpoint_;
+  std::vector<hf::WeightModule> modules_;
+  std::map<std::string, SourceLinear> linears_;
+  CheckpointJob job_;
+};
+
+// A tensor in place of one that a checkpoint has.
+struct NewTensor {
+  Shape shape;
+  std::vector<std::byte> bytes;
+};
+using NewTensors = std::map<std::string, NewTensor>;
+
+template <class T>
+NewTensor tensor_of(Shape shape, std::span<const T> values) {
+  const auto bytes = std::as_bytes(values);
+  return {std::move(shape), {bytes.begin(), bytes.end()}};
+}
+
+// A checkpoint in AscendV1 tensor by tensor, in the order of its files.
+class AscendV1Copy {
+ public:
+  // `replaced` has the shapes of those that write() will replace by tensors of another shape.
+  AscendV1Copy(const hf::AscendV1Checkpoint& checkpoint, const fs::path& directory,
+               const fs::path& save_path, const NewTensors& replaced = {}) {
+    const io::TensorFiles& files = checkpoint.files();
+    for (const auto& [name, tensor] : files.tensors()) tensors_.push_back(&tensor);
+    std::ranges::sort(tensors_, [&](const TensorView* a, const TensorView* b) {
+      return std::pair(files.file_of(a->name), a->data) <
+             std::pair(files.file_of(b->name), b->data);
+    });
+    std::vector<OutputTensor> outputs;
+    for (const TensorView* tensor : tensors_) {
+      const std::string* label = checkpoint.description().find(tensor->name);
+      OutputTensor& output = outputs.emplace_back();
+      output.spec = {tensor->name, tensor->dtype, tensor->shape};
+      if (label != nullptr) output.label = *label;
+      output.group_size = checkpoint.description().group_size;
+      if (const auto found = replaced.find(tensor->name); found != replaced.end())
+        output.spec.shape = found->second.shape;
+    }
+    job_ = job_of(directory, checkpoint.config(), save_path, std::move(outputs), ascendv1_format());
+  }
+
+  const CheckpointJob& job() const noexcept { return job_; }
+
+  void write(CheckpointWriter& writer, const NewTensors& replaced) const {
+    for (const TensorView* tensor : tensors_) {
+      const auto found = replaced.find(tensor->name);
+      writer.write_as_is(tensor->name,
+                         found != replaced.end()
+                             ? std::span<const std::byte>(found->second.bytes)
+                             : std::span(tensor->data, static_cast<size_t>(tensor->size_bytes())));
+    }
+    finish(job_, writer);
+  }
+
+ private:
+  std::vector<const TensorView*> tensors_;
+  CheckpointJob job_;
+};
+
 }  // namespace
 
 void convert(const fs::path& directory, const Format& format, const fs::path& save_path) {
-  const auto refuse = [&](const std::string& what, const std::string& fix) {
-    throw Error(ErrorCode::kUsage, {.what = what, .where = directory.string(), .fix = fix});
-  };
-  const auto source = hf::format_of(directory);
-  if (!source) refuse("not a quantized checkpoint", "quantize it: laos quant");
-  if (*source == format.id())
-    refuse("the checkpoint is " + std::string(format.title()) + " already", "copy it");
-  const std::unique_ptr<hf::QuantizedCheckpoint> checkpoint = hf::open_quantized(directory);
-
-  const hf::Config& config = checkpoint->config();
-  const std::vector<hf::WeightModule> modules = hf::weight_modules(config);
-  std::map<std::string, SourceLinear> linears;
-  std::vector<Problem> problems;
-  for (const hf::WeightModule& module : modules)
-    if (checkpoint->label(module.name) != scheme::kFloatLabel)
-      linears[module.name] = source_of(*checkpoint, module, problems);
-  if (config.num_hidden_layers > 0 && checkpoint->cache_scales(0))
-    problems.push_back({"scales of an int8 cache have no place in " + std::string(format.title()),
-                        directory.string(), "quantize the float model with --format"});
-  throw_if_any(problems);
-
-  const auto scheme_of = [&](const std::string& name) -> std::optional<quant::LinearScheme> {
-    const auto found = linears.find(name);
-    if (found == linears.end()) return std::nullopt;
-    return found->second.scheme;
-  };
-  const CheckpointJob job =
-      job_of(directory, config, save_path,
-             output_tensors(config, config.dtype, scheme_of, nullptr, format), format);
-  CheckpointWriter writer(job);
-  for (const hf::WeightModule& module : modules) {
-    const auto found = linears.find(module.name);
-    Mat<float> bias;
-    if (module.has_bias) bias = to_f32(checkpoint->files().at(module.bias_name()));
-    if (found == linears.end()) {
-      writer.write_float(module.weight_name(), to_f32(checkpoint->weight(module.name)).view());
-      if (module.has_bias) writer.write_float(module.bias_name(), bias.view());
-      continue;
-    }
-    const SourceLinear& linear = found->second;
-    writer.write_linear(
-        module.name,
-        {.spec = linear.scheme.weight, .q = checkpoint->codes(module.name), .scale = linear.scale},
-        linear.input ? &*linear.input : nullptr,
-        std::span(std::as_const(bias).data(), static_cast<size_t>(bias.size())));
-  }
-  finish(job, writer);
+  if (const auto source = hf::format_of(directory); source && *source == format.id())
+    refuse(directory, "the checkpoint is " + std::string(format.title()) + " already", "copy it");
+  const std::unique_ptr<hf::QuantizedCheckpoint> checkpoint = open_source(directory);
+  const Rewriting rewriting(*checkpoint, directory, format, save_path);
+  CheckpointWriter writer(rewriting.job());
+  rewriting.write(writer);
 }
 
+// In AscendV1 tensors are copied as they are but for scales; other formats are written anew.
+class Rescaling::Source {
+ public:
+  Source(const fs::path& directory, const fs::path& save_path) {
+    if (hf::AscendV1Checkpoint::is_ascendv1(directory)) {
+      ascendv1_.emplace(hf::AscendV1Checkpoint::open(directory));
+      copy_.emplace(*ascendv1_, directory, save_path);
+      return;
+    }
+    other_ = open_source(directory);
+    const auto id = hf::format_of(directory);
+    for (const Format* format : formats())
+      if (id == format->id()) rewriting_.emplace(*other_, directory, *format, save_path);
+    LAOS_ASSERT(rewriting_);
+  }
+
+  CheckpointJob job(WorkPlan work) const {
+    CheckpointJob job = copy_ ? copy_->job() : rewriting_->job();
+    job.work = std::move(work);
+    return job;
+  }
+
+  void write(CheckpointWriter& writer, const RowFactors& factors) const {
+    if (rewriting_) return rewriting_->write(writer, factors);
+    NewTensors replaced;
+    for (const auto& [linear, factor] : factors) {
+      const scheme::Scheme& row = *scheme::find(ascendv1_->label(linear));
+      const DType held = row.scales_in_model_dtype ? ascendv1_->config().dtype : DType::kF32;
+      for (const char* suffix : {".weight_scale", ".scale_bias"}) {
+        const TensorView* tensor = ascendv1_->files().find(linear + suffix);
+        if (tensor == nullptr) continue;
+        std::vector<float> values(static_cast<size_t>(num_elements(tensor->shape)));
+        to_f32(*tensor, values.data());
+        multiply_rows(factor, held, values);
+        replaced[tensor->name] = tensor_of<float>(tensor->shape, values);
+      }
+    }
+    copy_->write(writer, replaced);
+  }
+
+ private:
+  std::optional<hf::AscendV1Checkpoint> ascendv1_;
+  std::optional<AscendV1Copy> copy_;
+  std::unique_ptr<hf::QuantizedCheckpoint> other_;
+  std::optional<Rewriting> rewriting_;
+};
+
+Rescaling::Rescaling(const fs::path& directory, const fs::path& save_path, WorkPlan work)
+    : source_(std::make_unique<Source>(directory, save_path)),
+      writer_(std::make_unique<CheckpointWriter>(source_->job(std::move(work)))) {}
+
+Rescaling::~Rescaling() = default;
+
+void Rescaling::check(const fs::path& directory, const fs::path& save_path, WorkPlan work) {
+  const CheckpointJob job = Source(directory, save_path).job(std::move(work));
+  check_output_path(job, planned_bytes_of_all(job));
+}
+
+WorkDirectory& Rescaling::work() { return writer_->work(); }
+
+void Rescaling::write(const RowFactors& factors) { source_->write(*writer_, factors); }
+
 void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& save_path) {
-  const auto refuse = [&](const std::string& what, const std::string& fix) {
-    throw Error(ErrorCode::kUsage, {.what = what, .where = directory.string(), .fix = fix});
-  };
   if (!hf::AscendV1Checkpoint::is_ascendv1(directory))
-    refuse("not a checkpoint in the AscendV1 format", "quantize: laos quant --online --tp 1,2");
+    refuse(directory, "not a checkpoint in the AscendV1 format",
+           "quantize: laos quant --online --tp 1,2");
   const hf::AscendV1Checkpoint checkpoint = hf::AscendV1Checkpoint::open(directory);
   const hf::Config& config = checkpoint.config();
   const io::TensorFiles& files = checkpoint.files();
 
-  std::map<std::string, Mat<uint16_t>> matrices;  // that change, by the tensor's name
+  NewTensors matrices;  // that change
   std::vector<Problem> problems;
   bool has_split = false, changes = false;
   for (const hf::WeightModule& module : hf::weight_modules(config)) {
@@ -207,47 +357,26 @@ void convert_to_ranks(const fs::path& directory, int64_t ranks, const fs::path& 
                           "quantize the float model with --tp " + std::to_string(ranks)});
       continue;
     }
-    MatrixPair<uint16_t> pair =
+    const MatrixPair<uint16_t> pair =
         repeated(block.view(), scheme::pair_sizes(in_features / ranks), one_of(left.dtype));
-    matrices[left.name] = std::move(pair.left);
-    matrices[right.name] = std::move(pair.right);
+    const auto replace = [&](const TensorView& tensor, const Mat<uint16_t>& matrix) {
+      matrices[tensor.name] = tensor_of<uint16_t>(
+          {matrix.rows(), matrix.cols()}, {matrix.data(), static_cast<size_t>(matrix.size())});
+    };
+    replace(left, pair.left);
+    replace(right, pair.right);
   }
-  if (!has_split) refuse("the checkpoint serves every tensor parallel size as it is", "use it");
+  if (!has_split)
+    refuse(directory, "the checkpoint serves every tensor parallel size as it is", "use it");
   throw_if_any(problems);
   if (!changes)
-    refuse("the checkpoint serves tensor parallel size " + std::to_string(ranks) + " as it is",
+    refuse(directory,
+           "the checkpoint serves tensor parallel size " + std::to_string(ranks) + " as it is",
            "use it");
 
-  // In the order of the files.
-  std::vector<const TensorView*> tensors;
-  for (const auto& [name, tensor] : files.tensors()) tensors.push_back(&tensor);
-  std::ranges::sort(tensors, [&](const TensorView* a, const TensorView* b) {
-    return std::pair(files.file_of(a->name), a->data) < std::pair(files.file_of(b->name), b->data);
-  });
-  std::vector<OutputTensor> outputs;
-  for (const TensorView* tensor : tensors) {
-    const std::string* label = checkpoint.description().find(tensor->name);
-    OutputTensor& output = outputs.emplace_back();
-    output.spec = {tensor->name, tensor->dtype, tensor->shape};
-    if (label != nullptr) output.label = *label;
-    output.group_size = checkpoint.description().group_size;
-    if (const auto matrix = matrices.find(tensor->name); matrix != matrices.end())
-      output.spec.shape = {matrix->second.rows(), matrix->second.cols()};
-  }
-  const CheckpointJob job =
-      job_of(directory, config, save_path, std::move(outputs), ascendv1_format());
-  CheckpointWriter writer(job);
-  for (const TensorView* tensor : tensors) {
-    const auto matrix = matrices.find(tensor->name);
-    if (matrix == matrices.end())
-      writer.write_as_is(tensor->name,
-                         std::span(tensor->data, static_cast<size_t>(tensor->size_bytes())));
-    else
-      writer.write_as_is(tensor->name,
-                         std::as_bytes(std::span(matrix->second.data(),
-                                                 static_cast<size_t>(matrix->second.size()))));
-  }
-  finish(job, writer);
+  const AscendV1Copy copy(checkpoint, directory, save_path, matrices);
+  CheckpointWriter writer(copy.job());
+  copy.write(writer, matrices);
 }
 
 }  // namespace laos::save

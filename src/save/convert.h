@@ -3,8 +3,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
 
+#include "save/checkpoint_writer.h"
 #include "save/format.h"
+#include "save/work_directory.h"
 
 namespace laos::save {
 
@@ -24,5 +30,35 @@ void convert(const std::filesystem::path& directory, const Format& format,
 // and as above.
 void convert_to_ranks(const std::filesystem::path& directory, int64_t ranks,
                       const std::filesystem::path& save_path);
+
+// Factors on the scales of linears' weights, one an output row, each finite and > 0, by the name of
+// the linear.
+using RowFactors = std::map<std::string, std::vector<float>>;
+
+// The checkpoint in `directory` with other scales, on its way to `save_path`: what is learned
+// meanwhile can be kept in work(), see CheckpointWriter.
+class Rescaling {
+ public:
+  // Throws Error: kUsage where `directory` is not quantized; kUnsupported, all problems at once,
+  // for what `convert` cannot write in the checkpoint's own format; and as CheckpointWriter.
+  Rescaling(const std::filesystem::path& directory, const std::filesystem::path& save_path,
+            WorkPlan work);
+  ~Rescaling();
+  Rescaling(const Rescaling&) = delete;
+  Rescaling& operator=(const Rescaling&) = delete;
+
+  // What the constructor would refuse, without creating anything.
+  static void check(const std::filesystem::path& directory, const std::filesystem::path& save_path,
+                    WorkPlan work);
+  WorkDirectory& work();
+  // The scales of these linears times their factors, rounded to what the scales were values of or
+  // the label's engines hold them in; all else is the same.
+  void write(const RowFactors& factors);
+
+ private:
+  class Source;
+  std::unique_ptr<Source> source_;
+  std::unique_ptr<CheckpointWriter> writer_;
+};
 
 }  // namespace laos::save

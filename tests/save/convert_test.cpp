@@ -3,12 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "hf/ascendv1.h"
 #include "hf/model_tensors.h"
+#include "hf/quantized_checkpoint.h"
 #include "save/checkpoint_writer.h"
 #include "save/fixtures.h"
 #include "save/inspect.h"
@@ -117,6 +120,51 @@ TEST_F(Convert, RefusesWhatItCannotCarryOver) {
       error_of([&] { convert(temp_ / "first", ascendv1_format(), temp_ / "second"); }).what(),
       HasSubstr("W4A16 is not written as AscendV1"));
   EXPECT_FALSE(std::filesystem::exists(temp_ / "second"));
+}
+
+TEST_F(Convert, RescalesRowsOfLinearsAndNothingElse) {
+  for (const Format* format : {&ascendv1_format(), &compressed_tensors_format()}) {
+    write(*format, schemes_of_both);
+    const auto first = hf::open_quantized(temp_ / "first");
+    // Of 4 bits, of 4 bits beside 8 with the bias of its scales, and of 8 bits in groups.
+    RowFactors factors;
+    for (const char* name : {"mlp.up_proj", "self_attn.o_proj", "mlp.down_proj"}) {
+      const std::string linear = std::string("model.layers.1.") + name;
+      for (int64_t i = 0; i < first->codes(linear).rows(); ++i)
+        factors[linear].push_back(1.0f + static_cast<float>(i % 7 - 3) / 50);
+    }
+    Rescaling::check(temp_ / "first", temp_ / "second", {});
+    EXPECT_FALSE(std::filesystem::exists(temp_ / "second"));
+    Rescaling(temp_ / "first", temp_ / "second", {}).write(factors);
+    EXPECT_TRUE(inspect(temp_ / "second").loads() == inspect(temp_ / "first").loads());
+    const auto second = hf::open_quantized(temp_ / "second");
+    for (const auto& [name, tensor] : first->files().tensors()) {
+      const TensorView& other = second->files().at(name);
+      ASSERT_EQ(tensor.shape, other.shape) << name;
+      const auto factor = factors.find(name.substr(0, name.rfind('.')));
+      const bool changes = factor != factors.end() &&
+                           (name.ends_with(".weight_scale") || name.ends_with(".scale_bias"));
+      if (!changes) {
+        EXPECT_EQ(std::memcmp(tensor.data, other.data, static_cast<size_t>(tensor.size_bytes())), 0)
+            << name;
+        continue;
+      }
+      const Mat<float> before = to_f32(tensor), after = to_f32(other);
+      // Scales that engines hold in the model's dtype, or were values of it, are such values again.
+      const double step = name.ends_with(".weight_scale") ? std::ldexp(1, -8) : 1e-6;
+      for (int64_t i = 0; i < before.rows(); ++i)
+        for (int64_t j = 0; j < before.cols(); ++j) {
+          const double expected =
+              static_cast<double>(before(i, j)) * factor->second[static_cast<size_t>(i)];
+          ASSERT_NEAR(after(i, j), expected, step * std::fabs(expected)) << name << i << "," << j;
+        }
+    }
+    for (const char* directory : {"first", "second"})
+      std::filesystem::remove_all(temp_ / directory);
+  }
+  std::filesystem::remove(temp_ / "model" / hf::kDescriptionFile);
+  EXPECT_EQ(error_of([&] { Rescaling::check(temp_ / "model", temp_ / "second", {}); }).code(),
+            ErrorCode::kUsage);
 }
 
 }  // namespace
