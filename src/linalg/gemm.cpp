@@ -74,6 +74,16 @@ void for_tiles(Tiling tile, Trans trans_a, Trans trans_b, MatView<const T> a, Ma
   });
 }
 
+// Below the diagonal of c what rows [i0, i1) and columns [j0, j1) hold above it. In squares of a
+// few rows: those of a large matrix lie in pages of their own, and in the same lines of the cache.
+void mirror(MatView<float> c, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+  constexpr int64_t kSquare = 8;
+  for (int64_t i = i0; i < i1; i += kSquare)
+    for (int64_t j = std::max(j0, i + 1); j < j1; j += kSquare)
+      for (int64_t y = j; y < std::min(j + kSquare, j1); ++y)
+        for (int64_t x = i; x < std::min({i + kSquare, i1, y}); ++x) c.row(y)[x] = c.row(x)[y];
+}
+
 // Calls one(x, y, tile) for tiles of c = aᵀ a that are on or above its diagonal, x and y the
 // columns of a that tile = xᵀ y takes, and mirrors them.
 template <class T, class F>
@@ -89,13 +99,7 @@ void gram_in_tiles(MatView<const T> a, MatView<float> c, const F& one) {
     if (tile >= tiles) return;
     const int64_t j0 = i0 + width * tile / tiles, j1 = i0 + width * (tile + 1) / tiles;
     one(a.slice_cols(i0, i1), a.slice_cols(j0, j1), c.slice_rows(i0, i1).slice_cols(j0, j1));
-    // In squares of a few rows: those of a large matrix lie in pages of their own, and in the same
-    // lines of the cache.
-    constexpr int64_t kSquare = 8;
-    for (int64_t i = i0; i < i1; i += kSquare)
-      for (int64_t j = std::max(j0, i + 1); j < j1; j += kSquare)
-        for (int64_t y = j; y < std::min(j + kSquare, j1); ++y)
-          for (int64_t x = i; x < std::min({i + kSquare, i1, y}); ++x) c.row(y)[x] = c.row(x)[y];
+    mirror(c, i0, i1, j0, j1);
   });
 }
 
@@ -193,9 +197,11 @@ void bf16_product(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
       });
 }
 
-// c = op(a) op(b) (+ c when `accumulate`) where c has kMinStrips and more.
+// c = op(a) op(b) (+ c when `accumulate`) where c has kMinStrips and more; of a symmetric one the
+// strips above the diagonal are made, and mirrored.
 void product_in_strips(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
-                       MatView<const uint16_t> b, bool accumulate, MatView<float> c) {
+                       MatView<const uint16_t> b, bool accumulate, bool is_symmetric,
+                       MatView<float> c) {
   const int64_t depth = trans_a == Trans::kNo ? a.cols : a.rows,
                 parts = (depth + kStripDepth - 1) / kStripDepth,
                 panels = (c.cols + kPanelCols - 1) / kPanelCols,
@@ -224,6 +230,7 @@ void product_in_strips(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
     parallel_for(count * strips, [&](int64_t i) {
       const auto [j0, j1] = cols_of(first + i / strips);
       const int64_t i0 = i % strips * kStripRows, i1 = std::min(i0 + kStripRows, c.rows);
+      if (is_symmetric && i0 >= j1) return;
       const uint16_t* const panel = packed + i / strips * parts * kPart;
       const auto strip = [&](MatView<const uint16_t> rows, bool adds_c, MatView<float> target) {
         by_depth(trans_a, rows, depth, adds_c, target,
@@ -234,10 +241,16 @@ void product_in_strips(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
                  });
       };
       const MatView<float> target = c.slice_rows(i0, i1).slice_cols(j0, j1);
-      if (trans_a == Trans::kYes) return strip(a.slice_cols(i0, i1), accumulate, target);
-      in_few_sizes(a.slice_rows(i0, i1), accumulate, target, strip);
+      if (trans_a == Trans::kYes)
+        strip(a.slice_cols(i0, i1), accumulate, target);
+      else
+        in_few_sizes(a.slice_rows(i0, i1), accumulate, target, strip);
     });
   }
+  // Strips that the diagonal goes through have written below it, too.
+  if (is_symmetric)
+    parallel_for_ranges(c.rows, kStripRows,
+                        [&](int64_t i0, int64_t i1) { mirror(c, i0, i1, i0, c.cols); });
 }
 
 }  // namespace
@@ -267,7 +280,7 @@ void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<
                bool accumulate, MatView<float> c) {
   if (c.rows >= kMinStrips * kStripRows &&
       takes_strips(c.rows, c.cols, trans_a == Trans::kNo ? a.cols : a.rows))
-    return product_in_strips(trans_a, trans_b, a, b, accumulate, c);
+    return product_in_strips(trans_a, trans_b, a, b, accumulate, false, c);
   for_tiles(
       tiling(trans_b, c.rows, c.cols), trans_a, trans_b, a, b, c,
       [&](MatView<const uint16_t> a_tile, MatView<const uint16_t> b_tile, MatView<float> c_tile) {
@@ -336,6 +349,8 @@ void gram(MatView<const float> a, MatView<float> c, float beta) {
 }
 
 void gram_bf16(MatView<const uint16_t> a, bool accumulate, MatView<float> c) {
+  if (c.rows >= kMinStrips * kStripRows && takes_strips(c.rows, c.cols, a.rows))
+    return product_in_strips(Trans::kYes, Trans::kNo, a, a, accumulate, true, c);
   gram_in_tiles(a, c,
                 [&](MatView<const uint16_t> x, MatView<const uint16_t> y, MatView<float> tile) {
                   gemm_bf16_one_thread(Trans::kYes, Trans::kNo, x, y, accumulate, tile);

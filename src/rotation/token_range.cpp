@@ -74,15 +74,29 @@ struct Batch {
   int64_t size() const { return (std::ssize(order) - first + stride - 1) / stride; }
 };
 
-// Those from `begin` to `end`, into `room`, on this thread.
+// Those from `begin` to `end`, into `room`.
 template <class T>
 MatView<const T> gathered(const Batch& batch, int64_t begin, int64_t end, Buffer<T>& room) {
   const MatView<T> result = grown(room, end - begin, batch.a.cols());
-  for (int64_t i = 0; i < result.rows; ++i) {
-    const int64_t place = batch.first + (begin + i) * batch.stride;
-    keep(batch.a.row(batch.order[static_cast<size_t>(place)]), result.row(i), result.cols);
-  }
+  parallel_for_ranges(result.rows, kRowGrain, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t place = batch.first + (begin + i) * batch.stride;
+      keep(batch.a.row(batch.order[static_cast<size_t>(place)]), result.row(i), result.cols);
+    }
+  });
   return result;
+}
+
+// z and the gradients of its rows' ranges as operands; overwrites z.
+template <class T>
+void derive_rows(MatView<float> z, MatView<T> values, MatView<T> gradients) {
+  parallel_for_ranges(z.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      keep(z.row(i), values.row(i), z.cols);
+      range_and_gradient(z.row(i), z.cols);
+      keep(z.row(i), gradients.row(i), z.cols);
+    }
+  });
 }
 
 // f(i) for i < count: side by side, or with all threads where there is one.
@@ -92,34 +106,11 @@ void for_each(int64_t count, F&& f) {
   parallel_for(count, f);
 }
 
-// Rows z = every `sharing` runs of the batch's from `begin` to `end` times one of the blocks, as
-// operands, and the gradients of their ranges; on this thread.
-template <class T>
-void rotated_rows(const Batch& batch, int64_t begin, int64_t end,
-                  const std::vector<MatView<const T>>& blocks, int64_t sharing, Room<T>& room,
-                  MatView<T> values, MatView<T> gradients) {
-  const int64_t n = blocks.front().cols, cols = batch.a.cols();
-  const MatView<const T> rows = gathered(batch, begin, end, room.rows);
-  const MatView<float> z = grown(room.rotated, rows.rows, cols);
-  for (int64_t b = 0; b * n < cols; ++b)
-    product_here(Trans::kNo, rows.slice_cols(b * n, (b + 1) * n),
-                 blocks[static_cast<size_t>(b / sharing)], false, z.slice_cols(b * n, (b + 1) * n));
-  for (int64_t i = 0; i < z.rows; ++i) {
-    keep(z.row(i), values.row(i), cols);
-    range_and_gradient(z.row(i), cols);
-    keep(z.row(i), gradients.row(i), cols);
-  }
-}
-
 // Tasks that a batch is divided between where blocks are small, rather than each of its many small
 // products between threads, which would wait for each other at every one. The division hangs on its
 // size alone. A task goes through its rows a cache's worth at a time.
 constexpr int64_t kTasks = 16;
 constexpr int64_t kChunkElements = int64_t{1} << 17;
-// Rows that go through a block as wide as they are in one piece: what becomes of them stays in the
-// second cache, and the block pays for being read.
-constexpr int64_t kWideRows = 256;
-
 // The gradient of the rows' ranges with respect to a block R is aᵀ g for rows a with gradients g,
 // so Rᵀ times it is zᵀ g: that, of a whole batch, into the first of `sums` [n, n], one a block.
 // There are kTasks sums, or one where a block is as wide as the rows.
@@ -131,13 +122,12 @@ void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, 
   for (size_t b = 0; b < blocks.size(); ++b)
     operands.push_back(operand(blocks[b].view(), rooms[b].block));
   if (cols == n) {
-    const MatView<T> values = grown(rooms.front().values, size, cols),
-                     gradients = grown(rooms.front().gradients, size, cols);
-    parallel_for_ranges(size, kWideRows, [&](int64_t begin, int64_t end) {
-      rotated_rows(batch, begin, end, operands, sharing,
-                   rooms[static_cast<size_t>(begin / kWideRows)], values.slice_rows(begin, end),
-                   gradients.slice_rows(begin, end));
-    });
+    Room<T>& room = rooms.front();
+    const MatView<T> values = grown(room.values, size, cols),
+                     gradients = grown(room.gradients, size, cols);
+    const MatView<float> z = grown(room.rotated, size, cols);
+    product(Trans::kNo, gathered(batch, 0, size, room.rows), operands.front(), z);
+    derive_rows(z, values, gradients);
     return product(Trans::kYes, values, gradients, sums.front().front().view());
   }
   const int64_t chunk = std::max<int64_t>(1, kChunkElements / cols);
@@ -151,7 +141,13 @@ void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, 
       const int64_t end = std::min(begin + chunk, last);
       const MatView<T> values = grown(room.values, end - begin, cols),
                        gradients = grown(room.gradients, end - begin, cols);
-      rotated_rows(batch, begin, end, operands, sharing, room, values, gradients);
+      const MatView<float> z = grown(room.rotated, end - begin, cols);
+      const MatView<const T> rows = gathered(batch, begin, end, room.rows);
+      for (int64_t b = 0; b * n < cols; ++b)
+        product_here(Trans::kNo, rows.slice_cols(b * n, (b + 1) * n),
+                     operands[static_cast<size_t>(b / sharing)], false,
+                     z.slice_cols(b * n, (b + 1) * n));
+      derive_rows(z, values, gradients);
       for (int64_t b = 0; b * n < cols; ++b)
         product_here(Trans::kYes, values.slice_cols(b * n, (b + 1) * n),
                      gradients.slice_cols(b * n, (b + 1) * n), begin > first || b % sharing != 0,
@@ -301,8 +297,7 @@ std::vector<Mat<float>> fit_blocks(const Mat<float>& a, const RangeFit& fit,
   for (std::vector<Mat<float>>& products : sums)
     for (int64_t b = 0; b < num_blocks; ++b) products.emplace_back(n, n);
   std::vector<Mat<float>>& products = sums.front();
-  std::vector<Room<T>> rooms(static_cast<size_t>(
-      std::max({num_blocks, kTasks, (fit.batch_rows + kWideRows - 1) / kWideRows})));
+  std::vector<Room<T>> rooms(static_cast<size_t>(std::max(num_blocks, num_sums)));
   // A batch takes every so manyth row, so that it has rows of all layers.
   const int64_t batches =
       std::max<int64_t>(1, (std::ssize(fitted) + fit.batch_rows - 1) / fit.batch_rows);

@@ -68,6 +68,46 @@ TEST_F(Interrupted, ByKillAtAnySyncOrRenameLosesNothingOfExpertsSlow) {
   EXPECT_GT(try_faults("rename", "KILL", 3, reference), 15);
 }
 
+// Steps of learning that were kept are gone on from, and without any it begins again.
+TEST_F(Interrupted, ByKillAtAnyStepOfTuningLeavesItToTheNextRunSlow) {
+  if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
+  const auto path = [&](const std::string& name) { return (directory_ / name).string(); };
+  ASSERT_EQ(
+      test::run_laos("quant --no-health --scheme W4A8 --format compressed-tensors --method rtn "
+                     "--model-path '" +
+                     model_.string() + "' --save-path '" + path("first") + "'")
+          .exit_code,
+      0);
+  const std::string tune = "tune '" + path("first") + "' --baseline '" + model_.string() +
+                           "' --dataset '" + path("calib.jsonl") +
+                           "' --seqlen 16 --steps 23 --progress none --save-path '";
+  const test::CommandResult whole = test::run_laos(tune + path("reference") + "'");
+  ASSERT_EQ(whole.exit_code, 0) << whole.output;
+  ASSERT_THAT(whole.output, HasSubstr("written"));
+  const std::string reference = manifest("reference");
+  int64_t kills = 0, gone_on = 0;
+  for (int64_t at = 1;; ++at) {
+    SCOPED_TRACE("rename " + std::to_string(at));
+    fs::remove_all(path("out"));
+    const int exit_code =
+        test::run_laos(tune + path("out") + "'", "LD_PRELOAD='" + std::string(LAOS_FAULTS) +
+                                                     "' LAOS_FAULT_CALL=rename LAOS_FAULT=KILL"
+                                                     " LAOS_FAULT_AT=" +
+                                                     std::to_string(at) + " ")
+            .exit_code;
+    if (exit_code == 0) break;
+    ++kills;
+    const bool is_kept = fs::exists(directory_ / "out/.laos-partial/parts/scales-00010.json") ||
+                         fs::exists(directory_ / "out/.laos-partial/parts/scales-00020.json");
+    gone_on += is_kept ? 1 : 0;
+    const test::CommandResult again = test::run_laos(tune + path("out") + "'");
+    ASSERT_EQ(again.exit_code, 0) << again.output;
+    EXPECT_EQ(manifest("out"), reference);
+  }
+  EXPECT_GT(kills, 8);
+  EXPECT_GT(gone_on, 3);
+}
+
 // What stands in the way may be the same checkpoint of another day, and so may what is left of it.
 TEST_F(Interrupted, ByKillAtAnyStepOfReplacingACheckpointLeavesItToTheNextRunSlow) {
   if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";

@@ -237,6 +237,34 @@ TEST_F(JsonPage, HasEveryKeyOfConversionsRecipesAndBenchmarks) {
   expect_all_seen("laos bench --json");
 }
 
+TEST_F(JsonPage, HasEveryKeyOfTuning) {
+  ASSERT_EQ(
+      test::run_laos("quant --no-health --scheme W4A4 --method rtn --no-rotate --model-path " +
+                     kModel + " --save-path " + path("w4a4"))
+          .exit_code,
+      0);
+  const std::string tune = "tune --json --threads 1 --progress none " + path("w4a4") +
+                           " --baseline " + kModel + " --nsamples 4 --seqlen 32 --save-path ";
+  const nlohmann::json plan = document(tune + path("tuned") + " --steps 4 --dry-run");
+  EXPECT_FALSE(plan.contains("kl"));
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "tuned"));
+  const nlohmann::json tuned = document(tune + path("tuned") + " --steps 4");
+  hold("laos tune --json", tuned);
+  expect_all_seen("laos tune --json");
+  EXPECT_LT(tuned.at("kl"), tuned.at("kl_before"));
+  EXPECT_EQ(tuned.at("save_path"), path("tuned"));
+  EXPECT_EQ(test::run_laos("inspect --verify " + path("tuned")).exit_code, 0);
+  // Where no step is better there is nothing to write.
+  const nlohmann::json none = document(tune + path("none") + " --steps 1 --lr 0.1");
+  EXPECT_EQ(none.at("best_step"), 0);
+  EXPECT_TRUE(none.at("save_path").is_null());
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "none"));
+  const test::CommandResult refused = test::run_laos("tune " + path("w4a4") + " --baseline " +
+                                                     path("w4a4") + " --save-path " + path("x"));
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.output, testing::HasSubstr("the baseline is quantized"));
+}
+
 TEST_F(JsonPage, HasEveryKeyOfEvaluationsOfTexts) {
   const std::string title = "laos eval --text --json";
   const std::string one =

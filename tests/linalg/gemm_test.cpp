@@ -36,19 +36,24 @@ struct GemmCase {
 };
 class Gemm : public testing::TestWithParam<GemmCase> {};
 INSTANTIATE_TEST_SUITE_P(ShapesAndTransposes, Gemm,
-                         testing::Values(GemmCase{Trans::kNo, Trans::kNo, 1, 1, 1},
-                                         GemmCase{Trans::kNo, Trans::kYes, 61, 130, 77},
-                                         GemmCase{Trans::kYes, Trans::kNo, 131, 65, 300},
-                                         GemmCase{Trans::kYes, Trans::kYes, 33, 47, 20},
-                                         GemmCase{Trans::kNo, Trans::kYes, 700, 140, 64},
-                                         GemmCase{Trans::kNo, Trans::kNo, 129, 2100, 33},
-                                         // Operands with rows 4 KB apart, which are copied.
-                                         GemmCase{Trans::kNo, Trans::kNo, 40, 1024, 600},
-                                         GemmCase{Trans::kYes, Trans::kNo, 1024, 40, 600},
-                                         GemmCase{Trans::kYes, Trans::kYes, 1024, 33, 520},
-                                         GemmCase{Trans::kYes, Trans::kNo, 1024, 1024, 20},
-                                         // Of which some tiles are, some are not.
-                                         GemmCase{Trans::kYes, Trans::kNo, 600, 2048, 24}),
+                         testing::Values(
+                             GemmCase{Trans::kNo, Trans::kNo, 1, 1, 1},
+                             GemmCase{Trans::kNo, Trans::kYes, 61, 130, 77},
+                             GemmCase{Trans::kYes, Trans::kNo, 131, 65, 300},
+                             GemmCase{Trans::kYes, Trans::kYes, 33, 47, 20},
+                             GemmCase{Trans::kNo, Trans::kYes, 700, 140, 64},
+                             GemmCase{Trans::kNo, Trans::kNo, 129, 2100, 33},
+                             // Operands with rows 4 KB apart, which are copied.
+                             GemmCase{Trans::kNo, Trans::kNo, 40, 1024, 600},
+                             GemmCase{Trans::kYes, Trans::kNo, 1024, 40, 600},
+                             GemmCase{Trans::kYes, Trans::kYes, 1024, 33, 520},
+                             GemmCase{Trans::kYes, Trans::kNo, 1024, 1024, 20},
+                             // Of which some tiles are, some are not.
+                             GemmCase{Trans::kYes, Trans::kNo, 600, 2048, 24},
+                             // Of several strips, panels and parts of the depth in bf16.
+                             GemmCase{Trans::kNo, Trans::kNo, 1030, 516, 520},
+                             GemmCase{Trans::kNo, Trans::kYes, 1030, 516, 520},
+                             GemmCase{Trans::kYes, Trans::kNo, 1030, 516, 520}),
                          [](const auto& p) {
                            const auto of = [](Trans trans) {
                              return trans == Trans::kYes ? "T" : "N";
@@ -117,6 +122,38 @@ TEST_P(Gemm, Bf16OperandsAreMultipliedExactlyAndSummedInF32) {
     const double tolerance =
         2 * FLT_EPSILON * static_cast<double>(c.k + 2) * static_cast<double>(c.k + 2);
     for (int64_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y.data()[i], y64.data()[i], tolerance);
+  }
+}
+
+// Of matrices that others hold, between columns that stay as they are.
+TEST(GemmInBf16, TakesOperandsWithGapsBetweenTheirRows) {
+  constexpr int64_t kM = 300, kN = 310, kK = 800, kGap = 24;
+  for (const auto& [trans_a, trans_b] :
+       {std::pair(Trans::kNo, Trans::kNo), std::pair(Trans::kNo, Trans::kYes),
+        std::pair(Trans::kYes, Trans::kNo)}) {
+    const bool ta = trans_a == Trans::kYes, tb = trans_b == Trans::kYes;
+    const Mat<uint16_t> a = narrowed(normal_matrix(ta ? kK : kM, (ta ? kM : kK) + kGap, 1)),
+                        b = narrowed(normal_matrix(tb ? kN : kK, (tb ? kK : kN) + kGap, 2));
+    const MatView<const uint16_t> own_a = a.view().slice_cols(8, a.cols() - kGap + 8),
+                                  own_b = b.view().slice_cols(16, b.cols() - kGap + 16);
+    for (const bool accumulate : {false, true}) {
+      Mat<float> c = normal_matrix(kM, kN + kGap, 3);
+      const Mat<float> before = c.clone();
+      const MatView<float> own_c = c.view().slice_cols(4, kN + 4);
+      gemm_bf16_one_thread(trans_a, trans_b, own_a, own_b, accumulate, own_c);
+      for (int64_t i = 0; i < kM; i += 7)
+        for (int64_t j = 0; j < c.cols(); ++j) {
+          if (j < 4 || j >= kN + 4) {
+            ASSERT_EQ(c(i, j), before(i, j));
+            continue;
+          }
+          double sum = accumulate ? before(i, j) : 0;
+          for (int64_t k = 0; k < kK; ++k)
+            sum += static_cast<double>(bf16_to_float(ta ? own_a.row(k)[i] : own_a.row(i)[k])) *
+                   bf16_to_float(tb ? own_b.row(j - 4)[k] : own_b.row(k)[j - 4]);
+          ASSERT_NEAR(c(i, j), sum, 2 * FLT_EPSILON * (kK + 2) * (kK + 2));
+        }
+    }
   }
 }
 
