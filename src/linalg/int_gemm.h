@@ -15,6 +15,10 @@ class S8Weight {
   // `codes` must outlive this.
   explicit S8Weight(MatView<const int8_t> codes);
 
+  // Of so many rows of x those that a task had best multiply at a time, or all of them where the
+  // product divides itself between threads.
+  static int64_t rows_at_once(int64_t num_rows);
+
   int64_t rows() const noexcept { return codes_.rows; }
   int64_t cols() const noexcept { return codes_.cols; }
   // y [m, n] = x [m, k] * codesᵀ, int32, exact while k * 128 * 128 < 2^31 (k < 131072).

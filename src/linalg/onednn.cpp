@@ -95,8 +95,8 @@ const dnnl::engine& cpu() {
   return engine;
 }
 
-dnnl::matmul::primitive_desc bf16_desc(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
-                                       const dnnl::memory::desc& c, bool accumulate) {
+dnnl::matmul::primitive_desc matmul_desc(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+                                         const dnnl::memory::desc& c, bool accumulate) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (accumulate) {
@@ -120,7 +120,7 @@ bool has_bf16() {
     };
     const memory::desc bf16 = desc(memory::data_type::bf16);
     try {
-      (void)bf16_desc(bf16, bf16, desc(memory::data_type::f32), false);
+      (void)matmul_desc(bf16, bf16, desc(memory::data_type::f32), false);
       return true;
     } catch (const dnnl::error&) {
       return false;
@@ -138,22 +138,23 @@ const float* widened(const uint16_t* x, int64_t rows, int64_t cols, int64_t stri
 }
 
 // A product, or a layout, made ready for its shape: of two operands or one.
-struct Bf16Product {
+struct KeptProduct {
   dnnl::memory::desc a, b, c, scratchpad;
   dnnl::primitive primitive;
   mutable std::once_flag has_run = {};
 };
-using Bf16Key = std::array<int64_t, 10>;
+using ProductKey = std::array<int64_t, 10>;
 
-// oneDNN has code for each shape, 100 to 150 kB of it where numbers of tokens are shapes. Its own
-// cache would keep a thousand of them, and asking that costs more than a small product, hence one
-// of our own, for all threads, that is emptied when it is full.
-class Bf16Products {
+// Of bfloat16, and of int8 with AMX: oneDNN has code for each shape, 100 to 150 kB of it where
+// numbers of tokens are shapes. Its own cache would keep a thousand of them, and asking that costs
+// more than a small product, hence one of our own, for all threads, that is emptied when it is
+// full.
+class KeptProducts {
  public:
-  using Product = std::shared_ptr<const Bf16Product>;
+  using Product = std::shared_ptr<const KeptProduct>;
 
   template <class F>
-  Product get(const Bf16Key& key, const F& make) {
+  Product get(const ProductKey& key, const F& make) {
     {
       const std::shared_lock lock(mutex_);
       if (const auto found = products_.find(key); found != products_.end()) return found->second;
@@ -169,7 +170,7 @@ class Bf16Products {
 
   // Some code is made only when a product runs for the first time.
   template <class F>
-  void run(const Bf16Product& product, const F& execute) {
+  void run(const KeptProduct& product, const F& execute) {
     bool is_first = false;
     std::call_once(product.has_run, [&] {
       const std::lock_guard making(making_);
@@ -183,11 +184,11 @@ class Bf16Products {
  private:
   std::mutex making_;
   std::shared_mutex mutex_;
-  std::map<Bf16Key, Product> products_;
+  std::map<ProductKey, Product> products_;
 };
 
-Bf16Products& bf16_products() {
-  static Bf16Products products;
+KeptProducts& kept_products() {
+  static KeptProducts products;
   static const bool only_ours = dnnl_set_primitive_cache_capacity(0) == dnnl_success;
   (void)only_ours;
   return products;
@@ -195,15 +196,15 @@ Bf16Products& bf16_products() {
 
 // Runs what is kept under `key`, or made, with these arguments and a scratchpad.
 template <class Make, class Arguments>
-void run_bf16(const Bf16Key& key, const Make& make, const Arguments& arguments) {
+void run_kept(const ProductKey& key, const Make& make, const Arguments& arguments) {
   thread_local dnnl::stream stream(cpu());
   thread_local Buffer<std::byte> scratchpad;  // one for all, or each product would keep its own
   try {
-    const Bf16Products::Product p = bf16_products().get(
-        key, [&] { return std::shared_ptr<const Bf16Product>(new Bf16Product(make())); });
+    const KeptProducts::Product p = kept_products().get(
+        key, [&] { return std::shared_ptr<const KeptProduct>(new KeptProduct(make())); });
     const auto needed = static_cast<int64_t>(p->scratchpad.get_size());
     if (scratchpad.size() < needed) scratchpad = Buffer<std::byte>(needed);
-    bf16_products().run(*p, [&] {
+    kept_products().run(*p, [&] {
       std::unordered_map<int, dnnl::memory> all = arguments(*p);
       all.emplace(DNNL_ARG_SCRATCHPAD, dnnl::memory(p->scratchpad, cpu(), scratchpad.data()));
       p->primitive.execute(stream, all);
@@ -229,9 +230,9 @@ dnnl::memory::desc f32_matrix(int64_t rows, int64_t cols, int64_t stride) {
   return {{rows, cols}, dnnl::memory::data_type::f32, dnnl::memory::dims{stride, 1}};
 }
 
-Bf16Product product_of(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
+KeptProduct product_of(const dnnl::memory::desc& a, const dnnl::memory::desc& b,
                        const dnnl::memory::desc& c, bool accumulate) {
-  const dnnl::matmul::primitive_desc desc = bf16_desc(a, b, c, accumulate);
+  const dnnl::matmul::primitive_desc desc = matmul_desc(a, b, c, accumulate);
   return {a, b, c, desc.scratchpad_desc(), dnnl::matmul(desc)};
 }
 
@@ -240,12 +241,12 @@ dnnl::memory::desc packed_desc(int64_t k, int64_t n) {
   constexpr int64_t kRows = 128;
   const dnnl::memory::desc any({k, n}, dnnl::memory::data_type::bf16,
                                dnnl::memory::format_tag::any);
-  return bf16_desc(bf16_matrix(kRows, k, false, k), any, f32_matrix(kRows, n, n), false)
+  return matmul_desc(bf16_matrix(kRows, k, false, k), any, f32_matrix(kRows, n, n), false)
       .weights_desc();
 }
 
 // What a key begins with.
-enum Kind : int64_t { kProduct, kPack, kPackedProduct };
+enum Kind : int64_t { kProduct, kPack, kPackedProduct, kInt8Product };
 
 }  // namespace
 
@@ -303,21 +304,21 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
     return;
   }
   // The number of threads is built into a product.
-  const Bf16Key key = {kProduct + 4 * trans_a + 8 * trans_b + 16 * accumulate,
-                       m,
-                       n,
-                       k,
-                       lda,
-                       ldb,
-                       ldc,
-                       omp_get_max_threads()};
-  run_bf16(
+  const ProductKey key = {kProduct + 4 * trans_a + 8 * trans_b + 16 * accumulate,
+                          m,
+                          n,
+                          k,
+                          lda,
+                          ldb,
+                          ldc,
+                          omp_get_max_threads()};
+  run_kept(
       key,
       [&] {
         return product_of(bf16_matrix(m, k, trans_a, lda), bf16_matrix(k, n, trans_b, ldb),
                           f32_matrix(m, n, ldc), accumulate);
       },
-      [&](const Bf16Product& p) -> std::unordered_map<int, dnnl::memory> {
+      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
         return {{DNNL_ARG_SRC, memory_of(p.a, a)},
                 {DNNL_ARG_WEIGHTS, memory_of(p.b, b)},
                 {DNNL_ARG_DST, memory_of(p.c, c)}};
@@ -326,9 +327,9 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
 
 void onednn_pack_bf16(bool trans_b, int64_t n, int64_t k, const uint16_t* b, int64_t ldb,
                       uint16_t* packed) {
-  run_bf16(
+  run_kept(
       {kPack + 8 * trans_b, 0, n, k, 0, ldb, 0, omp_get_max_threads()},
-      [&]() -> Bf16Product {
+      [&]() -> KeptProduct {
         const dnnl::memory::desc from = bf16_matrix(k, n, trans_b, ldb), to = packed_desc(k, n);
         LAOS_ASSERT(to.get_size() <= sizeof(uint16_t) * static_cast<size_t>(packed_size(k, n)));
         dnnl::primitive_attr attr;
@@ -336,20 +337,20 @@ void onednn_pack_bf16(bool trans_b, int64_t n, int64_t k, const uint16_t* b, int
         const dnnl::reorder::primitive_desc desc(cpu(), from, cpu(), to, attr);
         return {from, to, {}, desc.scratchpad_desc(), dnnl::reorder(desc)};
       },
-      [&](const Bf16Product& p) -> std::unordered_map<int, dnnl::memory> {
+      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
         return {{DNNL_ARG_FROM, memory_of(p.a, b)}, {DNNL_ARG_TO, memory_of(p.b, packed)}};
       });
 }
 
 void onednn_packed_bf16(bool trans_a, int64_t m, int64_t n, int64_t k, const uint16_t* a,
                         const uint16_t* packed, bool accumulate, float* c) {
-  run_bf16(
+  run_kept(
       {kPackedProduct + 4 * trans_a + 16 * accumulate, m, n, k, 0, 0, 0, omp_get_max_threads()},
       [&] {
         return product_of(bf16_matrix(m, k, trans_a, trans_a ? m : k), packed_desc(k, n),
                           f32_matrix(m, n, n), accumulate);
       },
-      [&](const Bf16Product& p) -> std::unordered_map<int, dnnl::memory> {
+      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
         return {{DNNL_ARG_SRC, memory_of(p.a, a)},
                 {DNNL_ARG_WEIGHTS, memory_of(p.b, packed)},
                 {DNNL_ARG_DST, memory_of(p.c, c)}};
@@ -378,7 +379,7 @@ bool has_native_bf16() {
   try {
     const auto bf16 = desc(memory::data_type::bf16);
     const std::string name =
-        bf16_desc(bf16, bf16, desc(memory::data_type::f32), false).impl_info_str();
+        matmul_desc(bf16, bf16, desc(memory::data_type::f32), false).impl_info_str();
     return name.rfind("ref", 0) != 0;
   } catch (const dnnl::error&) {
     return false;
@@ -401,6 +402,31 @@ void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t ld
   const int32_t zero = 0;
   check(dnnl_gemm_s8s8s32('N', 'T', 'F', m, n, k, 1.0f, a, lda, 0, b, ldb, 0, beta, c, ldc, &zero),
         "dnnl_gemm_s8s8s32");
+}
+
+bool has_amx_int8() noexcept {
+#if defined(__x86_64__) || defined(_M_X64)
+  static const bool found = has_isa(dnnl_cpu_isa_avx512_core_amx);
+  return found;
+#else
+  return false;
+#endif
+}
+
+void onednn_s8_amx(int64_t m, int64_t n, int64_t k, const int8_t* a, const int8_t* b, int32_t* c) {
+  using dnnl::memory;
+  run_kept(
+      {kInt8Product, m, n, k, 0, 0, 0, omp_get_max_threads()},
+      [&] {
+        return product_of(memory::desc({m, k}, memory::data_type::s8, memory::dims{k, 1}),
+                          memory::desc({k, n}, memory::data_type::s8, memory::dims{1, k}),
+                          memory::desc({m, n}, memory::data_type::s32, memory::dims{n, 1}), false);
+      },
+      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
+        return {{DNNL_ARG_SRC, memory_of(p.a, a)},
+                {DNNL_ARG_WEIGHTS, memory_of(p.b, b)},
+                {DNNL_ARG_DST, memory_of(p.c, c)}};
+      });
 }
 
 bool int8_products_are_exact() {

@@ -44,6 +44,12 @@ void onednn_packed_bf16(bool trans_a, int64_t m, int64_t n, int64_t k, const uin
 void onednn_s8s8s32(int64_t m, int64_t n, int64_t k, const int8_t* a, int64_t lda, const int8_t* b,
                     int64_t ldb, float beta, int32_t* c, int64_t ldc);
 
+// Whether int8 products have AMX's instructions, and the one below is the fast way to them.
+bool has_amx_int8() noexcept;
+// Row-major c [m, n] = a [m, k] * b [n, k]ᵀ in int32, exact, rows without gaps, on the calling
+// thread. Code is made for every shape. Only where has_amx_int8().
+void onednn_s8_amx(int64_t m, int64_t n, int64_t k, const int8_t* a, const int8_t* b, int32_t* c);
+
 // Whether oneDNN's int8 product is exact for all operands on this machine. Without VNNI or AMX it
 // adds pairs of products in 16 bits, which saturate. Found by running it once.
 bool int8_products_are_exact();

@@ -113,21 +113,36 @@ IntLinear::IntLinear(MatView<const int8_t> codes, std::vector<float> scale) : sc
 
 void IntLinear::forward(const QuantizedTokens& x, MatView<float> y) const {
   const int64_t group_size = groups_.front().cols();
-  Mat<int32_t> acc(x.q.rows(), y.cols);
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    const int64_t begin = static_cast<int64_t>(g) * group_size;
-    groups_[g].multiply(x.q.view().slice_cols(begin, begin + group_size), acc.view());
-    const float* scale = scale_.data() + static_cast<int64_t>(g) * y.cols;
-    parallel_for_ranges(acc.rows(), kRowGrain, [&](int64_t first, int64_t last) {
-      Buffer<float> part(g == 0 ? 0 : y.cols);
-      for (int64_t i = first; i < last; ++i) {
-        float* target = g == 0 ? y.row(i) : part.data();
-        kernels::rescale(acc.row(i), x.scale[i], scale, target, y.cols);
-        if (g != 0)
-          for (int64_t j = 0; j < y.cols; ++j) y.row(i)[j] += part[j];
-      }
-    });
+  const auto rows = [&](int64_t first, int64_t last, Buffer<int32_t>& sums, Buffer<float>& part) {
+    const MatView<int32_t> acc = grown(sums, last - first, y.cols);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const int64_t begin = static_cast<int64_t>(g) * group_size;
+      groups_[g].multiply(x.q.view().slice_rows(first, last).slice_cols(begin, begin + group_size),
+                          acc);
+      const float* scale = scale_.data() + static_cast<int64_t>(g) * y.cols;
+      const MatView<float> parts = grown(part, g == 0 ? 0 : acc.rows, y.cols);
+      parallel_for_ranges(acc.rows, kRowGrain, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i) {
+          float* target = g == 0 ? y.row(first + i) : parts.row(i);
+          kernels::rescale(acc.row(i), x.scale[first + i], scale, target, y.cols);
+          if (g != 0)
+            for (int64_t j = 0; j < y.cols; ++j) y.row(first + i)[j] += target[j];
+        }
+      });
+    }
+  };
+  const int64_t n = x.q.rows(), strip = linalg::S8Weight::rows_at_once(n);
+  if (strip == n) {
+    Buffer<int32_t> sums;
+    Buffer<float> part;
+    return rows(0, n, sums, part);
   }
+  // Sums are scaled while they are in a cache.
+  parallel_for_ranges(n, strip, [&](int64_t first, int64_t last) {
+    thread_local Buffer<int32_t> sums;
+    thread_local Buffer<float> part;
+    rows(first, last, sums, part);
+  });
 }
 
 StaticLinear::StaticLinear(MatView<const int8_t> codes, StaticRange input,
