@@ -24,12 +24,7 @@ double share_of_rate(const hf::Config& config, double width) {
 double training_efficiency(const hf::Config& config, linalg::ComputeType compute) {
   return share_of_rate(config, compute == linalg::ComputeType::kBf16 ? 850 : 80);
 }
-// Of all else, which takes as long on elements in either dtype; `speed`: the rate of the dtype
-// beside that of f32.
-double efficiency(const hf::Config& config, double speed = 1) {
-  return share_of_rate(config, 350 * speed);
-}
-// Products in bf16 beside those in f32, where nothing was measured: AVX512-BF16 has 2, AMX 3 to 4.
+// Products in bf16 beside those in f32, where nothing was measured: AVX512-BF16 has 2, AMX 3 to 5.
 constexpr double kBf16Speed = 3;
 // Reading, rounding, checking and writing a weight, in operations of that rate; its part of the
 // sums by which a model and what is made of it are known; and reading a weight of the health check.
@@ -70,6 +65,10 @@ double health_cost(const hf::Config& config, const PlanCosts& costs, const Healt
 }
 
 }  // namespace
+
+double efficiency(const hf::Config& config, double speed) {
+  return share_of_rate(config, 350 * speed);
+}
 
 double gemm_gflops(linalg::ComputeType compute) {
   constexpr int64_t kSize = 1024;

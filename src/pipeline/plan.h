@@ -154,6 +154,9 @@ int64_t peak_ram_bytes(const Plan& plan);
 // Of a product large enough to run at full rate, measured in a quarter of a second: in 1e9
 // operations a second.
 double gemm_gflops(linalg::ComputeType compute);
+// The share of it that work other than training reaches, which takes as long on elements in either
+// dtype; `speed`: the rate of the dtype beside that of f32.
+double efficiency(const hf::Config& config, double speed = 1);
 
 // Runs short products to learn the machine's rates.
 Estimate estimate(const Plan& plan);

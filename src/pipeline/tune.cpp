@@ -20,10 +20,6 @@
 namespace laos::pipeline {
 namespace {
 
-// What products reach of the rate of large ones: those of a batch are small, and each layer's codes
-// are widened for every pass.
-constexpr double kShareOfRate = 0.4;
-
 void require_float(const TuneOptions& options) {
   if (hf::format_of(options.baseline))
     throw Error(ErrorCode::kUsage, {.what = "the baseline is quantized",
@@ -92,8 +88,14 @@ TunePlan plan_tune(const TuneOptions& options) {
   plan.num_scales = tune::num_factors(*plan.checkpoint);
   plan.work = work_of(plan);
   save::Rescaling::check(options.checkpoint, options.save_path, plan.work);
-  plan.flops = tune::fit_flops(config, plan.samples, options.fit);
-  plan.seconds = plan.flops * 1e-9 / (kShareOfRate * gemm_gflops(options.fit.compute));
+  const tune::FitFlops flops = tune::fit_flops(config, plan.samples, options.fit);
+  plan.flops = flops.teacher + flops.fit;
+  const double rate = gemm_gflops(linalg::ComputeType::kF32),
+               fit_rate = options.fit.compute == linalg::ComputeType::kF32
+                              ? rate
+                              : gemm_gflops(options.fit.compute);
+  plan.seconds = 1e-9 * (flops.teacher / (efficiency(config) * rate) +
+                         flops.fit / (efficiency(config, fit_rate / rate) * fit_rate));
   plan.memory_bytes = tune::fit_bytes(config, plan.samples, options.fit);
   require_memory(plan.memory_bytes);
   return plan;

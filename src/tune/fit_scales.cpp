@@ -209,7 +209,7 @@ FitResult fit_scales(const hf::QuantizedCheckpoint& checkpoint, const eval::Eval
   return result;
 }
 
-double fit_flops(const hf::Config& config, const Samples& samples, const FitOptions& options) {
+FitFlops fit_flops(const hf::Config& config, const Samples& samples, const FitOptions& options) {
   double weights = 0;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i)
     for (const Linear l : model::linears_in(config, i))
@@ -224,7 +224,8 @@ double fit_flops(const hf::Config& config, const Samples& samples, const FitOpti
   const double learned = static_cast<double>(options.steps * options.batch) * mean,
                judged = static_cast<double>(kJudged + 1) * held;
   // A step passes a token through the layers twice, once back, and through the heads three times.
-  return 2 * (weights * (of_all + judged + 3 * learned) + head * (3 * judged + 3 * learned));
+  return {.teacher = 2 * weights * of_all,
+          .fit = 2 * (weights * (judged + 3 * learned) + head * (2 * judged + 3 * learned))};
 }
 
 int64_t fit_bytes(const hf::Config& config, const Samples& samples, const FitOptions& options) {

@@ -72,9 +72,13 @@ FitResult fit_scales(const hf::QuantizedCheckpoint& checkpoint, const eval::Eval
 // Rows of linears that have factors: sizes of a FitState's vectors.
 int64_t num_factors(const hf::QuantizedCheckpoint& checkpoint);
 
-// What it costs: products, in operations, and the largest size of what it holds.
-double fit_flops(const hf::Config& config, const std::vector<std::vector<int32_t>>& samples,
-                 const FitOptions& options);
+// What it costs: products, in operations, of the float model in f32 and of the fit in
+// options.compute; and the largest size of what it holds.
+struct FitFlops {
+  double teacher = 0, fit = 0;
+};
+FitFlops fit_flops(const hf::Config& config, const std::vector<std::vector<int32_t>>& samples,
+                   const FitOptions& options);
 int64_t fit_bytes(const hf::Config& config, const std::vector<std::vector<int32_t>>& samples,
                   const FitOptions& options);
 

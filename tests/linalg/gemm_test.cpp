@@ -264,7 +264,7 @@ INSTANTIATE_TEST_SUITE_P(FourAndEightBits, S8WeightRange, testing::Values(8, 128
 TEST_P(S8WeightRange, ProductsAreExact) {
   const int limit = GetParam();
   std::mt19937 generator(9);
-  for (const auto& [m, n, k] : {std::tuple{1, 1, 1}, {5, 70, 77}, {64, 33, 1025}}) {
+  for (const auto& [m, n, k] : {std::tuple{1, 1, 1}, {5, 70, 77}, {64, 33, 1025}, {600, 24, 70}}) {
     for (const bool extreme : {false, true}) {
       Mat<int8_t> x(m, k), w(n, k);
       const auto draw = [&](int bound) {

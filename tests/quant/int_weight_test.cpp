@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "core/isa.h"
@@ -63,6 +64,23 @@ TEST(QuantizeRtn, ErrorIsAtMostHalfAStepInEveryGroup) {
     for (int64_t i = 0; i < weight.size(); ++i)
       ASSERT_LE(std::fabs(real.data()[i] - weight.data()[i]),
                 0.5f * quantized.scale[static_cast<size_t>(i / width)] * (1 + 8 * FLT_EPSILON));
+  }
+}
+
+// A token's products do not depend on how many run beside it, in strips or not, bit for bit.
+TEST(IntLinear, GivesATokenTheSameBesideAnyNumberOfOthers) {
+  const Mat<float> x = normal_matrix(1100, 128, 3), w = normal_matrix(40, 128, 4);
+  for (const int64_t group_size : {0, 32}) {
+    const IntWeight weight = quantize_rtn(w.view(), {.bits = 4, .group_size = group_size});
+    const IntLinear linear(std::as_const(weight.q).view(), weight.scale);
+    Mat<float> all(1100, 40);
+    linear.forward(quantize_tokens(x.view(), {.bits = 8}), all.view());
+    for (const int64_t first : {0, 250, 511, 1090}) {
+      Mat<float> some(7, 40);
+      linear.forward(quantize_tokens(x.view().slice_rows(first, first + 7), {.bits = 8}),
+                     some.view());
+      ASSERT_EQ(std::memcmp(some.data(), all.row(first), 7 * 40 * sizeof(float)), 0) << first;
+    }
   }
 }
 
