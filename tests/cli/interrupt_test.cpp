@@ -68,6 +68,14 @@ TEST_F(Interrupted, ByKillAtAnySyncOrRenameLosesNothingOfExpertsSlow) {
   EXPECT_GT(try_faults("rename", "KILL", 3, reference), 15);
 }
 
+// The exit code of a command that is killed at its so manyth rename, should it come to that.
+int killed_at_rename(const std::string& arguments, int64_t at) {
+  return test::run_laos(arguments, "LD_PRELOAD='" + std::string(LAOS_FAULTS) +
+                                       "' LAOS_FAULT_CALL=rename LAOS_FAULT=KILL LAOS_FAULT_AT=" +
+                                       std::to_string(at) + " ")
+      .exit_code;
+}
+
 // Steps of learning that were kept are gone on from, and without any it begins again.
 TEST_F(Interrupted, ByKillAtAnyStepOfTuningLeavesItToTheNextRunSlow) {
   if (std::string(LAOS_FAULTS).empty()) GTEST_SKIP() << "sanitizers come before other preloads";
@@ -89,13 +97,7 @@ TEST_F(Interrupted, ByKillAtAnyStepOfTuningLeavesItToTheNextRunSlow) {
   for (int64_t at = 1;; ++at) {
     SCOPED_TRACE("rename " + std::to_string(at));
     fs::remove_all(path("out"));
-    const int exit_code =
-        test::run_laos(tune + path("out") + "'", "LD_PRELOAD='" + std::string(LAOS_FAULTS) +
-                                                     "' LAOS_FAULT_CALL=rename LAOS_FAULT=KILL"
-                                                     " LAOS_FAULT_AT=" +
-                                                     std::to_string(at) + " ")
-            .exit_code;
-    if (exit_code == 0) break;
+    if (killed_at_rename(tune + path("out") + "'", at) == 0) break;
     ++kills;
     const bool is_kept = fs::exists(directory_ / "out/.laos-partial/parts/scales-00010.json") ||
                          fs::exists(directory_ / "out/.laos-partial/parts/scales-00020.json");
@@ -126,13 +128,7 @@ TEST_F(Interrupted, ByKillAtAnyStepOfReplacingACheckpointLeavesItToTheNextRunSlo
         SCOPED_TRACE(to + ", rename " + std::to_string(at));
         fs::remove_all(path("out"));
         if (replaces) fs::copy(path("reference"), path("out"), fs::copy_options::recursive);
-        const int exit_code = test::run_laos(convert + path("out") + "'",
-                                             "LD_PRELOAD='" + std::string(LAOS_FAULTS) +
-                                                 "' LAOS_FAULT_CALL=rename LAOS_FAULT=KILL"
-                                                 " LAOS_FAULT_AT=" +
-                                                 std::to_string(at) + " ")
-                                  .exit_code;
-        if (exit_code == 0) break;
+        if (killed_at_rename(convert + path("out") + "'", at) == 0) break;
         ++kills;
         // Whole, or nothing that anybody takes for a checkpoint.
         const bool is_there =
