@@ -19,18 +19,16 @@ struct Tiling {
 // smaller ones it reads where they are.
 constexpr Tiling kTile{512, 1024};
 
-constexpr int64_t kMinTiles = 8;  // where they can be had, so that there are some for every thread
-int64_t num_tiles(Tiling tile, int64_t m, int64_t n) noexcept {
-  return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
-}
-
 // Big tiles amortise packing; small products are cut finer so that there are tiles for every
 // thread. A function of the shape alone: results must not depend on the machine's number of
 // threads. Of a row-major b the larger tiles are worth more than more tiles, see below.
 Tiling tiling(Trans trans_b, int64_t m, int64_t n) noexcept {
   Tiling tile = kTile;
   if (trans_b == Trans::kNo && m >= tile.rows && n >= tile.cols) return tile;
-  while (num_tiles(tile, m, n) < kMinTiles && (tile.rows > 128 || tile.cols > 128)) {
+  const auto count = [&] {
+    return ((m + tile.rows - 1) / tile.rows) * ((n + tile.cols - 1) / tile.cols);
+  };
+  while (count() < 8 && (tile.rows > 128 || tile.cols > 128)) {
     int64_t& larger = std::min(tile.cols, n) > std::min(tile.rows, m) ? tile.cols : tile.rows;
     int64_t& cut = larger > 128 ? larger : (tile.rows > 128 ? tile.rows : tile.cols);
     cut /= 2;
@@ -57,13 +55,14 @@ MatView<const float> apart(MatView<const float> x, Buffer<float>& buffer) {
 
 // Calls one(a, b, c) for every tile of c with what of a and b it needs.
 template <class T, class F>
-void for_tiles(Tiling tile, Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T> b,
+void for_tiles(Trans trans_a, Trans trans_b, MatView<const T> a, MatView<const T> b,
                MatView<float> c, const F& one) {
   const int64_t m = c.rows, n = c.cols, k = trans_a == Trans::kNo ? a.cols : a.rows;
   LAOS_ASSERT((trans_a == Trans::kNo ? a.rows : a.cols) == m);
   LAOS_ASSERT((trans_b == Trans::kNo ? b.cols : b.rows) == n);
   LAOS_ASSERT((trans_b == Trans::kNo ? b.rows : b.cols) == k);
   if (m == 0 || n == 0) return;
+  const Tiling tile = tiling(trans_b, m, n);
   const int64_t tiles_n = (n + tile.cols - 1) / tile.cols;
   parallel_for((m + tile.rows - 1) / tile.rows * tiles_n, [&](int64_t t) {
     const int64_t i0 = t / tiles_n * tile.rows, j0 = t % tiles_n * tile.cols;
@@ -257,7 +256,7 @@ void product_in_strips(Trans trans_a, Trans trans_b, MatView<const uint16_t> a,
 
 void gemm(Trans trans_a, Trans trans_b, float alpha, MatView<const float> a, MatView<const float> b,
           float beta, MatView<float> c) {
-  for_tiles(tiling(trans_b, c.rows, c.cols), trans_a, trans_b, a, b, c,
+  for_tiles(trans_a, trans_b, a, b, c,
             [&](MatView<const float> a_tile, MatView<const float> b_tile, MatView<float> c_tile) {
               gemm_one_thread(trans_a, trans_b, alpha, a_tile, b_tile, beta, c_tile);
             });
@@ -282,7 +281,7 @@ void gemm_bf16(Trans trans_a, Trans trans_b, MatView<const uint16_t> a, MatView<
       takes_strips(c.rows, c.cols, trans_a == Trans::kNo ? a.cols : a.rows))
     return product_in_strips(trans_a, trans_b, a, b, accumulate, false, c);
   for_tiles(
-      tiling(trans_b, c.rows, c.cols), trans_a, trans_b, a, b, c,
+      trans_a, trans_b, a, b, c,
       [&](MatView<const uint16_t> a_tile, MatView<const uint16_t> b_tile, MatView<float> c_tile) {
         gemm_bf16_one_thread(trans_a, trans_b, a_tile, b_tile, accumulate, c_tile);
       });

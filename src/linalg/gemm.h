@@ -32,7 +32,7 @@ constexpr const char* to_string(ComputeType type) noexcept {
 }
 
 // What products in bf16 take beside their operands: code, of so many shapes that is kept, by what
-// was measured, and room for a part of an operand to be laid out in.
+// was measured, and room for a part of an operand to be laid out in (26 MB at 25,600 inputs).
 inline constexpr int64_t kMaxBf16Products = 256, kPackedBytes = int64_t{16} << 20,
                          kBf16Bytes = kMaxBf16Products * 100'000 + kPackedBytes;
 

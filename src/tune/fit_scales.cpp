@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "model/checkpoint.h"
+#include "scheme/schemes.h"
 #include "tune/student.h"
 
 namespace laos::tune {
@@ -102,9 +103,18 @@ void require_learnable(const hf::QuantizedCheckpoint& checkpoint) {
     throw Error(ErrorCode::kUnsupported, {.what = "scales of experts are not learned",
                                           .where = "the quantized model",
                                           .fix = "use the checkpoint as it is"});
+  Problems problems;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i)
-    for (const Linear l : model::linears_in(config, i))
-      if (has_factors(checkpoint.label(model::name_of(config, i, l)))) return;
+    for (const Linear l : model::linears_in(config, i)) {
+      const std::string name = model::name_of(config, i, l);
+      const scheme::Scheme* scheme = scheme::find(checkpoint.label(name));
+      if (scheme == nullptr || scheme->activations == scheme::Activations::kEither)
+        problems.add({.what = "label " + checkpoint.label(name) + " is not computed here",
+                      .where = name,
+                      .fix = "use a checkpoint that `laos eval` takes"});
+    }
+  problems.throw_if_any(ErrorCode::kUnsupported);
+  if (num_factors(checkpoint) > 0) return;
   throw Error(ErrorCode::kUnsupported,
               {.what = "no linear has scales to learn: those of weights alone, or beside dynamic "
                        "activations",

@@ -28,9 +28,10 @@ void widen(const int8_t* codes, float* values, int64_t n) {
 }  // namespace
 
 bool has_factors(const std::string& label) {
-  const scheme::Scheme& scheme = *scheme::find(label);
-  return !scheme.is_float() && scheme.activations != scheme::Activations::kStatic &&
-         scheme.activations != scheme::Activations::kEither;
+  const scheme::Scheme* scheme = scheme::find(label);
+  return scheme != nullptr && !scheme->is_float() &&
+         scheme->activations != scheme::Activations::kStatic &&
+         scheme->activations != scheme::Activations::kEither;
 }
 
 void ScaleLinears::load(int64_t layer_idx, const RowValues& log_factors,
@@ -59,6 +60,7 @@ void ScaleLinears::load(const std::string& name, Entry& entry) {
   entry.act_bits = scheme.activations == scheme::Activations::kDynamic && !scheme.is_float()
                        ? scheme.act_bits
                        : 0;
+  entry.range.reset();
   entry.row_scale.assign(static_cast<size_t>(out), 1.0f);
   const MatView<float> wide = is_bf16() ? MatView<float>() : grown(entry.wide, out, in);
   const MatView<uint16_t> narrow = is_bf16() ? grown(entry.narrow, out, in) : MatView<uint16_t>();
@@ -83,7 +85,14 @@ void ScaleLinears::load(const std::string& name, Entry& entry) {
     unpacked = checkpoint_.codes(name);
     codes = std::as_const(unpacked).view();
   }
-  std::vector<float> scale = checkpoint_.weight_scale(name);
+  std::vector<float> scale;
+  if (scheme.activations == scheme::Activations::kStatic) {
+    hf::StaticInput input = checkpoint_.static_input(name);
+    entry.range = quant::StaticRange{.scale = input.scale, .offset = input.offset};
+    scale = std::move(input.deq_scale);
+  } else {
+    scale = checkpoint_.weight_scale(name);
+  }
   const int64_t groups = std::ssize(scale) / out;
   if (groups == 1) {
     entry.row_scale = std::move(scale);
@@ -97,29 +106,47 @@ void ScaleLinears::load(const std::string& name, Entry& entry) {
   });
 }
 
+MatView<const float> ScaleLinears::round_input(const Entry& entry, MatView<const float> x) {
+  if (entry.act_bits == 0 && !entry.range) return x;
+  const MatView<float> codes = grown(input_, x.rows, x.cols);
+  if (entry.act_bits != 0) {
+    const quant::QuantizedTokens tokens =
+        quant::quantize_tokens(x, {.bits = entry.act_bits}, entry.clip);
+    std::copy_n(tokens.scale.data(), x.rows, grown(token_scale_, 1, x.rows).data);
+    parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) widen(tokens.q.row(t), codes.row(t), x.cols);
+    });
+    return codes;
+  }
+  const std::vector<float> offsets(static_cast<size_t>(x.cols), entry.range->offset);
+  parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    thread_local Buffer<int8_t> room;
+    int8_t* const row = grown(room, 1, x.cols).data;
+    for (int64_t t = begin; t < end; ++t) {
+      quant::kernels::quantize(x.row(t), offsets.data(), entry.range->scale, 127, row, x.cols);
+      for (int64_t j = 0; j < x.cols; ++j)
+        codes.row(t)[j] = static_cast<float>(row[j]) - entry.range->offset;
+    }
+  });
+  return codes;
+}
+
 void ScaleLinears::forward(model::LinearGroup group, MatView<const float> x,
                            std::span<const MatView<float>> ys) {
   const std::span<const Linear> linears = model::linears_of(group);
-  int bits = -1;  // of what input_ and narrow_input_ hold
+  MatView<const float> input;
+  const Entry* rounded = nullptr;  // whose input that is
   for (size_t i = 0; i < linears.size(); ++i) {
     Entry& entry = entries_[linears[i]];
-    const MatView<float> scales = grown(token_scale_, 1, x.rows);
-    MatView<const float> input = x;
-    if (entry.act_bits != 0) input = grown(input_, x.rows, x.cols);
     const MatView<uint16_t> narrow =
         is_bf16() ? grown(narrow_input_, x.rows, x.cols) : MatView<uint16_t>();
-    if (std::exchange(bits, entry.act_bits) != entry.act_bits) {
-      if (entry.act_bits != 0) {
-        const quant::QuantizedTokens tokens =
-            quant::quantize_tokens(x, {.bits = entry.act_bits}, entry.clip);
-        std::copy_n(tokens.scale.data(), x.rows, scales.data);
-        const MatView<float> wide = grown(input_, x.rows, x.cols);
-        parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-          for (int64_t t = begin; t < end; ++t) widen(tokens.q.row(t), wide.row(t), x.cols);
-        });
-      }
+    const bool is_same = rounded != nullptr && rounded->act_bits == entry.act_bits &&
+                         !rounded->range && !entry.range;
+    if (!is_same) {
+      input = round_input(entry, x);
       if (is_bf16()) linalg::to_bf16(input, narrow);
     }
+    rounded = &entry;
     if (is_bf16())
       linalg::gemm_bf16(Trans::kNo, Trans::kYes, narrow,
                         {entry.narrow.data(), entry.out, entry.in, entry.in}, false, ys[i]);
@@ -132,7 +159,7 @@ void ScaleLinears::forward(model::LinearGroup group, MatView<const float> x,
     parallel_for_ranges(x.rows, kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         float* const y = ys[i].row(t);
-        const float token_scale = entry.act_bits != 0 ? scales.data[t] : 1.0f;
+        const float token_scale = entry.act_bits != 0 ? token_scale_[t] : 1.0f;
         for (int64_t j = 0; j < entry.out; ++j)
           y[j] *= token_scale * entry.row_scale[static_cast<size_t>(j)];
         if (keeps_) std::copy_n(y, entry.out, kept.row(t));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "linalg/gemm.h"
 #include "model/decoder_layer.h"
 #include "model/online_transform.h"
+#include "quant/int_weight.h"
 
 namespace laos::tune {
 
@@ -19,7 +21,7 @@ namespace laos::tune {
 using RowValues = model::PerLinear<std::vector<float>>;
 
 // Whether the scales of a linear of this label can be learned here: those of weights alone, and
-// those beside dynamic activations. `label` is of a scheme that is known.
+// those beside dynamic activations. False for a label that is not known.
 bool has_factors(const std::string& label);
 
 // Holds one layer at a time, in memory that is kept from layer to layer. Products are of codes,
@@ -56,8 +58,9 @@ class ScaleLinears : public model::LinearsForward<float>, public model::LinearsB
  private:
   struct Entry {
     int64_t out = 0, in = 0;
-    int act_bits = 0;  // 0: inputs as they are
+    int act_bits = 0;  // dynamic, or 0: inputs as they are, or rounded to `range`
     float clip = 1;
+    std::optional<quant::StaticRange> range;
     std::vector<float> row_scale;  // of the operand's rows, with the factors
     Buffer<float> wide;            // the operand [out, in], one of the two
     Buffer<uint16_t> narrow;
@@ -67,6 +70,8 @@ class ScaleLinears : public model::LinearsForward<float>, public model::LinearsB
 
   bool is_bf16() const noexcept { return compute_ == linalg::ComputeType::kBf16; }
   void load(const std::string& name, Entry& entry);
+  // What the linear's operand is multiplied with: x, or its codes, into input_.
+  MatView<const float> round_input(const Entry& entry, MatView<const float> x);
 
   const hf::QuantizedCheckpoint& checkpoint_;
   linalg::ComputeType compute_;

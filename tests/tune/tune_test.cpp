@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,6 +44,7 @@ class Tune : public testing::Test {
     directory_ = std::make_unique<test::TemporaryDirectory>();
     quantize(kModel, "weights", "W4A16", "compressed-tensors");
     quantize(kModel, "all", "W4A4", "ascendv1");
+    quantize(kModel, "ranges", "W8A8 static", "ascendv1");
     teacher_ = eval::open_eval_model(kModel);
   }
   static void TearDownTestSuite() {
@@ -52,23 +54,36 @@ class Tune : public testing::Test {
 
   static void quantize(const fs::path& model, const std::string& name, const std::string& scheme,
                        const std::string& format) {
-    const bool weights_alone = scheme == "W4A16";
+    const std::string rounded =
+        "    - {type: autoround_quant, enable_round_tuning: false, enable_minmax_tuning: false, "
+        "strategies: [{qconfig: {weight: {dtype: int4, symmetric: true, method: minmax, ";
+    const std::map<std::string, std::string> processes = {
+        {"W4A16", rounded + "scope: per_group, ext: {group_size: 64}}}, include: ['*']}]}\n"},
+        {"W4A4", rounded +
+                     "scope: per_channel}, act: {scope: per_token, dtype: int4, symmetric: true, "
+                     "method: minmax}}, include: ['*']}]}\n"},
+        // What attention and down_proj read has a range for all tokens, the others dynamic ones.
+        {"W8A8 static",
+         "    - {type: linear_quant, qconfig: {weight: {scope: per_channel, dtype: int8, "
+         "symmetric: "
+         "true, method: minmax}, act: {scope: per_tensor, dtype: int8, symmetric: false, method: "
+         "minmax}}, include: ['*.q_proj', '*.k_proj', '*.v_proj', '*.down_proj']}\n"
+         "    - {type: linear_quant, qconfig: {weight: {scope: per_channel, dtype: int4, "
+         "symmetric: "
+         "true, method: minmax}, act: {scope: per_token, dtype: int8, symmetric: true, method: "
+         "minmax}}, include: ['*.o_proj', '*.gate_proj', '*.up_proj']}\n"}};
     std::ofstream(*directory_ / "recipe.yaml")
-        << "apiversion: modelslim_v1\nspec:\n  process:\n    - {type: autoround_quant, "
-           "enable_round_tuning: false, enable_minmax_tuning: false, strategies: [{qconfig: "
-           "{weight: {scope: "
-        << (weights_alone ? "per_group" : "per_channel")
-        << ", dtype: int4, symmetric: true, method: minmax"
-        << (weights_alone ? ", ext: {group_size: 64}}"
-                          : "}, act: {scope: per_token, dtype: int4, symmetric: true, method: "
-                            "minmax}")
-        << "}, include: ['*']}]}\n  save: [{type: ascendv1_saver}]\n";
+        << "apiversion: modelslim_v1\nspec:\n  process:\n"
+        << processes.at(scheme)
+        << "  dataset: " << (fs::path(LAOS_SOURCE_DIR) / "calib/qwen3-tiny-calib.jsonl").string()
+        << "\n  save: [{type: ascendv1_saver}]\n";
     pipeline::QuantOptions options;
     options.model_path = model;
     options.save_path = *directory_ / name;
     options.recipe_path = *directory_ / "recipe.yaml";
     options.formats = {format};
     options.model_type = "tiny";
+    options.nsamples = 2;
     pipeline::Progress progress;
     (void)pipeline::run(pipeline::make_plan(options), progress);
   }
@@ -116,7 +131,7 @@ double divergence_of(const eval::EvalModel& model, const eval::EvalModel& teache
 
 TEST_F(Tune, DivergesAsTheCheckpointDoesBeforeAnythingIsLearned) {
   const auto samples = samples_of(2, 12);
-  for (const char* name : {"weights", "all"}) {
+  for (const char* name : {"weights", "all", "ranges"}) {
     const auto checkpoint = open(name);
     const double expected =
         divergence_of(*eval::open_eval_model(*directory_ / name), *teacher_, samples);
@@ -247,7 +262,7 @@ std::string refusal_of(F&& f) {
   return "";
 }
 
-TEST_F(Tune, RefusesOneSampleAnotherModelExpertsAndFloatLinears) {
+TEST_F(Tune, RefusesOneSampleAnotherModelAndExperts) {
   const auto checkpoint = open("all");
   Follower follower;
   EXPECT_THAT(refusal_of([&] {
