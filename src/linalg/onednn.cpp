@@ -220,6 +220,15 @@ dnnl::memory memory_of(const dnnl::memory::desc& desc, const void* data) {
   return {desc, cpu(), const_cast<void*>(data)};
 }
 
+// The arguments of a product.
+auto operands(const void* a, const void* b, const void* c) {
+  return [=](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
+    return {{DNNL_ARG_SRC, memory_of(p.a, a)},
+            {DNNL_ARG_WEIGHTS, memory_of(p.b, b)},
+            {DNNL_ARG_DST, memory_of(p.c, c)}};
+  };
+}
+
 dnnl::memory::desc bf16_matrix(int64_t rows, int64_t cols, bool transposed, int64_t stride) {
   return {{rows, cols},
           dnnl::memory::data_type::bf16,
@@ -318,11 +327,7 @@ void onednn_bf16(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, co
         return product_of(bf16_matrix(m, k, trans_a, lda), bf16_matrix(k, n, trans_b, ldb),
                           f32_matrix(m, n, ldc), accumulate);
       },
-      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
-        return {{DNNL_ARG_SRC, memory_of(p.a, a)},
-                {DNNL_ARG_WEIGHTS, memory_of(p.b, b)},
-                {DNNL_ARG_DST, memory_of(p.c, c)}};
-      });
+      operands(a, b, c));
 }
 
 void onednn_pack_bf16(bool trans_b, int64_t n, int64_t k, const uint16_t* b, int64_t ldb,
@@ -350,11 +355,7 @@ void onednn_packed_bf16(bool trans_a, int64_t m, int64_t n, int64_t k, const uin
         return product_of(bf16_matrix(m, k, trans_a, trans_a ? m : k), packed_desc(k, n),
                           f32_matrix(m, n, n), accumulate);
       },
-      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
-        return {{DNNL_ARG_SRC, memory_of(p.a, a)},
-                {DNNL_ARG_WEIGHTS, memory_of(p.b, packed)},
-                {DNNL_ARG_DST, memory_of(p.c, c)}};
-      });
+      operands(a, packed, c));
 }
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -422,11 +423,7 @@ void onednn_s8_amx(int64_t m, int64_t n, int64_t k, const int8_t* a, const int8_
                           memory::desc({k, n}, memory::data_type::s8, memory::dims{1, k}),
                           memory::desc({m, n}, memory::data_type::s32, memory::dims{n, 1}), false);
       },
-      [&](const KeptProduct& p) -> std::unordered_map<int, dnnl::memory> {
-        return {{DNNL_ARG_SRC, memory_of(p.a, a)},
-                {DNNL_ARG_WEIGHTS, memory_of(p.b, b)},
-                {DNNL_ARG_DST, memory_of(p.c, c)}};
-      });
+      operands(a, b, c));
 }
 
 bool int8_products_are_exact() {
