@@ -244,11 +244,11 @@ TEST_F(JsonPage, HasEveryKeyOfTuning) {
           .exit_code,
       0);
   const std::string tune = "tune --json --threads 1 --progress none " + path("w4a4") +
-                           " --baseline " + kModel + " --nsamples 4 --seqlen 32 --save-path ";
-  const nlohmann::json plan = document(tune + path("tuned") + " --steps 4 --dry-run");
+                           " --baseline " + kModel + " --nsamples 16 --seqlen 64 --save-path ";
+  const nlohmann::json plan = document(tune + path("tuned") + " --steps 24 --dry-run");
   EXPECT_FALSE(plan.contains("kl"));
   EXPECT_FALSE(std::filesystem::exists(directory_ / "tuned"));
-  const nlohmann::json tuned = document(tune + path("tuned") + " --steps 4");
+  const nlohmann::json tuned = document(tune + path("tuned") + " --steps 24");
   hold("laos tune --json", tuned);
   expect_all_seen("laos tune --json");
   EXPECT_LT(tuned.at("kl"), tuned.at("kl_before"));
