@@ -27,7 +27,6 @@ struct TuneFlags {
 };
 
 pipeline::TuneOptions options_of(const TuneFlags& flags) {
-  require_readable_by_ranks(flags.dataset.dataset, "--dataset");
   pipeline::TuneOptions options{.checkpoint = flags.checkpoint,
                                 .baseline = flags.baseline,
                                 .save_path = flags.save_path,

@@ -1,6 +1,5 @@
 #include "pipeline/tune.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -14,7 +13,6 @@
 #include "io/safetensors.h"
 #include "pipeline/float_pass.h"
 #include "pipeline/identity.h"
-#include "pipeline/record.h"
 #include "save/convert.h"
 
 namespace laos::pipeline {

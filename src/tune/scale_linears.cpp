@@ -106,6 +106,11 @@ void ScaleLinears::load(const std::string& name, Entry& entry) {
   });
 }
 
+Operand ScaleLinears::operand(const Entry& entry) const {
+  if (is_bf16()) return {{}, {entry.narrow.data(), entry.out, entry.in, entry.in}};
+  return {{entry.wide.data(), entry.out, entry.in, entry.in}, {}};
+}
+
 MatView<const float> ScaleLinears::round_input(const Entry& entry, MatView<const float> x) {
   if (entry.act_bits == 0 && !entry.range) return x;
   const MatView<float> codes = grown(input_, x.rows, x.cols);
@@ -134,25 +139,15 @@ MatView<const float> ScaleLinears::round_input(const Entry& entry, MatView<const
 void ScaleLinears::forward(model::LinearGroup group, MatView<const float> x,
                            std::span<const MatView<float>> ys) {
   const std::span<const Linear> linears = model::linears_of(group);
-  MatView<const float> input;
+  Operand input;
   const Entry* rounded = nullptr;  // whose input that is
   for (size_t i = 0; i < linears.size(); ++i) {
     Entry& entry = entries_[linears[i]];
-    const MatView<uint16_t> narrow =
-        is_bf16() ? grown(narrow_input_, x.rows, x.cols) : MatView<uint16_t>();
     const bool is_same = rounded != nullptr && rounded->act_bits == entry.act_bits &&
                          !rounded->range && !entry.range;
-    if (!is_same) {
-      input = round_input(entry, x);
-      if (is_bf16()) linalg::to_bf16(input, narrow);
-    }
+    if (!is_same) input = operand_of(round_input(entry, x), compute_, narrow_input_);
     rounded = &entry;
-    if (is_bf16())
-      linalg::gemm_bf16(Trans::kNo, Trans::kYes, narrow,
-                        {entry.narrow.data(), entry.out, entry.in, entry.in}, false, ys[i]);
-    else
-      linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, input,
-                   {entry.wide.data(), entry.out, entry.in, entry.in}, 0.0f, ys[i]);
+    multiply(input, Trans::kYes, operand(entry), false, ys[i]);
     entry.num_tokens = keeps_ ? x.rows : 0;
     const MatView<float> kept = keeps_ ? grown(entry.output, x.rows, entry.out) : MatView<float>();
     const float* const bias = small_->biases[linears[i]].data();
@@ -180,15 +175,7 @@ void ScaleLinears::input_gradient(model::LinearGroup group,
         for (int64_t j = 0; j < entry.out; ++j)
           d_y.row(t)[j] = d_ys[i].row(t)[j] * entry.row_scale[static_cast<size_t>(j)];
     });
-    if (!is_bf16()) {
-      linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d_y,
-                   {entry.wide.data(), entry.out, entry.in, entry.in}, i == 0 ? 0.0f : 1.0f, d_x);
-      continue;
-    }
-    const MatView<uint16_t> narrow = grown(narrow_input_, d_y.rows, d_y.cols);
-    linalg::to_bf16(d_y, narrow);
-    linalg::gemm_bf16(Trans::kNo, Trans::kNo, narrow,
-                      {entry.narrow.data(), entry.out, entry.in, entry.in}, i != 0, d_x);
+    multiply(operand_of(d_y, compute_, narrow_input_), Trans::kNo, operand(entry), i != 0, d_x);
   }
 }
 

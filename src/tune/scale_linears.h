@@ -14,6 +14,7 @@
 #include "model/decoder_layer.h"
 #include "model/online_transform.h"
 #include "quant/int_weight.h"
+#include "tune/operand.h"
 
 namespace laos::tune {
 
@@ -69,6 +70,7 @@ class ScaleLinears : public model::LinearsForward<float>, public model::LinearsB
   };
 
   bool is_bf16() const noexcept { return compute_ == linalg::ComputeType::kBf16; }
+  Operand operand(const Entry& entry) const;
   void load(const std::string& name, Entry& entry);
   // What the linear's operand is multiplied with: x, or its codes, into input_.
   MatView<const float> round_input(const Entry& entry, MatView<const float> x);

@@ -11,6 +11,7 @@
 #include "model/checkpoint.h"
 #include "model/kernels/elementwise.h"
 #include "model/online_transform.h"
+#include "tune/operand.h"
 
 namespace laos::tune {
 
@@ -19,56 +20,39 @@ using linalg::Trans;
 using model::Linear;
 
 Head::Head(TensorView rows, ComputeType compute) : rows_(std::move(rows)), compute_(compute) {
-  if (rows_.dtype == DType::kBF16 &&
+  if (compute == ComputeType::kBf16 && rows_.dtype == DType::kBF16 &&
       reinterpret_cast<uintptr_t>(rows_.data) % alignof(uint16_t) == 0)
     bits_ = reinterpret_cast<const uint16_t*>(rows_.data);
 }
 
-MatView<const uint16_t> Head::narrow(MatView<const float> x, Buffer<uint16_t>& room) const {
-  if (!is_bf16()) return {};
-  const MatView<uint16_t> y = grown(room, x.rows, x.cols);
-  linalg::to_bf16(x, y);
-  return y;
-}
-
-// f(begin, end, wide, narrow): rows of the head as an operand of either kind.
+// f(begin, end, part): rows of the head as an operand.
 template <class F>
 void Head::for_parts(const F& f) {
   const int64_t cols = rows_.shape[1];
   for (int64_t begin = 0; begin < num_rows(); begin += kHeadRows) {
     const int64_t end = std::min(begin + kHeadRows, num_rows());
-    if (is_bf16() && bits_ != nullptr) {
-      f(begin, end, MatView<const float>{},
-        MatView<const uint16_t>{bits_ + begin * cols, end - begin, cols, cols});
+    if (bits_ != nullptr) {
+      f(begin, end, Operand{{}, {bits_ + begin * cols, end - begin, cols, cols}});
       continue;
     }
     const MatView<float> wide = grown(wide_, end - begin, cols);
     model::rows_to_f32(rows_, begin, end, wide.data);
-    f(begin, end, MatView<const float>(wide), narrow(wide, narrow_rows_));
+    f(begin, end, operand_of(wide, compute_, narrow_rows_));
   }
 }
 
 void Head::multiply(MatView<const float> x, MatView<float> logits) {
-  const MatView<const uint16_t> narrow_x = narrow(x, narrow_x_);
-  for_parts(
-      [&](int64_t begin, int64_t end, MatView<const float> wide, MatView<const uint16_t> part) {
-        const MatView<float> y = logits.slice_cols(begin, end);
-        if (is_bf16())
-          linalg::gemm_bf16(Trans::kNo, Trans::kYes, narrow_x, part, false, y);
-        else
-          linalg::gemm(Trans::kNo, Trans::kYes, 1.0f, x, wide, 0.0f, y);
-      });
+  const Operand a = operand_of(x, compute_, narrow_x_);
+  for_parts([&](int64_t begin, int64_t end, const Operand& part) {
+    tune::multiply(a, Trans::kYes, part, false, logits.slice_cols(begin, end));
+  });
 }
 
 void Head::multiply_back(MatView<const float> d_logits, MatView<float> d_x) {
-  for_parts(
-      [&](int64_t begin, int64_t end, MatView<const float> wide, MatView<const uint16_t> part) {
-        const MatView<const float> d = d_logits.slice_cols(begin, end);
-        if (is_bf16())
-          linalg::gemm_bf16(Trans::kNo, Trans::kNo, narrow(d, narrow_x_), part, begin > 0, d_x);
-        else
-          linalg::gemm(Trans::kNo, Trans::kNo, 1.0f, d, wide, begin > 0 ? 1.0f : 0.0f, d_x);
-      });
+  for_parts([&](int64_t begin, int64_t end, const Operand& part) {
+    tune::multiply(operand_of(d_logits.slice_cols(begin, end), compute_, narrow_x_), Trans::kNo,
+                   part, begin > 0, d_x);
+  });
 }
 
 namespace {
@@ -180,8 +164,8 @@ double Student::run(const std::vector<int64_t>& batch, std::vector<RowValues>* g
   for (int64_t i = 0; i < layers; ++i) {
     Layer layer(*this, i);
     layer.forward(states.samples, x, y, saved(states.samples, gradients != nullptr));
-    if (gradients != nullptr) inputs.push_back(x.clone());
     std::swap(x, y);
+    if (gradients != nullptr) inputs.push_back(std::exchange(y, Mat<float>(n, x.cols())));
     checkpoint_.files().drop_pages();
   }
   const double loss = lose(batch, x, gradients != nullptr ? &y : nullptr);

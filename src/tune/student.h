@@ -30,8 +30,6 @@ class Head {
   void multiply_back(MatView<const float> d_logits, MatView<float> d_x);
 
  private:
-  bool is_bf16() const noexcept { return compute_ == linalg::ComputeType::kBf16; }
-  MatView<const uint16_t> narrow(MatView<const float> x, Buffer<uint16_t>& room) const;
   template <class F>
   void for_parts(const F& f);
 

@@ -37,7 +37,8 @@ std::vector<std::vector<int32_t>> samples_of(size_t count, size_t tokens) {
   return samples;
 }
 
-// The bundled model rounded to nearest: weights alone in groups, and every linear W4A4.
+// The bundled model rounded to nearest: weights alone in groups, every linear W4A4, and static
+// ranges beside dynamic ones.
 class Tune : public testing::Test {
  protected:
   static void SetUpTestSuite() {
