@@ -303,7 +303,10 @@ void WorkDirectory::clear_staging() {
 void WorkDirectory::close() noexcept {
   std::error_code error;
   const bool keep = !done_.empty() || (is_shared_ && !marked_parts(parts_).empty());
-  if (is_owner_ && !keep) fs::remove_all(directory_, error);
+  if (is_owner_ && !keep) {
+    fs::remove_all(directory_, error);
+    if (error) fs::remove_all(directory_, error);  // it takes memory, which may be there by now
+  }
   if (is_owner_ && keep) {
     try {
       clear_staging();

@@ -40,7 +40,7 @@ bool fails(const char* call) {
 }
 
 // Before main() nobody can be told of a failure. oneDNN does not look whether it has memory for the
-// code of a product; laos makes sure beforehand (linalg/onednn.cpp).
+// description and the code of a product; laos makes sure beforehand (linalg/onednn.cpp).
 bool is_in_main = false;
 thread_local bool is_in_onednn = false;
 
@@ -54,6 +54,16 @@ bool allocation_fails(size_t size) {
 template <class F>
 F* next(const char* name) {
   return reinterpret_cast<F*>(::dlsym(RTLD_NEXT, name));
+}
+
+// What oneDNN's function of this name returns, a dnnl_status_t.
+template <class... Arguments>
+int call_onednn(int (*real)(Arguments...), Arguments... arguments) {
+  const bool was_in_onednn = is_in_onednn;
+  is_in_onednn = true;
+  const int status = real(arguments...);
+  is_in_onednn = was_in_onednn;
+  return status;
 }
 
 using Main = int(int, char**, char**);
@@ -74,15 +84,12 @@ int __libc_start_main(Main* main, int argc, char** argv, void (*init)(), void (*
       "__libc_start_main")(counted_main, argc, argv, init, fini, rtld_fini, stack_end);
 }
 
-// Status and characters stand for dnnl_status_t and what tells a transposed operand.
+// Characters stand for what tells a transposed operand, void for oneDNN's own types.
 int dnnl_sgemm(char trans_a, char trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
                int64_t ldc) {
   static auto* const real = next<decltype(dnnl_sgemm)>("dnnl_sgemm");
-  is_in_onednn = true;
-  const int status = real(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-  is_in_onednn = false;
-  return status;
+  return call_onednn(real, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 int dnnl_gemm_s8s8s32(char trans_a, char trans_b, char offset, int64_t m, int64_t n, int64_t k,
@@ -90,11 +97,40 @@ int dnnl_gemm_s8s8s32(char trans_a, char trans_b, char offset, int64_t m, int64_
                       int64_t ldb, int8_t b_zero, float beta, int32_t* c, int64_t ldc,
                       const int32_t* c_zero) {
   static auto* const real = next<decltype(dnnl_gemm_s8s8s32)>("dnnl_gemm_s8s8s32");
-  is_in_onednn = true;
-  const int status = real(trans_a, trans_b, offset, m, n, k, alpha, a, lda, a_zero, b, ldb, b_zero,
-                          beta, c, ldc, c_zero);
-  is_in_onednn = false;
-  return status;
+  return call_onednn(real, trans_a, trans_b, offset, m, n, k, alpha, a, lda, a_zero, b, ldb, b_zero,
+                     beta, c, ldc, c_zero);
+}
+
+// Version 2 describes every product by this one, version 3 has one of each kind.
+int dnnl_primitive_desc_iterator_create(void** desc, const void* operation, const void* attributes,
+                                        void* engine, const void* hint) {
+  static auto* const real =
+      next<decltype(dnnl_primitive_desc_iterator_create)>("dnnl_primitive_desc_iterator_create");
+  return call_onednn(real, desc, operation, attributes, engine, hint);
+}
+
+int dnnl_matmul_primitive_desc_create(void** desc, void* engine, const void* a, const void* b,
+                                      const void* bias, const void* c, const void* attributes) {
+  static auto* const real =
+      next<decltype(dnnl_matmul_primitive_desc_create)>("dnnl_matmul_primitive_desc_create");
+  return call_onednn(real, desc, engine, a, b, bias, c, attributes);
+}
+
+int dnnl_reorder_primitive_desc_create(void** desc, const void* from, void* from_engine,
+                                       const void* to, void* to_engine, const void* attributes) {
+  static auto* const real =
+      next<decltype(dnnl_reorder_primitive_desc_create)>("dnnl_reorder_primitive_desc_create");
+  return call_onednn(real, desc, from, from_engine, to, to_engine, attributes);
+}
+
+int dnnl_primitive_create(void** primitive, const void* desc) {
+  static auto* const real = next<decltype(dnnl_primitive_create)>("dnnl_primitive_create");
+  return call_onednn(real, primitive, desc);
+}
+
+int dnnl_primitive_execute(const void* primitive, void* stream, int count, const void* arguments) {
+  static auto* const real = next<decltype(dnnl_primitive_execute)>("dnnl_primitive_execute");
+  return call_onednn(real, primitive, stream, count, arguments);
 }
 
 void* __libc_malloc(size_t size);
