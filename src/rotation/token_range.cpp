@@ -11,6 +11,7 @@
 #include "linalg/kernels/bf16.h"
 #include "linalg/polar.h"
 #include "quant/kernels/rows.h"
+#include "rotation/kernels/twelfth.h"
 
 namespace laos::rotation {
 
@@ -87,15 +88,27 @@ MatView<const T> gathered(const Batch& batch, int64_t begin, int64_t end, Buffer
   return result;
 }
 
-// z and the gradients of its rows' ranges as operands; overwrites z.
+// Where z as an operand and its gradient as one are to lie: f32 is one already.
+MatView<float> values_of(MatView<float> z, Buffer<float>& /*room*/) { return z; }
+MatView<uint16_t> values_of(MatView<float> z, Buffer<uint16_t>& room) {
+  return grown(room, z.rows, z.cols);
+}
+
+// The gradient of a row's range, and both as operands; may overwrite z.
+void derive_row(float* z, float* /*values: z*/, float* gradient, int64_t n) {
+  range_and_gradient(z, gradient, n);
+}
+void derive_row(float* z, uint16_t* values, uint16_t* gradient, int64_t n) {
+  keep(z, values, n);
+  range_and_gradient(z, z, n);
+  keep(z, gradient, n);
+}
+
 template <class T>
 void derive_rows(MatView<float> z, MatView<T> values, MatView<T> gradients) {
   parallel_for_ranges(z.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      keep(z.row(i), values.row(i), z.cols);
-      range_and_gradient(z.row(i), z.cols);
-      keep(z.row(i), gradients.row(i), z.cols);
-    }
+    for (int64_t i = begin; i < end; ++i)
+      derive_row(z.row(i), values.row(i), gradients.row(i), z.cols);
   });
 }
 
@@ -123,9 +136,9 @@ void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, 
     operands.push_back(operand(blocks[b].view(), rooms[b].block));
   if (cols == n) {
     Room<T>& room = rooms.front();
-    const MatView<T> values = grown(room.values, size, cols),
-                     gradients = grown(room.gradients, size, cols);
     const MatView<float> z = grown(room.rotated, size, cols);
+    const MatView<T> values = values_of(z, room.values),
+                     gradients = grown(room.gradients, size, cols);
     product(Trans::kNo, gathered(batch, 0, size, room.rows), operands.front(), z);
     derive_rows(z, values, gradients);
     return product(Trans::kYes, values, gradients, sums.front().front().view());
@@ -139,9 +152,9 @@ void batch_gradients(const Batch& batch, const std::vector<Mat<float>>& blocks, 
       for (Mat<float>& product : products) product.fill_zero();
     for (int64_t begin = first; begin < last; begin += chunk) {
       const int64_t end = std::min(begin + chunk, last);
-      const MatView<T> values = grown(room.values, end - begin, cols),
-                       gradients = grown(room.gradients, end - begin, cols);
       const MatView<float> z = grown(room.rotated, end - begin, cols);
+      const MatView<T> values = values_of(z, room.values),
+                       gradients = grown(room.gradients, end - begin, cols);
       const MatView<const T> rows = gathered(batch, begin, end, room.rows);
       for (int64_t b = 0; b * n < cols; ++b)
         product_here(Trans::kNo, rows.slice_cols(b * n, (b + 1) * n),
@@ -222,38 +235,21 @@ double rounding_error(MatView<const float> a, int bits, MatView<float> quantized
   return std::sqrt(sum) / (static_cast<double>(a.rows) * static_cast<double>(a.cols));
 }
 
-double range_and_gradient(float* z, int64_t n) {
-  // Below a thousandth of the largest value the gradient is 1e-33 of its largest or less. Further
-  // down it would be denormal, and one such number in a hundred makes products several times
-  // slower.
-  constexpr float kNothing = 1e-6f;
+double range_and_gradient(const float* z, float* gradient, int64_t n) {
   const quant::kernels::Range range = quant::kernels::range(z, n);
   const float max = std::max(range.max, -range.min);
-  if (!(max > 0)) return 0;  // z = 0 is its own gradient
-  // In units of the largest value, whose twelfth power f32 holds.
-  const float inverse = 1 / max;
-  const auto twelfth = [inverse](float value) {
-    const float u = value * inverse, u2 = u * u, u4 = u2 * u2;
-    return u4 * u4 * u4;
-  };
-  constexpr int64_t kLanes = 8;  // sums, so that the compiler may use vectors
-  float sums[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += twelfth(z[i + lane]);
-  double sum = 0;
-  for (; i < n; ++i) sum += twelfth(z[i]);
-  for (const float lane : sums) sum += lane;
-  const double mean = sum / static_cast<double>(n);
-  const double value = static_cast<double>(max) * max * std::pow(mean, 1.0 / 6);
-  // d(mean¹ᐟ⁶)/du = mean^(-5/6) / 6 · 12 u¹¹ / n
-  const auto slope =
-      static_cast<float>(2 * max * std::pow(mean, -5.0 / 6) / static_cast<double>(n));
-  for (int64_t j = 0; j < n; ++j) {
-    const float u = z[j] * inverse, u2 = u * u, u4 = u2 * u2;
-    z[j] = u2 < kNothing ? 0.0f : slope * u4 * u4 * u2 * u;
+  if (!(max > 0)) {
+    std::fill_n(gradient, n, 0.0f);
+    return 0;
   }
-  return value;
+  // In units of the largest value, whose twelfth power f32 holds.
+  const float unit = 1 / max;
+  const double mean = double{kernels::sum_of_twelfth_powers(z, unit, n)} / static_cast<double>(n);
+  // d(mean¹ᐟ⁶)/du = mean^(-5/6) / 6 · 12 u¹¹ / n
+  kernels::eleventh_powers(
+      z, unit, static_cast<float>(2 * max * std::pow(mean, -5.0 / 6) / static_cast<double>(n)),
+      gradient, n);
+  return static_cast<double>(max) * max * std::pow(mean, 1.0 / 6);
 }
 
 void multiply_blocks(MatView<const float> x, const std::vector<Mat<float>>& blocks, int64_t sharing,

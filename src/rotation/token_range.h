@@ -17,8 +17,8 @@ double rounding_error(MatView<const float> a, int bits, MatView<float> quantized
 
 // A smooth stand-in for the squared range of a row z [n]: its 12-norm squared, (Σ|z|¹²/n)^(1/6).
 // The largest values have all the weight, as they have in the step max|z| / q_max, but the second
-// largest is seen too. Writes the gradient over z.
-double range_and_gradient(float* z, int64_t n);
+// largest is seen too. `gradient` [n] may be z.
+double range_and_gradient(const float* z, float* gradient, int64_t n);
 
 // Rows that a step of fit_token_range sees.
 inline constexpr int64_t kRangeBatchRows = 4096;

@@ -29,9 +29,10 @@ TEST(RangeAndGradient, AreTheDefinitionAndItsFiniteDifferences) {
   for (const int64_t n : {1, 2, 7, 48, 131}) {
     const Mat<float> z = normal_matrix(1, n, static_cast<uint32_t>(n));
     std::vector<double> at(z.data(), z.data() + n);
-    std::vector<float> gradient(z.data(), z.data() + n);
+    std::vector<float> gradient(static_cast<size_t>(n));
     // Twelve f32 products and n sums a value.
-    EXPECT_NEAR(range_and_gradient(gradient.data(), n), range_of(at), 1e-5 * range_of(at)) << n;
+    EXPECT_NEAR(range_and_gradient(z.data(), gradient.data(), n), range_of(at), 1e-5 * range_of(at))
+        << n;
     double largest = 0;
     for (const float slope : gradient) largest = std::max(largest, std::abs(double{slope}));
     for (size_t j = 0; j < at.size(); ++j) {
@@ -48,11 +49,11 @@ TEST(RangeAndGradient, AreTheDefinitionAndItsFiniteDifferences) {
 
 TEST(RangeAndGradient, OfNothingAndOfHugeAndTinyValuesAreFinite) {
   std::vector<float> zero(5, 0.0f);
-  EXPECT_EQ(range_and_gradient(zero.data(), 5), 0);
+  EXPECT_EQ(range_and_gradient(zero.data(), zero.data(), 5), 0);
   EXPECT_EQ(zero, std::vector<float>(5, 0.0f));
   for (const float unit : {1e-30f, 1e15f}) {  // twelfth powers beyond f32 either way
     std::vector<float> z = {unit, -3 * unit, 2 * unit};
-    EXPECT_NEAR(range_and_gradient(z.data(), 3) / unit / unit, range_of({1, 3, 2}), 1e-4);
+    EXPECT_NEAR(range_and_gradient(z.data(), z.data(), 3) / unit / unit, range_of({1, 3, 2}), 1e-4);
     for (const float slope : z) EXPECT_TRUE(std::isfinite(slope));
   }
 }
