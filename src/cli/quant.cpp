@@ -364,10 +364,8 @@ void print_ranks(const pipeline::Plan& plan, int num_ranks, const pipeline::Esti
 }
 
 std::string default_dataset_text(const pipeline::Plan& plan) {
-  const pipeline::Samples& samples =
-      plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
   return "calibration data: the set that comes with laos (" +
-         std::to_string(samples.size() + plan.held_back->size()) +
+         std::to_string(plan.calibration()->size() + plan.held_back->size()) +
          " samples); your own text is better: --dataset";
 }
 

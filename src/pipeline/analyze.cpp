@@ -452,7 +452,7 @@ Analysis begin_analysis(Plan& plan, const AnalyzeOptions& options) {
     }
   }
   // Steps that looked at nothing may look now.
-  if (plan.samples->empty() && !plan.fits.empty()) plan.samples = plan.fits.front().samples;
+  plan.samples = plan.calibration();
   choose_windows(plan, options.tokens, analysis);
   return analysis;
 }

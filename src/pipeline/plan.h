@@ -83,7 +83,8 @@ struct PlannedLinear {
 // A prior stage: fits the rotation to activations of `samples`.
 struct PlannedFit {
   rotation::FitOptions options;
-  std::shared_ptr<const Samples> samples;
+  std::shared_ptr<const Samples> dataset;  // of the stage
+  std::shared_ptr<const Samples> samples;  // those of it that the fit reads
   int64_t chunks = 1;  // see rotation::ActivationRows
 };
 
@@ -120,6 +121,10 @@ struct Plan {
 
   const PlannedLinear& linear(int64_t layer_idx, model::Linear l) const {
     return linears[static_cast<size_t>(hf::index_of(checkpoint.config(), layer_idx, l))];
+  }
+  // What the main stage would read: the samples of the fit's stage where no step reads any.
+  const std::shared_ptr<const Samples>& calibration() const noexcept {
+    return samples->empty() && !fits.empty() ? fits.front().dataset : samples;
   }
   // As the recipe names the processor of a step: "gptq_quant".
   std::string step_type(size_t step) const;

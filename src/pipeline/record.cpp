@@ -48,11 +48,6 @@ report::Environment environment() {
   return result;
 }
 
-// What the run looks at: of training, else of the rotation's fit.
-const Samples& samples_of(const Plan& plan) {
-  return plan.samples->empty() && !plan.fits.empty() ? *plan.fits.front().samples : *plan.samples;
-}
-
 eval::Windows windows_of(const Samples& samples, const std::string& source,
                          const HealthSize& size) {
   eval::Windows windows = eval::cut_spread(samples, size.windows, size.window_tokens);
@@ -241,7 +236,7 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
                    .num_tokens = 0,
                    .seed = plan.options.seed,
                    .flops = costs.total()};
-  const Samples& samples = samples_of(plan);
+  const Samples& samples = *plan.calibration();
   record.recipe.num_samples = std::ssize(samples);
   for (const std::vector<int32_t>& sample : samples) record.recipe.num_tokens += std::ssize(sample);
   record.warnings = plan.warnings;
@@ -279,10 +274,11 @@ HealthText load_health_text(const std::filesystem::path& file, const std::filesy
 
 bool is_calibrated_on(const Plan& plan, const HealthText& text) {
   const auto is_seen = [&](const eval::Window& window) {
-    return std::any_of(samples_of(plan).begin(), samples_of(plan).end(), [&](const auto& sample) {
-      return std::search(sample.begin(), sample.end(), window.ids.begin(), window.ids.end()) !=
-             sample.end();
-    });
+    return std::any_of(
+        plan.calibration()->begin(), plan.calibration()->end(), [&](const auto& sample) {
+          return std::search(sample.begin(), sample.end(), window.ids.begin(), window.ids.end()) !=
+                 sample.end();
+        });
   };
   return std::any_of(text.windows.begin(), text.windows.end(), is_seen);
 }
@@ -290,7 +286,8 @@ bool is_calibrated_on(const Plan& plan, const HealthText& text) {
 HealthText health_text(const Plan& plan) {
   const HealthSize size = health_size(plan, costs_of(plan));
   const bool calibrated = plan.held_back->empty();
-  if (const Samples& samples = calibrated ? samples_of(plan) : *plan.held_back; !samples.empty()) {
+  if (const Samples& samples = calibrated ? *plan.calibration() : *plan.held_back;
+      !samples.empty()) {
     const std::string source = plan.dataset_path.string();
     return {.source = source,
             .calibrated = calibrated,

@@ -66,14 +66,27 @@ std::vector<Linear> fitted_linears(const hf::Config& config, const FitOptions& o
   return linears;
 }
 
-int64_t num_fit_rows(const hf::Config& config, const FitOptions& options,
-                     const model::Ragged& samples, int64_t chunks) {
+namespace {
+
+// Inputs of a layer that are fitted to: of q, k and v, of gate and up.
+int64_t num_fitted_inputs(const hf::Config& config, const FitOptions& options) {
   bool attention = false, mlp = false;
   for (const Linear l : fitted_linears(config, options)) (is_of_mlp(l) ? mlp : attention) = true;
+  return (attention ? 1 : 0) + (mlp ? 1 : 0);
+}
+
+}  // namespace
+
+int64_t num_fit_rows(const hf::Config& config, const FitOptions& options,
+                     const model::Ragged& samples, int64_t chunks) {
   int64_t rows = 0;
   for (int64_t s = 0; s < samples.num_sequences(); ++s) rows += std::min(chunks, samples.length(s));
-  rows *= (attention ? 1 : 0) + (mlp ? 1 : 0);
+  rows *= num_fitted_inputs(config, options);
   return config.num_hidden_layers * std::min(rows, options.max_samples);
+}
+
+int64_t enough_tokens(const hf::Config& config, const FitOptions& options) {
+  return 2 * options.max_samples / num_fitted_inputs(config, options);
 }
 
 int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options,

@@ -20,6 +20,9 @@ std::vector<model::Linear> fitted_linears(const hf::Config& config, const FitOpt
 // input of the fitted linears, `chunks` rows or one a token, but at most max_samples.
 int64_t num_fit_rows(const hf::Config& config, const FitOptions& options,
                      const model::Ragged& samples, int64_t chunks);
+// Tokens that are enough for a fit to token ranges, a row a token and fitted input: they give twice
+// the rows that are kept of a layer.
+int64_t enough_tokens(const hf::Config& config, const FitOptions& options);
 // The fewest chunks that give at least hidden_size rows, so that the fit says something about every
 // direction; 1 as published where that is enough. 0 when even a row a token is not.
 int64_t chunks_for_full_rank(const hf::Config& config, const FitOptions& options,

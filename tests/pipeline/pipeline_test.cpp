@@ -159,6 +159,38 @@ TEST_F(Pipeline, SamplesAreHeldBackFromEveryStage) {
   }
 }
 
+TEST_F(Pipeline, AFitToTokenRangesReadsAsManySamplesAsGiveItsRows) {
+  {
+    std::ofstream calib(directory_ / "calib.jsonl");
+    for (int i = 100; i < 200; ++i)
+      calib << R"({"inputs_pretokenized": "sample number )" << i << "\"}\n";
+  }
+  const auto plan_of = [&](int max_samples) {
+    write_recipe(
+        std::string(kRotate) + kTrain,
+        "        - {type: adapt_rotation, stage: 1, objective: token_range, max_samples: " +
+            std::to_string(max_samples) + "}\n");
+    QuantOptions wanted = options("out");
+    wanted.hold_back = 0;
+    return make_plan(wanted);
+  };
+  const auto read_of = [](const Plan& plan) -> const Samples& {
+    return *plan.fits.front().samples;
+  };
+  const Plan few = plan_of(100), some = plan_of(400), all = plan_of(100000);
+  // Two inputs of a layer, and twice the rows: so many tokens as rows are kept.
+  int64_t tokens = 0;
+  for (const std::vector<int32_t>& sample : read_of(some)) tokens += std::ssize(sample);
+  EXPECT_GE(tokens, 400);
+  EXPECT_LT(tokens, 440);
+  ASSERT_EQ(read_of(few).size(), 8u);  // of more than one text
+  const Samples& dataset = *few.fits.front().dataset;
+  ASSERT_EQ(dataset.size(), 100u);
+  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(read_of(few)[i], dataset[i * 100 / 8]);
+  EXPECT_EQ(read_of(all), dataset);
+  for (const Plan* plan : {&few, &some, &all}) EXPECT_EQ(plan->samples->size(), 100u);
+}
+
 TEST_F(Pipeline, FewSamplesAreAllCalibratedOn) {
   write_recipe(std::string(kRotate) + kTrain, kPrior);
   const Plan plan = make_plan(options("out"));
