@@ -160,35 +160,43 @@ TEST_F(Pipeline, SamplesAreHeldBackFromEveryStage) {
 }
 
 TEST_F(Pipeline, AFitToTokenRangesReadsAsManySamplesAsGiveItsRows) {
-  {
+  // A hundred samples, those at even places `even`, into a plan that keeps so many rows a layer.
+  const auto plan_of = [&](const std::string& even, int max_samples) {
     std::ofstream calib(directory_ / "calib.jsonl");
     for (int i = 100; i < 200; ++i)
-      calib << R"({"inputs_pretokenized": "sample number )" << i << "\"}\n";
-  }
-  const auto plan_of = [&](int max_samples) {
+      calib << R"({"inputs_pretokenized": ")" << (i % 2 == 0 ? even : "sample number ") << i
+            << "\"}\n";
+    calib.close();
     write_recipe(
         std::string(kRotate) + kTrain,
         "        - {type: adapt_rotation, stage: 1, objective: token_range, max_samples: " +
             std::to_string(max_samples) + "}\n");
     QuantOptions wanted = options("out");
     wanted.hold_back = 0;
-    return make_plan(wanted);
+    Plan plan = make_plan(wanted);
+    EXPECT_EQ(plan.samples->size(), 100u);
+    EXPECT_EQ(*plan.fits.front().dataset, *plan.samples);
+    return plan;
   };
-  const auto read_of = [](const Plan& plan) -> const Samples& {
-    return *plan.fits.front().samples;
+  const auto num_tokens_of = [](const Samples& samples) {
+    int64_t tokens = 0;
+    for (const std::vector<int32_t>& sample : samples) tokens += std::ssize(sample);
+    return tokens;
   };
-  const Plan few = plan_of(100), some = plan_of(400), all = plan_of(100000);
+  const std::string same = "sample number ";
+  const Plan few = plan_of(same, 100), some = plan_of(same, 400), all = plan_of(same, 100000);
+  const Samples& read = *few.fits.front().samples;
+  ASSERT_EQ(read.size(), 8u);  // of more than a few texts
+  for (size_t i = 0; i < read.size(); ++i) EXPECT_EQ(read[i], (*few.samples)[i * 100 / 8]);
   // Two inputs of a layer, and twice the rows: so many tokens as rows are kept.
-  int64_t tokens = 0;
-  for (const std::vector<int32_t>& sample : read_of(some)) tokens += std::ssize(sample);
-  EXPECT_GE(tokens, 400);
-  EXPECT_LT(tokens, 440);
-  ASSERT_EQ(read_of(few).size(), 8u);  // of more than one text
-  const Samples& dataset = *few.fits.front().dataset;
-  ASSERT_EQ(dataset.size(), 100u);
-  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(read_of(few)[i], dataset[i * 100 / 8]);
-  EXPECT_EQ(read_of(all), dataset);
-  for (const Plan* plan : {&few, &some, &all}) EXPECT_EQ(plan->samples->size(), 100u);
+  EXPECT_GE(num_tokens_of(*some.fits.front().samples), 400);
+  EXPECT_LT(num_tokens_of(*some.fits.front().samples), 440);
+  EXPECT_EQ(*all.fits.front().samples, *all.samples);
+
+  // Every tenth of them is a short one.
+  const Plan uneven = plan_of("", 100);
+  EXPECT_GE(num_tokens_of(*uneven.fits.front().samples), 100);
+  EXPECT_LT(uneven.fits.front().samples->size(), 20u);
 }
 
 TEST_F(Pipeline, FewSamplesAreAllCalibratedOn) {
