@@ -3,6 +3,7 @@
 #include <string>
 
 #include "model/decoder_layer.h"
+#include "pipeline/division.h"
 #include "save/format.h"
 
 namespace laos::cli {
@@ -11,9 +12,7 @@ namespace {
 using PlanJson = nlohmann::ordered_json;
 
 PlanJson samples_json(const pipeline::Samples& samples) {
-  int64_t tokens = 0;
-  for (const std::vector<int32_t>& sample : samples) tokens += std::ssize(sample);
-  return {{"samples", samples.size()}, {"tokens", tokens}};
+  return {{"samples", samples.size()}, {"tokens", pipeline::lengths_of(samples).num_tokens()}};
 }
 
 }  // namespace

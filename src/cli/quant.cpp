@@ -426,9 +426,8 @@ void print_plan(const pipeline::Plan& plan, const pipeline::Estimate& estimate) 
                 bytes_text(model::KvCache::values_per_token(config)).c_str(),
                 bytes_text(2 * model::KvCache::values_per_token(config)).c_str());
   const auto counted = [](const pipeline::Samples& samples) {
-    int64_t tokens = 0;
-    for (const std::vector<int32_t>& sample : samples) tokens += std::ssize(sample);
-    return std::to_string(samples.size()) + ", " + std::to_string(tokens) + " tokens";
+    return std::to_string(samples.size()) + ", " +
+           std::to_string(pipeline::lengths_of(samples).num_tokens()) + " tokens";
   };
   std::printf("samples   %s", counted(*plan.samples).c_str());
   for (const pipeline::PlannedFit& fit : plan.fits)

@@ -12,6 +12,7 @@
 #include "io/checksum.h"
 #include "io/file.h"
 #include "linalg/onednn.h"
+#include "pipeline/division.h"
 #include "pipeline/float_pass.h"
 
 namespace laos::pipeline {
@@ -159,8 +160,7 @@ save::WorkPlan work_plan(const Plan& plan) {
   work.parts[kLayerPart] = plan.checkpoint.config().num_hidden_layers;
   if (!plan.fits.empty()) work.parts[kRotationPart] = std::ssize(plan.fits);
   const int64_t hidden_size = plan.checkpoint.config().hidden_size;
-  int64_t tokens = 0;
-  for (const std::vector<int32_t>& sample : *plan.samples) tokens += std::ssize(sample);
+  const int64_t tokens = lengths_of(*plan.samples).num_tokens();
   work.other_bytes =
       std::ssize(plan.fits) * (4 * hidden_size * hidden_size + 4096) +
       int64_t{2} * 4 * tokens * hidden_size;  // the states of two layers for a moment

@@ -171,8 +171,8 @@ void check_samples(const Samples& samples, const hf::Config& config, Plan& plan)
 // few tokens they say more about these tokens than about the model.
 void warn_of_few_tokens(Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
-  int64_t num_tokens = 0, width = 0, width_of_experts = 0;
-  for (const std::vector<int32_t>& sample : *plan.samples) num_tokens += std::ssize(sample);
+  const int64_t num_tokens = lengths_of(*plan.samples).num_tokens();
+  int64_t width = 0, width_of_experts = 0;
   std::string widest;
   for (const PlannedLinear& linear : plan.linears) {
     const int64_t inputs = model::in_features(config, linear.linear);
@@ -247,7 +247,7 @@ void plan_stages(Plan& plan, Problems& problems) {
       }
       // A matrix that nothing applies need not be fitted; the recipe's warnings say so.
       if (rotate != nullptr && rotate->options.use_fitted) {
-        plan.fits.push_back({fit->options, nullptr, nullptr, 1});
+        plan.fits.push_back({.options = fit->options, .dataset = nullptr, .samples = nullptr});
         plan.fits.back().options.compute = plan.options.compute;
       }
     }

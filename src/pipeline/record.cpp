@@ -238,7 +238,7 @@ report::RunRecord record_of(const Plan& plan, const RunResult& result,
                    .flops = costs.total()};
   const Samples& samples = *plan.calibration();
   record.recipe.num_samples = std::ssize(samples);
-  for (const std::vector<int32_t>& sample : samples) record.recipe.num_tokens += std::ssize(sample);
+  record.recipe.num_tokens = lengths_of(samples).num_tokens();
   record.warnings = plan.warnings;
   for (const rotation::FitResult& fit : result.fits) {
     report::Fit& entry = record.fits.emplace_back();

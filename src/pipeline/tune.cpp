@@ -11,6 +11,7 @@
 #include "core/units.h"
 #include "hf/dataset.h"
 #include "io/safetensors.h"
+#include "pipeline/division.h"
 #include "pipeline/float_pass.h"
 #include "pipeline/identity.h"
 #include "save/convert.h"
@@ -81,7 +82,7 @@ TunePlan plan_tune(const TuneOptions& options) {
                                        .bos = options.bos});
   plan.samples = std::move(read.samples);
   plan.warnings = std::move(read.warnings);
-  for (const std::vector<int32_t>& sample : plan.samples) plan.num_tokens += std::ssize(sample);
+  plan.num_tokens = lengths_of(plan.samples).num_tokens();
   const hf::Config& config = plan.checkpoint->config();
   plan.num_scales = tune::num_factors(*plan.checkpoint);
   plan.work = work_of(plan);

@@ -7,6 +7,7 @@
 
 #include "core/threads.h"
 #include "eval/metrics.h"
+#include "pipeline/division.h"
 #include "pipeline/quant_options.h"
 #include "pipeline/record.h"
 #include "pipeline/run.h"
@@ -179,9 +180,7 @@ TEST_F(Pipeline, AFitToTokenRangesReadsAsManySamplesAsGiveItsRows) {
     return plan;
   };
   const auto num_tokens_of = [](const Samples& samples) {
-    int64_t tokens = 0;
-    for (const std::vector<int32_t>& sample : samples) tokens += std::ssize(sample);
-    return tokens;
+    return lengths_of(samples).num_tokens();
   };
   const std::string same = "sample number ";
   const Plan few = plan_of(same, 100), some = plan_of(same, 400), all = plan_of(same, 100000);
