@@ -64,13 +64,12 @@ void report_lost_file(int) {
   ::_exit(kFailed);
 }
 
-// What is freed goes back to the system. Left alone, glibc keeps blocks of up to 32 MB for later,
-// and matrices of many sizes end as twice the memory that is in use. The smallest are kept: oneDNN
-// takes a block of 2.2 MB for every product in f32, and the pages of a new one cost a tenth of such
-// a product.
+// Large matrices come from the system (core/tensor.h). What else is freed goes back as well, which
+// glibc would keep in blocks of up to 32 MB, except for the blocks that oneDNN takes for a product
+// in f32: they have 2 to 3 MB, and the pages of a new one cost a tenth of such a product.
 void give_memory_back() {
 #ifdef __GLIBC__
-  constexpr int kBytes = 9 << 18;
+  constexpr int kBytes = 4 << 20;
   ::mallopt(M_MMAP_THRESHOLD, kBytes);
   ::mallopt(M_TRIM_THRESHOLD, kBytes);
 #endif

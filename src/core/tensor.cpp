@@ -1,31 +1,70 @@
 #include "core/tensor.h"
 
-#ifdef __linux__
 #include <sys/mman.h>
-#endif
 
 namespace laos {
 
 namespace detail {
+namespace {
+
+// Blocks of this size and more come from the system and go back to it. An allocator keeps what is
+// freed for blocks that may never fit there: matrices of many sizes end as twice the memory that is
+// in use, and how much depends on which thread was first. A sanitizer wants to see every block.
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t kMapped = SIZE_MAX;
+#else
+constexpr size_t kMapped = size_t{1} << 20;
+#endif
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// Whole pages, of the largest kind that is the plain one of a system.
+size_t in_pages(size_t bytes) noexcept {
+  constexpr size_t kPage = size_t{64} << 10;
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
+// nullptr when the system has none to give. The first touch of a page costs a fault; of pages of
+// 2 MiB, where the system has them, there are few. What follows the last whole one stays in small
+// pages, so that no more memory is taken than was asked for.
+void* map(size_t bytes) noexcept {
+  const size_t spare = bytes >= 2 * kHugePage ? kHugePage : 0;  // room to align
+  void* const mapped = ::mmap(nullptr, in_pages(bytes) + spare, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  if (spare == 0) return mapped;
+  auto* const begin = static_cast<std::byte*>(mapped);
+  const size_t lead = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  std::byte* const memory = begin + lead;
+  if (lead != 0) ::munmap(begin, lead);
+  if (lead != spare) ::munmap(memory + in_pages(bytes), spare - lead);
+#ifdef __linux__
+  // Refused by a system without them, which changes nothing.
+  (void)::madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+}  // namespace
 
 void* allocate(size_t bytes) {
-  // Matrices come and go, and the first touch of a page costs a fault. Of pages of 2 MiB, where the
-  // system has them, there are few. The part after the last whole one stays in small pages, so that
-  // no more memory is taken than was asked for.
-  constexpr size_t kAlignment = 64, kHugePage = size_t{2} << 20;
-  const bool is_huge = bytes >= 2 * kHugePage;
-  const size_t alignment = is_huge ? kHugePage : kAlignment;
-  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  constexpr size_t kAlignment = 64;
+  void* const memory =
+      bytes >= kMapped
+          ? map(bytes)
+          : std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   if (memory == nullptr)
     throw Error(ErrorCode::kResource,
                 {.what = "out of memory asking for " + std::to_string(bytes) + " bytes",
                  .where = "",
                  .fix = "use a machine with more memory, or less calibration text"});
-#ifdef __linux__
-  // Refused by a system without them, which changes nothing.
-  if (is_huge) (void)::madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-#endif
   return memory;
+}
+
+void release(void* memory, size_t bytes) noexcept {
+  if (bytes >= kMapped)
+    ::munmap(memory, in_pages(bytes));
+  else
+    std::free(memory);
 }
 
 }  // namespace detail

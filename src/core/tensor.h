@@ -53,9 +53,11 @@ struct MatView {
 
 namespace detail {
 
-// `bytes` of memory, aligned to 64 bytes, for std::free. Throws Error(kResource) when the system
-// has none to give.
+// `bytes` > 0 of memory, aligned to 64 bytes. Throws Error(kResource) when the system has none to
+// give.
 void* allocate(size_t bytes);
+// What allocate(bytes) gave.
+void release(void* memory, size_t bytes) noexcept;
 
 }  // namespace detail
 
@@ -67,21 +69,21 @@ class Buffer {
 
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size) : size_(size) {
+  explicit Buffer(int64_t size) : data_(nullptr, Free{static_cast<size_t>(size)}) {
     if (size == 0) return;
     data_.reset(static_cast<T*>(detail::allocate(static_cast<size_t>(size) * sizeof(T))));
   }
 
   T* data() const noexcept { return data_.get(); }
-  int64_t size() const noexcept { return size_; }
+  int64_t size() const noexcept { return static_cast<int64_t>(data_.get_deleter().size); }
   T& operator[](int64_t i) const noexcept { return data_.get()[i]; }
 
  private:
   struct Free {
-    void operator()(T* p) const noexcept { std::free(p); }
+    size_t size = 0;
+    void operator()(T* p) const noexcept { detail::release(p, size * sizeof(T)); }
   };
   std::unique_ptr<T, Free> data_;
-  int64_t size_ = 0;
 };
 
 // An owned row-major matrix, rows contiguous (stride == cols), not initialised.

@@ -176,7 +176,7 @@ int fallocate(int fd, int mode, off_t offset, off_t size) {
 }
 
 void* mmap(void* address, size_t size, int protection, int flags, int fd, off_t offset) {
-  if (fd >= 0 && fails("map")) return MAP_FAILED;
+  if (fd >= 0 ? fails("map") : allocation_fails(size)) return MAP_FAILED;
   static auto* const real = next<void*(void*, size_t, int, int, int, off_t)>("mmap");
   return real(address, size, protection, flags, fd, offset);
 }
