@@ -1,5 +1,9 @@
 #include "core/memory.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -42,5 +46,11 @@ int64_t wait_for_memory(int64_t wanted, const std::function<int64_t()>& read) {
 }
 
 int64_t peak_rss_bytes() { return bytes_of("/proc/self/status", "VmHWM:", 0); }
+
+void give_back_freed() noexcept {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
+}
 
 }  // namespace laos

@@ -21,4 +21,8 @@ int64_t wait_for_memory(int64_t wanted, const std::function<int64_t()>& read);
 // says.
 int64_t peak_rss_bytes();
 
+// Gives the system what was freed and the allocator still holds: after work in many small blocks,
+// which none of the large ones that follow can use.
+void give_back_freed() noexcept;
+
 }  // namespace laos

@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
+
 namespace laos {
 
 namespace detail {
@@ -27,6 +29,7 @@ size_t in_pages(size_t bytes) noexcept {
 // 2 MiB, where the system has them, there are few. What follows the last whole one stays in small
 // pages, so that no more memory is taken than was asked for.
 void* map(size_t bytes) noexcept {
+  if (bytes > PTRDIFF_MAX) return nullptr;
   const size_t spare = bytes >= 2 * kHugePage ? kHugePage : 0;  // room to align
   void* const mapped = ::mmap(nullptr, in_pages(bytes) + spare, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

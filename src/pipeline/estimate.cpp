@@ -228,6 +228,12 @@ int64_t thread_bytes(const hf::Config& config, int64_t longest, bool with_backwa
           4 * autoround::kGradientRows * linear_sizes(config).widest + kPackedBytes);
 }
 
+// At the most, while it is read.
+int64_t tokenizer_bytes(const hf::Config& config) {
+  constexpr int64_t kToken = 400;
+  return kToken * config.vocab_size;
+}
+
 // Of eval::check_health beside the weights' files.
 int64_t health_bytes(const Plan& plan) {
   const hf::Config& config = plan.checkpoint.config();
@@ -241,7 +247,7 @@ int64_t health_bytes(const Plan& plan) {
   // Of both models: rows of the head, what it reads and what it makes of that.
   const int64_t head = 2 * (kHeadRows * row + 2 * tokens * row + 4 * tokens * kHeadRows) +
                        num_threads() * kPackedBytes;
-  return std::max(layer, head);
+  return tokenizer_bytes(config) + std::max(layer, head);
 }
 
 }  // namespace
@@ -298,10 +304,9 @@ int64_t peak_ram_bytes(const Plan& plan) {
   const int64_t head = 8 * kHeadRows * hidden_size;
   peak = std::max({peak, rotation + at_work, rotation + head});
   if (plan.options.checks) peak = std::max(peak, rotation + health_bytes(plan));
-  // The program, its libraries, what allocators keep of memory that was freed and, per token of the
-  // vocabulary, the tokenizer.
-  constexpr int64_t kProgram = 24'000'000, kToken = 150;
-  return kProgram + kToken * config.vocab_size + peak;
+  // The program, its libraries and what allocators keep of memory that was freed.
+  constexpr int64_t kProgram = 24'000'000;
+  return kProgram + std::max(peak, tokenizer_bytes(config));  // calibration texts are read first
 }
 
 double LayerCost::passes() const {

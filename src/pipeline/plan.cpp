@@ -948,6 +948,8 @@ Plan make_plan(const QuantOptions& options) {
         [&] { save::check_output_path(plan.job, save::planned_bytes_of_all(plan.job)); });
   }
   collector.throw_if_any();
+  tokenizer.reset();
+  give_back_freed();
   refuse_or_note([&] { plan_memory(plan); });
   collector.throw_if_any();
   return plan;

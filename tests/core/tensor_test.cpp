@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cstring>
+#include <fstream>
 #include <numeric>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace laos {
 namespace {
@@ -47,6 +51,52 @@ TEST(Buffer, IsAlignedAndEmptyOnesOwnNothing) {
   }
   EXPECT_EQ(Buffer<float>(0).data(), nullptr);
   EXPECT_EQ(Buffer<float>().size(), 0);
+}
+
+TEST(Buffer, OfSizesNoMachineHasIsRefused) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer ends the program there";
+#endif
+  for (const int64_t size : {int64_t{1} << 50, int64_t{1} << 62, int64_t{-1}}) {
+    try {
+      const Buffer<char> buffer(size);
+      ADD_FAILURE() << size;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kResource);
+    }
+  }
+}
+
+// Bytes of the process's own memory.
+int64_t own_memory() {
+  std::ifstream status("/proc/self/status");
+  int64_t kibibytes = 0;
+  for (std::string word; status >> word;)
+    if (word == "RssAnon:" && status >> kibibytes) break;
+  return kibibytes * 1024;
+}
+
+// Whatever lies between them, and however large the next ones are.
+TEST(Buffer, LargeOnesGoBackToTheSystem) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers keep memory that was freed";
+#endif
+  if (own_memory() == 0) GTEST_SKIP() << "the system does not say how much memory is in use";
+  for (const int64_t size : {1'100'000, 3'000'000, 4'194'304, 5'000'001}) {
+    std::vector<Buffer<char>> buffers;
+    for (int i = 0; i < 20; ++i) {
+      buffers.emplace_back(size);
+      EXPECT_EQ(std::bit_cast<uintptr_t>(buffers.back().data()) % 64, 0u);
+      std::memset(buffers.back().data(), i, static_cast<size_t>(size));
+    }
+    const int64_t held = own_memory();
+    for (size_t i = 0; i < buffers.size(); i += 2) buffers[i] = {};
+    EXPECT_NEAR(static_cast<double>(held - own_memory()), 10.0 * static_cast<double>(size), 2e6);
+    for (size_t i = 1; i < buffers.size(); i += 2) {
+      EXPECT_EQ(buffers[i][0], static_cast<char>(i));
+      EXPECT_EQ(buffers[i][size - 1], static_cast<char>(i));
+    }
+  }
 }
 
 TEST(Mat, ClonesAreApartAndEmptyOnesAreHarmless) {
