@@ -56,17 +56,4 @@ Json parse_json(const std::string& text, const std::filesystem::path& path, int6
   return {};  // not reached: refuse throws
 }
 
-// Empties `value`, as deep as parse_json reads. Its own destructor would ask for memory for all
-// that it holds, and end the program where there is none.
-template <class Json>
-void clear_deeply(Json& value) noexcept {
-  if (auto* const object = value.template get_ptr<typename Json::object_t*>()) {
-    for (auto& member : *object) clear_deeply(member.second);
-    object->clear();
-  } else if (auto* const array = value.template get_ptr<typename Json::array_t*>()) {
-    for (Json& element : *array) clear_deeply(element);
-    array->clear();
-  }
-}
-
 }  // namespace laos::hf

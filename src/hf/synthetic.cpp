@@ -11,7 +11,7 @@
 #include "hf/layer_spec.h"
 #include "hf/model_tensors.h"
 #include "io/file.h"
-#include "io/ordered_json.h"
+#include "io/large_json.h"
 #include "io/safetensors.h"
 
 namespace laos::hf {

@@ -12,6 +12,7 @@
 #include "hf/split_regex.h"
 #include "hf/unicode.h"
 #include "io/file.h"
+#include "io/large_json.h"
 #include "io/own_file.h"
 
 namespace laos::hf {
@@ -518,21 +519,15 @@ std::optional<TokenizerDefinition::Added> read_added(const Json& entry, bool spe
   return added;
 }
 
-// tokenizer.json, whose two largest lists hold a million values.
-struct ParsedFile {
-  TokenizerJson root;
-  ~ParsedFile() { clear_deeply(root); }
-};
-
 class DefinitionReader {
  public:
   explicit DefinitionReader(const std::filesystem::path& path)
       : findings_(path.string()),
         beside_(path.parent_path().string() + "/"),
         pipeline_(findings_, definition_) {
-    const ParsedFile file{
+    const io::LargeJson<TokenizerJson> file{
         parse_json<TokenizerJson>(io::read_text(path, kMaxTokenizerBytes), path, kMaxValues)};
-    const TokenizerJson& root = file.root;
+    const TokenizerJson& root = file.value;
     if (root.is_object()) {
       pipeline_.read_normalizer(member(root, "normalizer"));
       pipeline_.read_pre_tokenizer(member(root, "pre_tokenizer"));

@@ -12,8 +12,8 @@
 
 #include "core/collapse.h"
 #include "core/error.h"
+#include "io/large_json.h"
 #include "io/lfs.h"
-#include "io/ordered_json.h"
 #include "io/own_file.h"
 #include "io/paged_memory.h"
 
@@ -649,7 +649,7 @@ ShardLayout lay_out(const std::vector<TensorSpec>& tensors) {
 
   ShardLayout layout;
   layout.begin.resize(tensors.size());
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  LargeJson<nlohmann::ordered_json> header{nlohmann::ordered_json::object()};
   int64_t offset = 0;
   for (const size_t i : order) {
     const TensorSpec& tensor = tensors[i];
@@ -658,11 +658,11 @@ ShardLayout lay_out(const std::vector<TensorSpec>& tensors) {
     entry["dtype"] = to_string(tensor.dtype);
     entry["shape"] = tensor.shape;
     entry["data_offsets"] = {offset, end};
-    add_member(header, tensor.name, std::move(entry));
+    add_member(header.value, tensor.name, std::move(entry));
     layout.begin[i] = offset;
     offset = end;
   }
-  std::string text = header.dump();
+  std::string text = header.value.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   for (size_t i = 0; i < 8; ++i) layout.header += static_cast<char>(text.size() >> (8 * i) & 0xff);
   layout.header += text;
@@ -754,7 +754,8 @@ void ShardedWriter::commit() {
 }
 
 std::string ShardedWriter::index_json() const {
-  nlohmann::ordered_json index;
+  LargeJson<nlohmann::ordered_json> file{};
+  nlohmann::ordered_json& index = file.value;
   index["metadata"]["total_size"] = plan_.total_size;
   nlohmann::ordered_json& weight_map = index["weight_map"] = nlohmann::ordered_json::object();
   for (const ShardPlan::Shard& shard : plan_.shards)

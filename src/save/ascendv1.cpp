@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hf/ascendv1.h"
-#include "io/ordered_json.h"
+#include "io/large_json.h"
 #include "save/format.h"
 
 namespace laos::save {
@@ -156,7 +156,8 @@ const Format& ascendv1_format() noexcept {
 }
 
 std::string description_json(const CheckpointJob& job) {
-  OrderedJson description = OrderedJson::object();
+  io::LargeJson<OrderedJson> file{OrderedJson::object()};
+  OrderedJson& description = file.value;
   std::vector<std::string> labels;
   int64_t group_size = 0;
   bool has_cache_scales = false;
