@@ -3,6 +3,7 @@
 //   LAOS_FAULT_CALL=write|sync|rename|reserve|map|allocate   which calls are counted
 //   LAOS_FAULT_AT=N                                          the N-th of them, from 1
 //   LAOS_FAULT=ENOSPC|EIO|ENOMEM|KILL                        what happens there
+//   LAOS_FAULT_MARK=FILE                                     is made when it has happened
 // Files are counted, terminals are not. Allocations are those of a page or more, from main() on.
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -30,6 +31,8 @@ int fault_of(const char* call) {
   const char* fault = std::getenv("LAOS_FAULT");
   if (fault == nullptr) return 0;
   if (std::strcmp(fault, "KILL") == 0) ::kill(::getpid(), SIGKILL);
+  if (const char* mark = std::getenv("LAOS_FAULT_MARK"))
+    ::close(::open(mark, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
   return std::strcmp(fault, "ENOSPC") == 0 ? ENOSPC : EIO;
 }
 
