@@ -11,6 +11,7 @@ namespace {
 thread_local int64_t num_allocations = 0;
 }  // namespace
 
+#ifndef __SANITIZE_ADDRESS__  // which has its own
 // For this whole program. Not inlined: compilers warn of `free` for what `new` gave.
 [[gnu::noinline]] void* operator new(size_t size) {
   ++num_allocations;
@@ -19,6 +20,7 @@ thread_local int64_t num_allocations = 0;
 }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+#endif
 
 namespace laos::io {
 namespace {
@@ -44,6 +46,9 @@ std::unique_ptr<LargeJson<Json>> large() {
 }
 
 TEST(LargeJson, EndsWithoutTakingMemory) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "allocations are not counted";
+#endif
   using nlohmann::json, nlohmann::ordered_json;
   EXPECT_GT(allocations_at_end_of(std::make_unique<json>(nested<json>())), 0)
       << "then this class has no use";
