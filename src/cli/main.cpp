@@ -64,9 +64,9 @@ void report_lost_file(int) {
   ::_exit(kFailed);
 }
 
-// Large matrices come from the system (core/tensor.h). What else is freed goes back as well, which
-// glibc would keep in blocks of up to 32 MB, except for the blocks that oneDNN takes for a product
-// in f32: they have 2 to 3 MB, and the pages of a new one cost a tenth of such a product.
+// Large matrices come from the system (core/tensor.cpp). What else is freed goes back as well,
+// which glibc would keep in blocks of up to 32 MB, except for the blocks that oneDNN takes for a
+// product in f32: they have 2 to 4 MB, and the pages of a new one cost a tenth of such a product.
 void give_memory_back() {
 #ifdef __GLIBC__
   constexpr int kBytes = 4 << 20;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "support/command.h"
+#include "support/own_memory.h"
 #include "support/temporary_directory.h"
 
 namespace laos {
@@ -93,15 +94,6 @@ double megabytes_behind(const std::string& text, const std::string& key) {
   return value;
 }
 
-// Of the process alone: mapped files are a cache, which the system takes back when it likes.
-double anonymous_megabytes(pid_t process) {
-  std::ifstream status("/proc/" + std::to_string(process) + "/status");
-  double kibibytes = 0;
-  for (std::string word; status >> word;)
-    if (word == "RssAnon:" && status >> kibibytes) break;
-  return kibibytes * 1024e-6;
-}
-
 class PeakMemorySlow : public testing::TestWithParam<Case> {
  protected:
   std::string command(const std::string& more) const {
@@ -148,7 +140,7 @@ TEST_P(PeakMemorySlow, IsWithinThePlanAndNotFarBelow) {
   double peak = 0;
   int status = 0;
   while (::waitpid(process, &status, WNOHANG) == 0) {
-    peak = std::max(peak, anonymous_megabytes(process));
+    peak = std::max(peak, static_cast<double>(test::own_memory(process)) * 1e-6);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   EXPECT_TRUE(WIFEXITED(status));

@@ -4,11 +4,11 @@
 
 #include <bit>
 #include <cstring>
-#include <fstream>
 #include <numeric>
-#include <string>
 #include <utility>
 #include <vector>
+
+#include "support/own_memory.h"
 
 namespace laos {
 namespace {
@@ -67,20 +67,12 @@ TEST(Buffer, OfSizesNoMachineHasIsRefused) {
   }
 }
 
-// Bytes of the process's own memory.
-int64_t own_memory() {
-  std::ifstream status("/proc/self/status");
-  int64_t kibibytes = 0;
-  for (std::string word; status >> word;)
-    if (word == "RssAnon:" && status >> kibibytes) break;
-  return kibibytes * 1024;
-}
-
 // Whatever lies between them, and however large the next ones are.
 TEST(Buffer, LargeOnesGoBackToTheSystem) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers keep memory that was freed";
 #endif
+  const auto own_memory = [] { return test::own_memory(::getpid()); };
   if (own_memory() == 0) GTEST_SKIP() << "the system does not say how much memory is in use";
   for (const int64_t size : {1'100'000, 3'000'000, 4'194'304, 5'000'001}) {
     std::vector<Buffer<char>> buffers;

@@ -193,12 +193,16 @@ class Ranks : public testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   std::string log() const { return content_of(directory_ / "log"); }
-  bool wait_until_log_has(const std::string& text, int seconds) const {
+  template <class F>
+  static bool wait_until(F&& holds, int seconds) {
     for (int i = 0; i < 50 * seconds; ++i) {
-      if (log().find(text) != std::string::npos) return true;
+      if (holds()) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     return false;
+  }
+  bool wait_until_log_has(const std::string& text, int seconds) const {
+    return wait_until([&] { return log().find(text) != std::string::npos; }, seconds);
   }
   void without_end() {
     std::string text = kTrainRecipe;
@@ -379,9 +383,8 @@ TEST_F(Ranks, AStoppedRankEndsTheJobAndIsNamed) {
     EXPECT_THAT(log(), HasSubstr("no sign of life for 5 seconds"));
     EXPECT_EQ(count_of("laos: error: ", log()), 1) << log();
     // The launcher ends it, and need not wait until the system has taken it away.
-    for (int i = 0; i < 500 && process_of(hit) != 0; ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    EXPECT_EQ(process_of(hit), 0) << "the stopped rank is gone too";
+    EXPECT_TRUE(wait_until([&] { return process_of(hit) == 0; }, 10))
+        << "the stopped rank is gone too";
   }
 }
 
